@@ -1,0 +1,1 @@
+"""Where text comes from: the story grammar, hub and web downloads, local files."""

@@ -1,0 +1,1 @@
+"""Layers, attention, the Transformer and its accounting."""

@@ -1,0 +1,46 @@
+"""The section `model`: the shape of the Transformer and its switches."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Norm = Literal["rmsnorm", "layernorm", "none"]
+NormPosition = Literal["pre", "post"]
+Position = Literal["rope", "learned", "none"]
+FeedForward = Literal["swiglu", "silu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """`d_ff` is SwiGLU's width; `ffn: silu` is widened to 3/2 of it, so that both have the same parameters."""
+
+    d_model: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    d_ff: int
+    context_length: int
+    rope_theta: float
+    norm: Norm
+    norm_position: NormPosition
+    position: Position
+    ffn: FeedForward
+    tie_embeddings: bool
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.d_model % self.num_heads:
+            raise ValueError(f"d_model: expected a multiple of num_heads = {self.num_heads}, got {self.d_model}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads: expected a divisor of num_heads = {self.num_heads}, got {self.num_kv_heads}")
+        if self.position == "rope" and self.d_head % 2:
+            raise ValueError(f"num_heads: rope needs an even d_model / num_heads, got {self.d_head}")
+        if self.ffn == "silu" and self.d_ff % 2:
+            raise ValueError(f"d_ff: expected an even number (silu takes 3/2 of it), got {self.d_ff}")
+        if self.rope_theta <= 0:
+            raise ValueError(f"rope_theta: expected a positive number, got {self.rope_theta}")
+
+    @property
+    def d_head(self) -> int:
+        return self.d_model // self.num_heads

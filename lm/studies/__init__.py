@@ -1,0 +1,1 @@
+"""Ablations: their cells, tables and pictures."""

@@ -1,0 +1,42 @@
+"""The section `ablate`: the variants of the model that are compared."""
+
+from dataclasses import dataclass
+
+from lm.model.config import FeedForward, Norm, NormPosition, Position
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantConfig:
+    """Every switch of the model, so that a row of the table never depends on the section `model`."""
+
+    norm: Norm
+    norm_position: NormPosition
+    position: Position
+    ffn: FeedForward
+    learning_rate_scale: float
+
+    def __post_init__(self) -> None:
+        if self.learning_rate_scale <= 0:
+            raise ValueError(f"learning_rate_scale: expected a positive number, got {self.learning_rate_scale}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig:
+    """Which variants are trained, the first being the baseline, with which seeds, for how many steps."""
+
+    run: list[str]
+    seeds: list[int]
+    max_steps: int
+    variants: dict[str, VariantConfig]
+
+    def __post_init__(self) -> None:
+        for name in ("run", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}: expected at least one entry and none twice, got {values}")
+        if unknown := [name for name in self.run if name not in self.variants]:
+            raise ValueError(f"run: expected names out of variants ({', '.join(self.variants)}), got {unknown[0]!r}")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds: expected 0 or more, got {min(self.seeds)}")
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps: expected 1 or more, got {self.max_steps}")

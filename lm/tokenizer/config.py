@@ -1,0 +1,28 @@
+"""The section `tokenizer`."""
+
+from dataclasses import dataclass
+
+from lm.corpus.config import END_OF_TEXT
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """`vocab_size` counts the 256 bytes, the merges and the special tokens; `pattern` is gpt2, gpt4 or a regex."""
+
+    vocab_size: int
+    pattern: str
+    special_tokens: list[str]
+
+    def __post_init__(self) -> None:
+        smallest = 256 + len(self.special_tokens)
+        if self.vocab_size < smallest:
+            raise ValueError(
+                f"vocab_size: expected at least {smallest} (256 bytes and {len(self.special_tokens)} special), "
+                f"got {self.vocab_size}"
+            )
+        if END_OF_TEXT not in self.special_tokens:
+            raise ValueError(f"special_tokens: expected {END_OF_TEXT!r} among them, got {self.special_tokens}")
+        if "" in self.special_tokens or len(set(self.special_tokens)) < len(self.special_tokens):
+            raise ValueError(f"special_tokens: expected different non-empty strings, got {self.special_tokens}")
+        if not self.pattern:
+            raise ValueError("pattern: expected 'gpt2', 'gpt4' or a regular expression, got ''")

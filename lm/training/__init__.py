@@ -1,0 +1,1 @@
+"""Loss, optimizer, schedules, batches, checkpoints, evaluation and the loop."""
