@@ -9,6 +9,7 @@ section before it starts to work:
 
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,10 @@ class Params:
                     f"{name}.max_steps: expected at least the schedule's warmup_steps and decay_steps, "
                     f"{self.optim.warmup_steps + falling} together, got {steps}"
                 )
-        if self.runtime.micro_batch_size and self.train.batch_size % self.runtime.micro_batch_size:
-            raise ValueError(
-                f"runtime.micro_batch_size: expected 0 or a divisor of train.batch_size = {self.train.batch_size}, "
-                f"got {self.runtime.micro_batch_size}"
-            )
+        micro = self.runtime.micro_batch_size
+        for name, size in (("train", self.train.batch_size), ("ablate", self.ablate.batch_size)):
+            if micro and size % min(micro, size):
+                raise ValueError(f"runtime.micro_batch_size: expected 0 or a divisor of {name}.batch_size = {size}, got {micro}")
 
 
 def load(path: Path) -> Params:
@@ -92,7 +92,7 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         # `True == 1`, so compare types too: a switch is always a string.
         if isinstance(value, str) and value in get_args(kind):
             return value
-    elif kind is float and type(value) in (int, float):
+    elif kind is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     elif type(value) is kind:
         return value

@@ -22,11 +22,13 @@ class VariantConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig:
-    """Which variants are trained, the first being the baseline, with which seeds, for how many steps."""
+    """Which variants are trained, the first being the baseline, with which seeds; their shorter training."""
 
     run: list[str]
     seeds: list[int]
     max_steps: int
+    batch_size: int
+    eval_every: int
     variants: dict[str, VariantConfig]
 
     def __post_init__(self) -> None:
@@ -38,5 +40,6 @@ class AblateConfig:
             raise ValueError(f"run: expected names out of variants ({', '.join(self.variants)}), got {unknown[0]!r}")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds: expected 0 or more, got {min(self.seeds)}")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps: expected 1 or more, got {self.max_steps}")
+        for name in ("max_steps", "batch_size", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")

@@ -1,0 +1,60 @@
+"""A trained model on disk: `model.safetensors` and a `config.json` that is all it takes to build it again."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lm.errors import UserError
+from lm.model.attention import AttentionBackend
+from lm.model.config import ModelConfig
+from lm.model.transformer import TransformerLM
+
+
+def save_model(folder: Path, model: TransformerLM, tokenizer_hash: str) -> None:
+    """Write the weights, by the names of the parameters, and the configuration into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # named_parameters gives a tied matrix once; safetensors refuses two names for the same memory.
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
+    save_file(weights, folder / "model.safetensors")
+    config = {
+        "model": dataclasses.asdict(model.config),
+        "vocab_size": model.vocab_size,
+        "tokenizer_hash": tokenizer_hash,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBackend = "sdpa") -> TransformerLM:
+    """Build the model of `folder` on the CPU, ready for inference.
+
+    Raises:
+        UserError: a file is missing or damaged, or the model was trained with another tokenizer.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "model.safetensors")
+        model = TransformerLM(ModelConfig(**config["model"]), config["vocab_size"], attention_backend)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder}: no trained model; make it with: dvc repro train") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the model's files are damaged ({error}); make them again: dvc repro train") from error
+    if config["tokenizer_hash"] != tokenizer_hash:
+        raise UserError(f"{folder}: the model was trained with another tokenizer; run dvc repro to train it on this one")
+    _copy_weights(model, weights, folder)
+    return model.eval()
+
+
+def _copy_weights(model: TransformerLM, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    expected: dict[str, Any] = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise UserError(f"{folder / 'model.safetensors'}: does not fit config.json: {wrong[0]} and {len(wrong) - 1} more")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(weights[name])

@@ -1,0 +1,52 @@
+"""Loss curves as PNG files, drawn without a display."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float | None, path: Path) -> None:
+    """Losses in nats a token on the left; on the right bits a byte, with the corpus's entropy where it is known."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    losses, bits = figure.subplots(1, 2)
+    for name, label in (("train_loss", "train"), ("val_loss", "val")):
+        losses.plot(*_points(history, name), marker=".", label=label)
+    losses.set(xlabel="step", ylabel="loss (nats a token)")
+    bits.plot(*_points(history, "val_bits_per_byte"), marker=".", color="C1", label="val")
+    if floor_bits_per_byte is not None:
+        bits.axhline(floor_bits_per_byte, linestyle="--", color="gray", label="entropy of the corpus")
+    bits.set(xlabel="step", ylabel="bits a byte", ylim=(0, None))
+    for axes in (losses, bits):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def comparison_picture(histories: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
+    """A colour a variant, a line a seed; the scale is the baseline's, so what diverges leaves at the top."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for index, (variant, runs) in enumerate(histories.items()):
+        for seed, history in enumerate(runs):
+            label = variant if seed == 0 else None
+            axes.plot(*_points(history, "val_loss"), color=f"C{index}", marker=".", alpha=0.8, label=label)
+    baseline = [loss for history in next(iter(histories.values())) for loss in _points(history, "val_loss")[1]]
+    if baseline:
+        margin = 0.15 * (max(baseline) - min(baseline))
+        axes.set_ylim(min(baseline) - margin, max(baseline) + 2 * margin)
+    axes.set(xlabel="step", ylabel="val loss (nats a token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    rows = [row for row in history if row[name] is not None and math.isfinite(row[name])]
+    return [row["step"] for row in rows], [row[name] for row in rows]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})  # without matplotlib's version: the same run, the same file

@@ -1,0 +1,66 @@
+"""Which windows of the token file make up a batch: a pure function of (seed, step).
+
+Epoch by epoch every window of `context_length` tokens comes once, in an order that needs no memory: a permutation of
+0 ... n - 1 that can be evaluated at any one index. A resumed run asks for its next step, and there is no state to save.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ROUNDS = 6
+_MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def _hash(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele et al. 2014): uint64 -> uint64, every input bit reaching every output bit."""
+    x = x + _MIX[0]
+    x = (x ^ (x >> np.uint64(30))) * _MIX[1]
+    x = (x ^ (x >> np.uint64(27))) * _MIX[2]
+    return x ^ (x >> np.uint64(31))
+
+
+def permute(indices: np.ndarray, n: int, key: tuple[int, int]) -> np.ndarray:
+    """Where a random permutation of 0 ... n - 1, chosen by `key`, sends each of `indices`.
+
+    A Feistel network permutes 0 ... 4^b - 1, the smallest such range that covers n; an index sent outside 0 ... n - 1 is
+    sent on until it falls inside, at most a few times (cycle walking, Black & Rogaway 2002).
+    """
+    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    with np.errstate(over="ignore"):
+        base = _hash(_hash(np.array(key[0], dtype=np.uint64)) + np.array(key[1], dtype=np.uint64))
+        keys = [_hash(base + np.uint64(i)) for i in range(_ROUNDS)]
+        result = indices.astype(np.uint64)
+        walking = np.arange(len(result))
+        while len(walking):
+            left, right = result[walking] >> half, result[walking] & low
+            for round_key in keys:
+                left, right = right, left ^ (_hash(right ^ round_key) & low)
+            result[walking] = (left << half) | right
+            walking = walking[result[walking] >= n]
+    return result.astype(np.int64)
+
+
+def num_windows(num_tokens: int, context_length: int) -> int:
+    """Windows side by side; each needs one token more, the target of its last position."""
+    return (num_tokens - 1) // context_length
+
+
+def batch(
+    tokens: np.ndarray, step: int, batch_size: int, context_length: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, (B, T) int64 each, of update `step` = 0, 1, 2, ... out of the 1-d token array.
+
+    A batch may hold the end of one epoch and the start of the next, whose order is another.
+    """
+    n = num_windows(len(tokens), context_length)
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = positions // n
+    windows = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        windows[chosen] = permute(positions[chosen] % n, n, (seed, int(epoch)))
+    starts = windows * context_length
+    rows = np.stack([tokens[start : start + context_length + 1] for start in starts]).astype(np.int64)
+    return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])

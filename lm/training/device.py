@@ -1,0 +1,59 @@
+"""The machine that a run is on: device, precision, compilation, and its peak."""
+
+import shutil
+from typing import Literal
+
+import torch
+
+from lm.errors import UserError
+
+# Dense peak in FLOP/s, bfloat16 and float32 (TF32 off), from the makers' data sheets.
+PEAKS = {
+    "H200": (989e12, 67e12),
+    "H100": (989e12, 67e12),
+    "A100": (312e12, 19.5e12),
+    "L40S": (362e12, 91.6e12),
+    "RTX 4090": (165e12, 82.6e12),
+}
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
+    """The device asked for; `auto` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        raise UserError(f"runtime.device: {name} is not available on this machine; use auto or cpu")
+    return torch.device(name)
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse bfloat16 on a GPU without it, before hours of emulation."""
+    if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"train.precision: {torch.cuda.get_device_name()} has no bfloat16; use float32")
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """What keeps torch.compile from working here, or None."""
+    if device.type == "mps":
+        return "torch.compile does not generate code for MPS reliably"
+    if device.type == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        return "torch.compile needs a C++ compiler on the CPU (g++ or clang++)"
+    if device.type == "cuda" and torch.cuda.get_device_capability() < (7, 0):
+        return "torch.compile needs a GPU of compute capability 7.0 or newer"
+    return None
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """FLOP/s that the device can reach at most, or None where no data sheet is known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    for part, (bfloat16, float32) in PEAKS.items():
+        if part in name:
+            return bfloat16 if precision == "bfloat16" else float32
+    return None
