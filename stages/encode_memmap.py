@@ -1,0 +1,55 @@
+"""Encode both splits with the trained tokenizer into token files."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lm import config
+from lm.corpus.atomic import atomic_write
+from lm.errors import exit_cleanly
+from lm.tokenizer.files import check_writable
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokens import encode_split, read_text_facts, write_manifest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--raw", type=Path, required=True, help="folder of the stage download")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder to write the token files into")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--timing", type=Path, required=True, help="folder to write encode_memmap.json, times and rates, into")
+    args = parser.parse_args()
+    config.load(args.params)  # the tokenizer's files say all; this only refuses a mistake in any section early
+    facts = read_text_facts(args.raw)
+    tokenizer = Tokenizer.load(args.tokenizer)
+    for folder in (args.tokens, args.metrics.parent, args.timing):
+        check_writable(folder)
+
+    splits, metrics, timing = {}, {}, {}
+    for split in facts:
+        start = time.perf_counter()
+        splits[split], occurrences = encode_split(
+            args.raw / f"{split}.txt", facts[split], tokenizer, args.tokens / f"{split}.bin"
+        )
+        seconds = time.perf_counter() - start
+        count, size = splits[split]["count"], splits[split]["bytes"]
+        metrics[f"{split}_tokens"] = count
+        metrics[f"{split}_bytes_per_token"] = size / count
+        if split == "train":
+            metrics["vocabulary_use"] = np.count_nonzero(occurrences) / tokenizer.vocab_size
+        timing[f"{split}_seconds"] = seconds
+        timing[f"{split}_bytes_per_second"] = size / seconds
+        print(f"{split}: {count:,} tokens in {seconds:.1f} s, {size / seconds / 1e6:.1f} MB/s")
+    write_manifest(args.tokens, tokenizer, splits)
+    for path, values in ((args.metrics, metrics), (args.timing / "encode_memmap.json", timing)):
+        with atomic_write(path) as file:
+            file.write((json.dumps(values, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,55 @@
+"""Train the tokenizer of params.yaml on the train split."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from lm import config
+from lm.corpus.atomic import atomic_write
+from lm.errors import UserError, exit_cleanly
+from lm.tokenizer.files import check_writable
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.training import train_bpe
+
+_NUM_LONGEST = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--raw", type=Path, required=True, help="folder of the stage download")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder to write the tokenizer's files into")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--timing", type=Path, required=True, help="folder to write train_bpe.json, times and rates, into")
+    args = parser.parse_args()
+    params = config.load(args.params).tokenizer
+    text = args.raw / "train.txt"
+    if not text.is_file():
+        raise UserError(f"{text}: no such file; make it with: dvc repro download")
+    for folder in (args.tokenizer, args.metrics.parent, args.timing):
+        check_writable(folder)
+
+    start = time.perf_counter()
+    vocab, merges = train_bpe(text, params.vocab_size, params.special_tokens, params.pattern)
+    seconds = time.perf_counter() - start
+    Tokenizer(vocab, merges, params.special_tokens, params.pattern).save(args.tokenizer)
+
+    longest = sorted((left + right for left, right in merges), key=len, reverse=True)[:_NUM_LONGEST]
+    metrics = {
+        "vocab_size": len(vocab),
+        "num_merges": len(merges),
+        "longest_token_bytes": max(map(len, longest), default=1),
+        "longest_tokens": " | ".join(token.decode(errors="replace") for token in longest),
+    }
+    timing = {"seconds": seconds, "bytes_per_second": text.stat().st_size / seconds}
+    for path, values in ((args.metrics, metrics), (args.timing / "train_bpe.json", timing)):
+        with atomic_write(path) as file:
+            file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    if len(vocab) < params.vocab_size:
+        print(f"The text ran out of pairs: the vocabulary has {len(vocab):,} tokens, not {params.vocab_size:,}.")
+    print(f"{len(vocab):,} tokens in {seconds:.1f} s, {timing['bytes_per_second'] / 1e6:.1f} MB/s")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
