@@ -1,0 +1,45 @@
+"""Stage `download`: the section `data` -> train.txt, val.txt and manifest.json in the folder --raw."""
+
+import argparse
+from pathlib import Path
+
+from lm import config
+from lm.corpus import web
+from lm.corpus.atomic import make_folder, writing
+from lm.corpus.sources import open_corpus, story_bits, story_seeds
+from lm.corpus.splits import write_json, write_split
+from lm.errors import exit_cleanly
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--raw", type=Path, required=True, help="folder for the text")
+    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps downloads between runs")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file for sizes and the entropy")
+    paths = parser.parse_args()
+    data = config.load(paths.params).data
+
+    manifest_path = paths.raw / "manifest.json"
+    for folder in (paths.raw, paths.metrics.parent):
+        make_folder(folder)
+    with web.locked(paths.cache):
+        corpus = open_corpus(data, paths.cache)
+        with writing(manifest_path):
+            manifest_path.unlink(missing_ok=True)  # it comes last: where it is, both splits are whole and its own
+        val = write_split(corpus.val, paths.raw / "val.txt", data.val_bytes, 0)
+        train = write_split(corpus.train, paths.raw / "train.txt", data.train_bytes, data.train_documents)
+
+    splits = {"train": train, "val": val}
+    metrics = {f"{name}_{key}": split[key] for name, split in splits.items() for key in ("bytes", "documents")}
+    if data.source == "stories":
+        val["entropy_bits"] = story_bits(story_seeds(data.seed)["val"], val["documents"])
+        metrics["entropy_bits_per_byte"] = val["entropy_bits"] / val["bytes"]
+    write_json(manifest_path, {"source": data.source, "splits": splits, "provenance": corpus.provenance})
+    write_json(paths.metrics, metrics)
+    for name, split in splits.items():
+        print(f"{name}: {split['bytes']:,} bytes of text in {split['documents']:,} documents")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

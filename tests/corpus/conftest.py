@@ -1,0 +1,217 @@
+"""A server on the loopback interface that speaks enough of HTTP and of the hub's protocol, and fails on demand."""
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LARGE_BYTES = 1000  # the hub keeps files from here on apart, under their sha256
+
+
+@dataclass
+class Repository:
+    """A data set on the hub: its files at one commit, and who may read it."""
+
+    files: dict[str, bytes]
+    commit: str = COMMIT
+    branches: set[str] = field(default_factory=lambda: {"main"})
+    token: str = ""  # the only one that may read; "": anyone
+    gated: bool = False
+
+
+@dataclass
+class Loopback:
+    """What the server holds, how it misbehaves, and what was asked of it."""
+
+    endpoint: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)  # "/name" -> body, of a plain web server
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)  # the next bodies break off after so many bytes
+    statuses: list[int] = field(default_factory=list)  # the next bodies are refused with these
+    ranges: bool = True
+    validators: bool = True
+    lengths: bool = True
+    damaged: bool = False  # bodies of the right length, one bit wrong
+    seconds_a_chunk: float = 0.0
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    body_bytes: dict[str, int] = field(default_factory=dict)  # path -> bytes sent in all
+
+    def asked(self, method: str, part: str) -> list[dict[str, str]]:
+        """The headers of the requests by `method` whose path contains `part`."""
+        return [headers for name, path, headers in self.requests if name == method and part in path]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    loopback: Loopback
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:  # the client was killed
+            self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def do_POST(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        asked = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = unquote(urlsplit(self.path).path)
+        self.loopback.requests.append((self.command, path, {key.title(): value for key, value in self.headers.items()}))
+        segments = path.strip("/").split("/")
+        if path in self.loopback.files:
+            self.send_file(path, self.loopback.files[path], {})
+        elif segments[0] == "api":
+            self.answer_api("/".join(segments[2:4]), segments[4:], asked)
+        elif segments[0] == "datasets":
+            self.answer_resolve("/".join(segments[1:3]), segments[4], "/".join(segments[5:]))
+        elif segments[0] == "cdn":
+            bodies = {sha(body): body for repo in self.loopback.repositories.values() for body in repo.files.values()}
+            self.send_file(path, bodies[segments[1]], {})
+        else:
+            self.send_error_code(404, "")
+
+    def find(self, name: str, revision: str, metadata: bool) -> Repository | None:
+        """The repository, or None after the hub's own answer to who may not see it or asks for what is not there."""
+        repository = self.loopback.repositories.get(name)
+        login = self.headers.get("Authorization", "")
+        if repository is None or (repository.token and not repository.gated and login != f"Bearer {repository.token}"):
+            self.send_error_code(401, "RepoNotFound")
+        elif repository.gated and not metadata and login != f"Bearer {repository.token}":
+            self.send_error_code(403 if login else 401, "GatedRepo")
+        elif revision not in repository.branches | {repository.commit}:
+            self.send_error_code(404, "RevisionNotFound")
+        else:
+            return repository
+        return None
+
+    def answer_api(self, name: str, rest: list[str], asked: bytes) -> None:
+        kind, revision = rest[:2] if rest else ("revision", "main")
+        if (repository := self.find(name, revision, metadata=True)) is None:
+            return
+        entries = [
+            {
+                "type": "file",
+                "path": path,
+                "size": len(body),
+                "oid": git_blob(body),
+                **({"lfs": {"oid": sha(body), "size": len(body), "pointerSize": 134}} if is_large(body) else {}),
+            }
+            for path, body in sorted(repository.files.items())
+        ]
+        if kind == "tree":
+            self.send_json(entries)
+        elif kind == "paths-info":
+            wanted = json.loads(asked)["paths"] if asked.startswith(b"{") else unquote(asked.decode())
+            self.send_json([entry for entry in entries if entry["path"] in wanted])
+        else:
+            siblings = [{"rfilename": path} for path in repository.files]
+            self.send_json({"id": name, "sha": repository.commit, "siblings": siblings, "tags": []})
+
+    def answer_resolve(self, name: str, revision: str, path: str) -> None:
+        if (repository := self.find(name, revision, metadata=False)) is None:
+            return
+        if path not in repository.files:
+            return self.send_error_code(404, "EntryNotFound")
+        body = repository.files[path]
+        headers = {"X-Repo-Commit": repository.commit}
+        if not is_large(body):
+            return self.send_file(self.path, body, {**headers, "ETag": f'"{git_blob(body)}"'})
+        self.send_response(302)
+        headers |= {"X-Linked-Size": str(len(body)), "X-Linked-Etag": f'"{sha(body)}"', "Content-Length": "0"}
+        # Another host name, as for the hub's own store: the client does not follow it to ask for the size.
+        headers["Location"] = f"{self.loopback.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{sha(body)}"
+        self.send_headers(headers)
+
+    def send_file(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+        headers = {"Accept-Ranges": "bytes", **({"ETag": f'"{sha(body)}"'} if self.loopback.validators else {})} | headers
+        first, last = 0, len(body) - 1
+        wanted = self.headers.get("Range", "")
+        changed = self.headers.get("If-Range", headers.get("ETag")) != headers.get("ETag")
+        partial = wanted and self.loopback.ranges and not changed
+        if partial:
+            start, _, end = wanted.removeprefix("bytes=").partition("-")
+            first, last = int(start), min(int(end or last), last)
+            if first > last:
+                return self.send_error_code(416, "")
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+        if self.command == "GET" and self.loopback.statuses:
+            return self.send_error_code(self.loopback.statuses.pop(0), "")
+        if self.loopback.damaged:
+            body = bytes([body[0] ^ 1]) + body[1:]
+        body = body[first : last + 1]
+        self.send_response(206 if partial else 200)
+        if self.loopback.lengths:
+            headers["Content-Length"] = str(len(body))
+        else:
+            headers["Connection"] = "close"
+        self.send_headers(headers)
+        if self.command == "GET":
+            self.send_body(path, body)
+
+    def send_body(self, path: str, body: bytes) -> None:
+        stop = self.loopback.cuts.pop(0) if self.loopback.cuts else len(body)
+        for start in range(0, min(stop, len(body)), 1 << 14):
+            chunk = body[start : min(start + (1 << 14), stop)]
+            self.wfile.write(chunk)
+            self.loopback.body_bytes[path] = self.loopback.body_bytes.get(path, 0) + len(chunk)
+            time.sleep(self.loopback.seconds_a_chunk)
+        if stop < len(body):
+            self.close_connection = True
+
+    def send_json(self, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_headers({"Content-Type": "application/json", "Content-Length": str(len(body))})
+        self.wfile.write(body)
+
+    def send_error_code(self, status: int, code: str) -> None:
+        self.send_response(status)
+        self.send_headers({"Content-Length": "0", **({"X-Error-Code": code} if code else {})})
+
+    def send_headers(self, headers: dict[str, str]) -> None:
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+
+
+def sha(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def git_blob(body: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+def is_large(body: bytes) -> bool:
+    return len(body) >= LARGE_BYTES
+
+
+@pytest.fixture
+def loopback() -> Iterator[Loopback]:
+    state = Loopback()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"loopback": state}))
+    state.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -1,0 +1,70 @@
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm.corpus import documents as module
+from lm.corpus.documents import decode, documents, split, without_marker
+from lm.errors import UserError
+
+
+def cut(whole, points):
+    """`whole` in chunks that end at the points."""
+    ends = sorted(point % (len(whole) + 1) for point in points)
+    return [whole[start:end] for start, end in zip([0, *ends], [*ends, len(whole)], strict=True)]
+
+
+@given(st.text(alphabet="ab|\n"), st.text(alphabet="ab|", min_size=1, max_size=4), st.lists(st.integers(0, 99)))
+def test_split_equals_str_split_however_the_text_is_cut(text, separator, points):
+    assert list(split(cut(text, points), separator, "a.txt")) == text.split(separator)
+
+
+@given(st.lists(st.text(alphabet="a<|>\n", max_size=9)), st.integers(1, 30))
+def test_the_real_separator_across_chunks_of_one_size(pieces, size):
+    text = "<|endoftext|>".join(pieces)
+    chunks = (text[start : start + size] for start in range(0, len(text), size))
+    assert list(split(chunks, "<|endoftext|>", "a.txt")) == text.split("<|endoftext|>")
+
+
+@given(st.text(), st.lists(st.integers(0, 99)))
+def test_decode_equals_bytes_decode_however_the_bytes_are_cut(text, points):
+    assert "".join(decode(cut(text.encode(), points), "a.txt")) == text.removeprefix("\ufeff")
+
+
+@given(st.binary(), st.lists(st.integers(0, 99)), st.booleans())
+def test_decode_names_the_same_byte_as_bytes_decode(data, points, has_mark):
+    data = b"\xef\xbb\xbf" * has_mark + data
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        with pytest.raises(UserError, match=rf"^a\.txt: not UTF-8 text at byte {error.start} \(0x{data[error.start]:02x}\)"):
+            list(decode(cut(data, points), "a.txt"))
+    else:
+        list(decode(cut(data, points), "a.txt"))
+
+
+def test_newlines_stay_and_white_space_around_documents_goes():
+    text = "\n One.\r\n\r\nTwo \n<|endoftext|>\n \n<|endoftext|>\nThree.<|endoftext|>\n"
+    assert list(documents(split([text], "<|endoftext|>", "a.txt"))) == ["One.\r\n\r\nTwo", "Three."]
+
+
+def test_a_document_is_split_at_the_marker_it_contains():
+    assert list(without_marker("a <|endoftext|><|endoftext|> \n<|endoftext|> b\n")) == ["a ", " b\n"]
+
+
+def test_a_document_without_end_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "MAX_DOCUMENT_CHARACTERS", 1000)
+    endless = iter(lambda: "x" * 100, "")
+    with pytest.raises(UserError, match=r"^bomb\.txt\.gz: more than 1,000 characters without '\|'; set data\.separator"):
+        list(split(endless, "|", "bomb.txt.gz"))
+
+
+def test_memory_does_not_grow_with_the_text():
+    chunks = ("x" * 900 + "<|endoftext|>" + "y" * 100 for _ in range(10_000))
+    tracemalloc.start()
+    try:
+        assert sum(len(piece) for piece in split(chunks, "<|endoftext|>", "a.txt")) == 10_000_000
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
