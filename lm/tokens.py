@@ -49,23 +49,29 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def read_text_facts(raw: Path) -> dict[str, TextFacts]:
-    """The facts of each split in `raw`, a folder that the stage download made, checked against the size of its file."""
-    splits = _read_json(raw / "manifest.json", "download").get("splits")
+    """The facts of each split in `raw`, the folder of the stage download, checked against the size of its file."""
+    manifest_path = raw / "manifest.json"
+    splits = _read_json(manifest_path, "download").get("splits")
     facts: dict[str, TextFacts] = {}
     for split in SPLITS:
         path = raw / f"{split}.txt"
-        entry = _require_counts(splits, split, ("bytes", "documents"), raw / "manifest.json", "download")
+        entry = _require_counts(splits, split, ("bytes", "documents"), manifest_path, "download")
         expected = entry["bytes"] + len(END_OF_TEXT) * entry["documents"]
         if (size := _size(path, "download")) != expected:
-            raise UserError(f"{path}: holds {size:,} bytes, but manifest.json says {expected:,}; run: dvc repro download")
+            raise UserError(
+                f"{path}: holds {size:,} bytes, but manifest.json says {expected:,}; "
+                "make it again with: dvc repro download"
+            )
         if not entry["documents"]:
-            raise UserError(f"{path}: holds no document; raise the limits of the section data and run: dvc repro download")
+            raise UserError(f"{path}: holds no document; give the split some text in the section data")
         facts[split] = {name: entry[name] for name in ("bytes", "documents", "entropy_bits") if name in entry}
     return facts
 
 
-def encode_split(text_path: Path, facts: TextFacts, tokenizer: Tokenizer, path: Path) -> tuple[SplitManifest, np.ndarray]:
-    """Write the ids of a text file to `path`, whole or not at all.
+def encode_split(
+    text_path: Path, facts: TextFacts, tokenizer: Tokenizer, path: Path
+) -> tuple[SplitManifest, np.ndarray]:
+    """Write the ids of a text file to `path`, in an existing folder, whole or not at all.
 
     Returns:
         The entry of the manifest, and how often each id occurs.
@@ -90,8 +96,9 @@ def encode_split(text_path: Path, facts: TextFacts, tokenizer: Tokenizer, path: 
         documents = int(occurrences[tokenizer.end_of_text_id])
         if documents != facts["documents"] or last != tokenizer.end_of_text_id:
             raise UserError(
-                f"{text_path}: expected {facts['documents']:,} documents, each ended by {END_OF_TEXT}, got {documents:,}"
-                f"{'' if last == tokenizer.end_of_text_id else ' and an open end'}; run: dvc repro download"
+                f"{text_path}: expected {facts['documents']:,} documents, each ended by {END_OF_TEXT}, got "
+                f"{documents:,} such tokens{'' if last == tokenizer.end_of_text_id else ' and an open end'}; "
+                "check tokenizer.special_tokens, or make the text again with: dvc repro download"
             )
     return {**facts, "count": int(occurrences.sum()), "sha256": digest.hexdigest()}, occurrences
 
@@ -124,7 +131,8 @@ def open_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[n
     manifest_path = folder / "manifest.json"
     manifest = _read_json(manifest_path, "encode_memmap")
     again = "make it again with: dvc repro encode_memmap"
-    entry = _require_counts(manifest.get("splits"), split, ("bytes", "documents", "count"), manifest_path, "encode_memmap")
+    counts = ("bytes", "documents", "count")
+    entry = _require_counts(manifest.get("splits"), split, counts, manifest_path, "encode_memmap")
     vocab_size = manifest.get("vocab_size")
     if type(vocab_size) is not int:
         raise UserError(f"{manifest_path}: expected a whole number under 'vocab_size', got {vocab_size!r}; {again}")

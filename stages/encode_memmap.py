@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lm import config
-from lm.corpus.atomic import atomic_write
+from lm.corpus.atomic import atomic_write, make_folder
 from lm.errors import exit_cleanly
-from lm.tokenizer.files import check_writable
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens import encode_split, read_text_facts, write_manifest
 
@@ -22,13 +21,13 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
     parser.add_argument("--tokens", type=Path, required=True, help="folder to write the token files into")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--timing", type=Path, required=True, help="folder to write encode_memmap.json, times and rates, into")
+    parser.add_argument("--timing", type=Path, required=True, help="folder for times and rates, encode_memmap.json")
     args = parser.parse_args()
     config.load(args.params)  # the tokenizer's files say all; this only refuses a mistake in any section early
     facts = read_text_facts(args.raw)
     tokenizer = Tokenizer.load(args.tokenizer)
     for folder in (args.tokens, args.metrics.parent, args.timing):
-        check_writable(folder)
+        make_folder(folder)
 
     splits, metrics, timing = {}, {}, {}
     for split in facts:

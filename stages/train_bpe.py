@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 from lm import config
-from lm.corpus.atomic import atomic_write
+from lm.corpus.atomic import atomic_write, make_folder
 from lm.errors import UserError, exit_cleanly
-from lm.tokenizer.files import check_writable
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training import train_bpe
 
@@ -21,14 +20,14 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, required=True, help="folder of the stage download")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder to write the tokenizer's files into")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--timing", type=Path, required=True, help="folder to write train_bpe.json, times and rates, into")
+    parser.add_argument("--timing", type=Path, required=True, help="folder for times and rates, train_bpe.json")
     args = parser.parse_args()
     params = config.load(args.params).tokenizer
     text = args.raw / "train.txt"
     if not text.is_file():
         raise UserError(f"{text}: no such file; make it with: dvc repro download")
     for folder in (args.tokenizer, args.metrics.parent, args.timing):
-        check_writable(folder)
+        make_folder(folder)
 
     start = time.perf_counter()
     vocab, merges = train_bpe(text, params.vocab_size, params.special_tokens, params.pattern)

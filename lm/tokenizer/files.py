@@ -1,4 +1,4 @@
-"""A tokenizer's files: GPT-2's own `vocab.json` and `merges.txt`, and `pre_tokenizer.json` with what GPT-2 left to code.
+"""A tokenizer's files: GPT-2's own `vocab.json` and `merges.txt`, and `pre_tokenizer.json` for what GPT-2 left to code.
 
 `vocab.json` maps each token, special tokens included, to its id; `merges.txt` holds a merge a line, in order, below a
 line `#version: 0.2`. Both are written in GPT-2's byte alphabet, so other libraries read them. `pre_tokenizer.json`
@@ -9,22 +9,14 @@ Every function raises a UserError that names the file when it is missing, damage
 """
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from lm.corpus.atomic import atomic_write, writing
+from lm.corpus.atomic import atomic_write
 from lm.errors import UserError
 from lm.tokenizer.byte_alphabet import from_text, to_text
 
 _VERSION = "#version"
-
-
-def check_writable(folder: Path) -> None:
-    """Make the folder if need be and try it, so that a long work does not end in a failure to write."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
 
 
 def read_vocab(path: Path) -> dict[int, bytes]:

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from lm.errors import UserError
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 
 
 def read_text(path: Path, progress: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[str]:

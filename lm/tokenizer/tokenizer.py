@@ -17,6 +17,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
+from lm.corpus.atomic import make_folder
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.tokenizer import files
@@ -81,6 +82,8 @@ class Tokenizer:
             raise UserError(f"{vocab_path} and {merges_path}: {error}") from error
 
     def save(self, folder: Path) -> None:
+        """Write the three files; a UserError says why they cannot be written."""
+        make_folder(folder)
         files.write_vocab(folder / "vocab.json", self.vocab)
         files.write_merges(folder / "merges.txt", self.merges)
         files.write_pre_tokenizer(folder / "pre_tokenizer.json", self.pattern, self.special_tokens)

@@ -1,0 +1,222 @@
+import hashlib
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm.errors import UserError
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.training import build_vocab
+from lm.tokens import encode_split, open_tokens, read_text_facts, token_dtype, write_manifest
+
+END = "<|endoftext|>"
+MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]
+TEXTS = {"train": f"the cat{END}é the the{END}{END}", "val": f"a\n\n{END}"}
+FACTS = {"train": {"bytes": 17, "documents": 3}, "val": {"bytes": 3, "documents": 1, "entropy_bits": 7.5}}
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return Tokenizer(build_vocab(MERGES, [END]), MERGES, [END])
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    splits = {}
+    for split, text in TEXTS.items():
+        (folder / f"{split}.txt").write_bytes(text.encode())
+        splits[split] = FACTS[split] | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"source": "files", "splits": splits, "provenance": []}))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, raw: Path, tokenizer: Tokenizer) -> Path:
+    """A folder of token files, made as the stage does."""
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    splits = {
+        split: encode_split(raw / f"{split}.txt", facts, tokenizer, folder / f"{split}.bin")[0]
+        for split, facts in read_text_facts(raw).items()
+    }
+    write_manifest(folder, tokenizer, splits)
+    return folder
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_the_array_holds_the_ids_by_hand(folder: Path, tokenizer: Tokenizer) -> None:
+    tokens, facts = open_tokens(folder, "train", tokenizer.hash)
+    # Ids: 257 "the", 258 " the", 259 the end of a document; 220 " ", "c" 66, "a" 64, "t" 83, "é" is C3 A9.
+    assert tokens.tolist() == [257, 220, 66, 64, 83, 259, 127, 102, 258, 258, 259, 259]
+    assert (folder / "train.bin").read_bytes()[:4] == b"\x01\x01\xdc\x00"
+    assert facts == {"bytes": 17, "documents": 3, "count": 12, "sha256": facts["sha256"]}
+    assert facts["sha256"] == hashlib.sha256((folder / "train.bin").read_bytes()).hexdigest()
+
+
+def test_the_text_and_its_entropy_come_back(folder: Path, tokenizer: Tokenizer) -> None:
+    tokens, facts = open_tokens(folder, "val", None)
+    assert tokenizer.decode(tokens) == TEXTS["val"]
+    assert (facts["bytes"], facts["documents"], facts["entropy_bits"]) == (3, 1, 7.5)
+
+
+def test_the_manifest(folder: Path, tokenizer: Tokenizer) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert list(manifest["splits"]) == ["train", "val"]
+    assert (manifest["dtype"], manifest["tokenizer_hash"], manifest["vocab_size"]) == ("uint16", tokenizer.hash, 260)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "train.bin", "val.bin"]
+
+
+def test_occurrences_count_every_id(raw: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    _, occurrences = encode_split(raw / "train.txt", FACTS["train"], tokenizer, tmp_path / "train.bin")
+    assert len(occurrences) == 260 and occurrences.sum() == 12
+    assert (occurrences[258], occurrences[259], occurrences[256]) == (2, 3, 0)
+
+
+def test_the_mapped_tokens_cannot_be_changed(folder: Path) -> None:
+    tokens, _ = open_tokens(folder, "train", None)
+    assert isinstance(tokens, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        tokens[0] = 1
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(257, "<u2"), (65_536, "<u2"), (65_537, "<u4"), (200_000, "<u4")])
+def test_the_dtype_is_the_smallest_that_holds_every_id(vocab_size: int, dtype: str) -> None:
+    assert token_dtype(vocab_size) == np.dtype(dtype)
+
+
+def test_a_vocabulary_of_more_than_65_536_is_written_in_32_bits(tmp_path: Path, raw: Path) -> None:
+    padding = [f"<|{number}|>" for number in range(65_536)]
+    tokenizer = Tokenizer(build_vocab([], []), [], [*padding, END])
+    entry, _ = encode_split(raw / "val.txt", FACTS["val"], tokenizer, tmp_path / "val.bin")
+    write_manifest(tmp_path, tokenizer, {"val": entry})
+    tokens, _ = open_tokens(tmp_path, "val", tokenizer.hash)
+    assert tokens.dtype == np.dtype("<u4")
+    assert tokens.tolist() == [64, 198, 198, 65_536 + 256]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda manifest: manifest.update(tokenizer_hash="0" * 64), "tokens: the tokens were made by another tokenizer"),
+        (lambda manifest: manifest.update(dtype="uint32"), "expected dtype uint16 for a vocabulary of 260, got uint32"),
+        (lambda manifest: manifest.update(vocab_size=70_000), "expected dtype uint32 for a vocabulary of 70,000"),
+        (lambda manifest: manifest.pop("vocab_size"), "expected a whole number under 'vocab_size', got None"),
+        (lambda manifest: manifest.pop("splits"), "manifest.json: no entry for the split 'train'"),
+        (lambda manifest: manifest["splits"].pop("train"), "manifest.json: no entry for the split 'train'"),
+        (lambda manifest: manifest["splits"]["train"].update(count="12"), "expected a count under splits.train.count"),
+        (lambda manifest: manifest["splits"]["train"].update(count=13), "13 tokens of uint16 take 26 bytes, but it holds 24"),
+        (lambda manifest: manifest["splits"]["train"].pop("sha256"), "train.bin: changed since it was made"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(
+    folder: Path, tokenizer: Tokenizer, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    change(folder / "manifest.json", edit)
+    with pytest.raises(UserError) as error:
+        open_tokens(folder, "train", tokenizer.hash)
+    assert message in str(error.value) and "dvc repro encode_memmap" in str(error.value)
+
+
+def test_a_file_cut_short_is_refused(folder: Path) -> None:
+    path = folder / "train.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"train\.bin: 12 tokens of uint16 take 24 bytes, but it holds 22; make it again"):
+        open_tokens(folder, "train", None)
+
+
+def test_a_changed_byte_is_refused(folder: Path) -> None:
+    path = folder / "train.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(UserError, match=r"train\.bin: changed since it was made"):
+        open_tokens(folder, "train", None)
+
+
+def test_the_tokens_of_another_tokenizer_are_refused(folder: Path) -> None:
+    other = Tokenizer(build_vocab(MERGES, [END]), MERGES, [END], "gpt4")
+    with pytest.raises(UserError, match="made by another tokenizer; make it again with: dvc repro encode_memmap"):
+        open_tokens(folder, "val", other.hash)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train.bin"])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(No such file.*make it with: dvc repro encode_memmap"):
+        open_tokens(folder, "train", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]"])
+def test_a_manifest_that_is_no_json_object_is_named(folder: Path, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest\.json: .*make it again with: dvc repro encode_memmap"):
+        open_tokens(folder, "train", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "documents", "got"),
+    [
+        (f"a{END}b", 1, r"1 such tokens and an open end"),
+        (f"a{END}b{END}", 3, r"2 such tokens"),
+        ("", 1, r"0 such tokens"),
+        ("a", 0, r"0 such tokens and an open end"),
+    ],
+)
+def test_text_with_other_documents_than_its_manifest_says_leaves_no_token_file(
+    tmp_path: Path, tokenizer: Tokenizer, text: str, documents: int, got: str
+) -> None:
+    (tmp_path / "train.txt").write_text(text)
+    facts = {"bytes": 1, "documents": documents}
+    with pytest.raises(UserError, match=rf"train\.txt: expected {documents} documents.*got {got}"):
+        encode_split(tmp_path / "train.txt", facts, tokenizer, tmp_path / "train.bin")
+    assert [path.name for path in tmp_path.iterdir()] == ["train.txt"]
+
+
+def test_a_longer_special_token_that_swallows_an_end_of_text_is_refused(raw: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(build_vocab([], []), [], [END, END + END])
+    with pytest.raises(UserError, match=r"got 1 such tokens and an open end; check tokenizer\.special_tokens"):
+        encode_split(raw / "train.txt", FACTS["train"], tokenizer, tmp_path / "train.bin")
+
+
+def test_text_of_another_size_than_its_manifest_says_is_refused(raw: Path) -> None:
+    (raw / "val.txt").write_text(f"longer{END}")
+    with pytest.raises(UserError, match=r"val\.txt: holds 19 bytes, but manifest\.json says 16; make it again"):
+        read_text_facts(raw)
+
+
+def test_a_split_without_documents_is_refused(raw: Path) -> None:
+    (raw / "val.txt").write_text("")
+    change(raw / "manifest.json", lambda manifest: manifest["splits"]["val"].update(bytes=0, documents=0))
+    with pytest.raises(UserError, match=r"val\.txt: holds no document"):
+        read_text_facts(raw)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train.txt"])
+def test_a_missing_input_is_named_with_the_stage_that_makes_it(raw: Path, name: str) -> None:
+    (raw / name).unlink()
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(No such file.*make it with: dvc repro download"):
+        read_text_facts(raw)
+
+
+def test_text_larger_than_the_memory_taken_is_encoded_and_checked(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    documents = 40_000
+    path = tmp_path / "train.txt"
+    path.write_text(f"the quick brown fox jumps over the lazy dogs, all of them, again and again{END}" * documents)
+    facts = {"bytes": path.stat().st_size - 13 * documents, "documents": documents}
+    tracemalloc.start()
+    entry, _ = encode_split(path, facts, tokenizer, tmp_path / "train.bin")
+    write_manifest(tmp_path, tokenizer, {"train": entry})
+    tokens, _ = open_tokens(tmp_path, "train", tokenizer.hash)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(tokens) > 2_000_000
+    assert peak < 1_500_000, f"{peak:,} bytes for a text of {path.stat().st_size:,} and {2 * len(tokens):,} of tokens"

@@ -1,0 +1,203 @@
+import itertools
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm.errors import UserError
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.training import build_vocab, count_pre_tokens, learn_merges
+from lm.tokenizer.pretokenization import PreTokenizer
+
+END = "<|endoftext|>"
+
+# Not "Cn": what a later Unicode version assigns is a letter to one library and not yet to the other.
+ASSIGNED = st.characters(exclude_categories=["Cs", "Cn"])
+# Each of the 17 planes, most of them unassigned in every version.
+PLANES = st.integers(0, 16).map(lambda plane: chr(plane * 0x10000 + 0xABCD))
+TEXTS = st.text(ASSIGNED | PLANES | st.sampled_from(" \n'sbak")) | st.lists(
+    st.sampled_from([END, "<|endof", "text|>", " ba", "ke", "'s", "\n", "🙂", "本"])
+).map("".join)
+
+
+def word_tokenizer(*merges: tuple[bytes, bytes], special_tokens: tuple[str, ...] = ()) -> Tokenizer:
+    return Tokenizer(build_vocab(list(merges), special_tokens), list(merges), special_tokens)
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@given(text=TEXTS)
+def test_ids_are_those_of_tiktoken(trained, as_tiktoken, pattern: str, text: str) -> None:
+    ours, theirs = trained(pattern), as_tiktoken(trained(pattern))
+    assert ours.encode(text) == theirs.encode(text, allowed_special="all")
+    assert ours.encode(text, allow_special=False) == theirs.encode_ordinary(text)
+    assert ours.decode(ours.encode(text)) == text
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+def test_ids_of_a_corpus_are_those_of_tiktoken(trained, as_tiktoken, text: str, pattern: str) -> None:
+    long_runs = text + "ba" * 3000 + " " * 3000 + "\n" * 3000 + "thoke" * 3000
+    ids = trained(pattern).encode(long_runs)
+    assert ids == as_tiktoken(trained(pattern)).encode(long_runs, allowed_special="all")
+    assert trained(pattern).decode(ids) == long_runs
+    assert len(set(ids)) > 600, "the text should use most of the merges"
+
+
+@given(ids=st.lists(st.integers(0, 956)))
+def test_any_ids_decode_as_in_tiktoken(tokenizer: Tokenizer, as_tiktoken, ids: list[int]) -> None:
+    assert tokenizer.vocab_size == 957
+    assert tokenizer.decode(ids) == as_tiktoken(tokenizer).decode(ids)
+    assert tokenizer.decode_bytes(ids) == as_tiktoken(tokenizer).decode_bytes(ids)
+
+
+@given(text=st.text(), pattern=st.sampled_from(["gpt2", "gpt4", r"\w", r"[a-z]+|\s*", r"(.)\1"]))
+def test_every_text_comes_back_with_every_pattern(text: str, pattern: str) -> None:
+    merges = learn_merges(count_pre_tokens([text], PreTokenizer(pattern)), 20)
+    tokenizer = Tokenizer(build_vocab(merges, []), merges, [], pattern)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_merges_go_by_their_rank_by_hand() -> None:
+    tokenizer = word_tokenizer((b"b", b"c"), (b"a", b"b"), (b"bc", b"d"), special_tokens=(END,))
+    a, b, c, d = (tokenizer.encode(letter)[0] for letter in "abcd")
+    assert tokenizer.encode("abcd") == [a, 258]
+    assert tokenizer.encode("abab") == [257, 257]
+    assert tokenizer.encode("cbad") == [c, b, a, d]
+    assert tokenizer.encode("bcbc") == [256, 256]
+    assert word_tokenizer((b"a", b"a")).encode("aaaaa") == [256, 256, a]
+
+
+def test_special_tokens_by_hand() -> None:
+    tokenizer = word_tokenizer(special_tokens=(END, END + END, "<|"))
+    assert tokenizer.encode(END) == [256] and tokenizer.end_of_text_id == 256
+    assert tokenizer.encode(END * 3) == [257, 256]
+    assert tokenizer.encode("<|endof") == [258, *tokenizer.encode("endof")]
+    assert len(tokenizer.encode(END, allow_special=False)) == len(END)
+    assert tokenizer.decode([257, 256]) == END * 3
+    assert list(tokenizer.encode_iterable(list(END * 3))) == [257, 256]
+
+
+def test_a_special_token_that_the_vocabulary_holds_keeps_its_id() -> None:
+    vocab = {0: END.encode()} | {token_id + 1: token for token_id, token in build_vocab([], []).items()}
+    tokenizer = Tokenizer(vocab, [], [END, "<|new|>"])
+    assert tokenizer.encode(f"!{END}<|new|>") == [1, 0, 257]
+    assert tokenizer.vocab_size == 258
+
+
+def test_a_tokenizer_without_an_end_of_text_token_says_so() -> None:
+    with pytest.raises(UserError, match=r"no special token '<\|endoftext\|>'"):
+        word_tokenizer().end_of_text_id  # noqa: B018
+
+
+@given(text=TEXTS, size=st.integers(1, 20))
+def test_encode_iterable_is_encode_of_the_joined_chunks(tokenizer: Tokenizer, text: str, size: int) -> None:
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    assert list(tokenizer.encode_iterable(chunks)) == tokenizer.encode(text)
+    assert list(tokenizer.encode_iterable(chunks, allow_special=False)) == tokenizer.encode(text, allow_special=False)
+
+
+def test_encode_iterable_reads_only_as_far_as_needed(tokenizer: Tokenizer) -> None:
+    read = itertools.count()
+    ids = tokenizer.encode_iterable(f"line {number}\n" for number in read)
+    assert next(read) == 0, "nothing is read before the first id is asked for"
+    assert len(list(itertools.islice(ids, 100))) == 100
+    assert next(read) < 100
+
+
+def test_encode_iterable_takes_constant_memory(tokenizer: Tokenizer) -> None:
+    def lines() -> Iterator[str]:
+        # 3 MB, all of them different: what has passed must not be kept.
+        for number in range(60_000):
+            yield f"word{number:x} in line {number * 7919} of a text without an end \n"
+
+    tokenizer.encode("warm")
+    tracemalloc.start()
+    count = sum(1 for _ in tokenizer.encode_iterable(lines()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count > 1_000_000
+    assert peak < 8_000_000, f"{peak:,} bytes, most of them the cache of 32,768 pre-tokens"
+
+
+def test_one_chunk_of_any_length_takes_little_more_memory_than_itself(tokenizer: Tokenizer) -> None:
+    text = "some words that repeat\n" * 200_000
+    tracemalloc.start()
+    sum(1 for _ in tokenizer.encode_iterable([text]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000, f"{peak:,} bytes for {len(text):,} characters"
+
+
+def test_a_million_letters_without_a_space_are_no_trap(tokenizer: Tokenizer, text: str) -> None:
+    letters = "".join(filter(str.isalpha, text)) * 6
+    assert tokenizer.decode(tokenizer.encode(letters)) == letters
+
+
+def test_empty_input_gives_nothing(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("") == []
+    assert list(tokenizer.encode_iterable([])) == []
+    assert list(tokenizer.encode_iterable(["", ""])) == []
+    assert tokenizer.decode([]) == ""
+
+
+@pytest.mark.parametrize(
+    "broken", ["\ud83d", "before\ude42after", f"{END}\udfff{END}"], ids=["alone", "within", "between"]
+)
+def test_half_of_a_surrogate_pair_is_refused(tokenizer: Tokenizer, broken: str) -> None:
+    with pytest.raises(UserError, match=r"the text holds U\+D[8-F][0-9A-F]{2}, half of a surrogate pair"):
+        tokenizer.encode(broken)
+
+
+def test_bytes_that_are_not_utf8_decode_to_the_replacement_character(tokenizer: Tokenizer) -> None:
+    first, *_ = tokenizer.encode("\u0915")
+    assert tokenizer.decode([first]) == "\ufffd"
+    assert tokenizer.decode_bytes([first]) == b"\xe0"
+
+
+@pytest.mark.parametrize("token_id", [957, -1, 10**12])
+def test_an_id_out_of_range_is_refused(tokenizer: Tokenizer, token_id: int) -> None:
+    with pytest.raises(UserError, match=f"token id: expected 0 to 956, got {token_id}"):
+        tokenizer.decode([5, token_id])
+
+
+def test_the_hash_changes_with_all_that_determines_ids_and_with_nothing_else() -> None:
+    merges = [(b"a", b"b"), (b"c", b"d")]
+    vocab = build_vocab(merges, [END])
+    swapped = vocab | {256: vocab[257], 257: vocab[256]}
+    hashes = [
+        Tokenizer(vocab, merges, [END]).hash,
+        Tokenizer(swapped, merges, [END]).hash,
+        Tokenizer(vocab, merges[::-1], [END]).hash,
+        Tokenizer(vocab, merges, []).hash,
+        Tokenizer(vocab, merges, [END, "<|x|>"]).hash,
+        Tokenizer(vocab, merges, [END], "gpt4").hash,
+        Tokenizer(vocab, merges, [END], r"\w+").hash,
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert Tokenizer(dict(reversed(vocab.items())), list(merges), (END,)).hash == hashes[0]
+
+
+def without(vocab: dict[int, bytes], token_id: int) -> dict[int, bytes]:
+    return {key: token for key, token in vocab.items() if key != token_id}
+
+
+BYTES = build_vocab([], [])
+
+
+@pytest.mark.parametrize(
+    ("vocab", "merges", "message"),
+    [
+        (without(BYTES, 7), [], "expected the ids 0 to 254, but 7 is missing"),
+        (without(BYTES, 255), [], "the byte 0xad has no token"),
+        (BYTES | {256: b"a"}, [], "the token b'a' stands twice, under the ids 64 and 256"),
+        (BYTES, [(b"a", b"b")], r"merge 1 \(b'a', b'b'\): b'ab' is not in the vocabulary"),
+        (BYTES | {256: b"abc"}, [(b"ab", b"c")], r"merge 1 \(b'ab', b'c'\): no earlier merge makes b'ab'"),
+        (BYTES | {256: b"ab"}, [(b"a", b"b"), (b"a", b"b")], r"merge 2 \(b'a', b'b'\): b'ab' was made before"),
+    ],
+)
+def test_an_inconsistent_tokenizer_is_refused(
+    vocab: dict[int, bytes], merges: list[tuple[bytes, bytes]], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Tokenizer(vocab, merges)
