@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,6 +28,15 @@ class Repository:
 
 
 @dataclass
+class Body:
+    """An answer to GET: which bytes were asked for, how many were sent."""
+
+    path: str
+    range: str
+    sent: int = 0
+
+
+@dataclass
 class Loopback:
     """What the server holds, how it misbehaves, and what was asked of it."""
 
@@ -41,12 +50,12 @@ class Loopback:
     lengths: bool = True
     damaged: bool = False  # bodies of the right length, one bit wrong
     seconds_a_chunk: float = 0.0
-    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
-    body_bytes: dict[str, int] = field(default_factory=dict)  # path -> bytes sent in all
+    requests: list[tuple[str, str]] = field(default_factory=list)  # method, path
+    bodies: list[Body] = field(default_factory=list)
 
-    def asked(self, method: str, part: str) -> list[dict[str, str]]:
-        """The headers of the requests by `method` whose path contains `part`."""
-        return [headers for name, path, headers in self.requests if name == method and part in path]
+    def forget(self) -> None:
+        """Forget what was asked and sent; a killed client's answer, still being written, does not count either."""
+        self.requests, self.bodies = [], []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         asked = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
-        self.loopback.requests.append((self.command, path, {key.title(): value for key, value in self.headers.items()}))
+        self.loopback.requests.append((self.command, path))
         segments = path.strip("/").split("/")
         if path in self.loopback.files:
             self.send_file(path, self.loopback.files[path], {})
@@ -167,11 +176,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_body(path, body)
 
     def send_body(self, path: str, body: bytes) -> None:
+        answer = Body(path, self.headers.get("Range", ""))
+        self.loopback.bodies.append(answer)
         stop = self.loopback.cuts.pop(0) if self.loopback.cuts else len(body)
         for start in range(0, min(stop, len(body)), 1 << 14):
             chunk = body[start : min(start + (1 << 14), stop)]
+            answer.sent += len(chunk)  # before the client can look
             self.wfile.write(chunk)
-            self.loopback.body_bytes[path] = self.loopback.body_bytes.get(path, 0) + len(chunk)
             time.sleep(self.loopback.seconds_a_chunk)
         if stop < len(body):
             self.close_connection = True
@@ -215,3 +226,13 @@ def loopback() -> Iterator[Loopback]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def add_repository(loopback: Loopback) -> Callable[..., Repository]:
+    """Put a data set on the loopback hub: add_repository("owner/name", files={"a.txt": b"..."})."""
+
+    def add(name: str, **fields: Any) -> Repository:
+        return loopback.repositories.setdefault(name, Repository(**fields))
+
+    return add

@@ -59,14 +59,17 @@ def test_cut_connections_are_taken_up_where_they_broke_off(address, loopback, tm
     loopback.cuts = [100_000, 50_000]
     got = web.download(address, tmp_path, size=len(BODY) if digest else None, digest=digest)
     assert got.path.read_bytes() == BODY
-    assert loopback.body_bytes["/folder/a b.txt"] == len(BODY)
-    assert [headers.get("Range") for headers in loopback.asked("GET", "a b")] == [None, "bytes=100000-", "bytes=150000-"]
+    assert [(body.range, body.sent) for body in loopback.bodies] == [
+        ("", 100_000),
+        ("bytes=100000-", 50_000),
+        ("bytes=150000-", len(BODY) - 150_000),
+    ]
 
 
 def test_a_server_without_ranges_starts_anew(address, loopback, tmp_path):
     loopback.cuts, loopback.ranges = [100_000], False
     assert web.download(address, tmp_path).path.read_bytes() == BODY
-    assert loopback.body_bytes["/folder/a b.txt"] == 100_000 + len(BODY)
+    assert [body.sent for body in loopback.bodies] == [100_000, len(BODY)]
 
 
 def left_over(address, loopback, cache):
@@ -74,14 +77,13 @@ def left_over(address, loopback, cache):
     loopback.cuts = [100_000, 0, 0, 0]
     with pytest.raises(UserError):
         web.download(address, cache)
-    loopback.requests.clear()
-    loopback.body_bytes.clear()
+    loopback.forget()
 
 
 def test_another_process_goes_on_from_the_part(address, loopback, tmp_path):
     left_over(address, loopback, tmp_path)
     assert web.download(address, tmp_path).path.read_bytes() == BODY
-    assert loopback.body_bytes["/folder/a b.txt"] == len(BODY) - 100_000
+    assert [(body.range, body.sent) for body in loopback.bodies] == [("bytes=100000-", len(BODY) - 100_000)]
 
 
 def test_a_file_that_changed_meanwhile_comes_whole(address, loopback, tmp_path):
@@ -94,7 +96,7 @@ def test_without_a_validator_the_part_is_not_trusted(address, loopback, tmp_path
     loopback.validators = False
     left_over(address, loopback, tmp_path)
     assert web.download(address, tmp_path).path.read_bytes() == BODY
-    assert loopback.body_bytes["/folder/a b.txt"] == len(BODY)
+    assert [(body.range, body.sent) for body in loopback.bodies] == [("", len(BODY))]
 
 
 def test_a_part_that_was_whole_when_the_process_died_is_only_verified(address, loopback, tmp_path):
@@ -224,7 +226,7 @@ def test_a_disk_that_fills_up_keeps_what_came(address, loopback, tmp_path, monke
             web.download(address, tmp_path, size=len(BODY), digest=SHA256)
     kept = 65_536
     assert web.download(address, tmp_path, size=len(BODY), digest=SHA256).path.read_bytes() == BODY
-    assert loopback.asked("GET", "a b")[-1]["Range"] == f"bytes={kept}-"
+    assert loopback.bodies[-1].range == f"bytes={kept}-"
 
 
 def test_two_downloads_at_once(tmp_path):

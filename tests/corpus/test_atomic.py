@@ -1,0 +1,58 @@
+import errno
+import os
+import resource
+
+import pytest
+
+from lm.corpus.atomic import atomic_write, make_folder, writing
+from lm.errors import UserError
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with atomic_write(path) as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_write(path) as file:
+        file.write(b"new")
+        raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_file_larger_than_the_limit_says_that_the_disk_is_full(tmp_path):
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
+    try:
+        with pytest.raises(UserError, match=r"a\.txt: the disk is full \(File too large\); free some space and run again"):
+            with atomic_write(tmp_path / "a.txt") as file:
+                file.write(bytes(20_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(tmp_path, number):
+    with pytest.raises(UserError, match=r"a\.txt: the disk is full \("), writing(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
+    make_folder(tmp_path / "a/b")
+    make_folder(tmp_path / "a/b")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"file: cannot be written \(File exists\)"):
+        make_folder(tmp_path / "file")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(UserError, match=r"b: cannot be written \(Permission denied\); check the path and its permissions"):
+        make_folder(tmp_path / "a/b")
