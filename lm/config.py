@@ -92,8 +92,9 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         # `True == 1`, so compare types too: a switch is always a string.
         if isinstance(value, str) and value in get_args(kind):
             return value
-    elif kind is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
+    elif kind is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
     elif type(value) is kind:
         return value
     raise ValueError(f"{key}: expected {_describe(kind)}, got {value!r}")

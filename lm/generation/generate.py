@@ -3,6 +3,7 @@
 Shapes: B samples, T sequence, V vocabulary.
 """
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,6 +60,18 @@ def complete(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: Sa
         text = tokenizer.decode(prompt_ids + new_ids)
         samples.append(Sample(prompt, seed, text, ended=len(new_ids) < len(drawn) or drawn[-1] is None))
     return samples
+
+
+def stream(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: SampleConfig) -> Iterator[str]:
+    """The same samples one after the other, piece by piece as they come, a character never cut in two."""
+    prompt_ids = tokenizer.encode(prompt)
+    for seed in range(config.seed, config.seed + config.num_samples):
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        yield prompt
+        for (token,) in generate(model, prompt_ids, [seed], tokenizer.end_of_text_id, config):
+            if token is not None:
+                yield decoder.decode(tokenizer.decode_bytes([token]))
+        yield decoder.decode(b"", final=True) + "\n"
 
 
 def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int) -> str | None:

@@ -40,13 +40,31 @@ def training_flops_per_token(config: ModelConfig, vocab_size: int, sequence_leng
 def training_bytes(config: ModelConfig, vocab_size: int, micro_batch_size: int, precision: str) -> dict[str, int]:
     """Bytes held while training, by kind; weights, gradients and AdamW's two moments are float32.
 
-    `activations` are the tensors that the forward pass of one micro batch saves for the backward pass, as eager PyTorch
-    with its fused attention does: a float32 stream under bfloat16 autocast, whose products save bfloat16 operands.
+    `activations` is what the forward pass of one micro batch, up to the logits, saves for the backward pass in eager
+    PyTorch with its fused attention. Under bfloat16 autocast that includes a bfloat16 copy of each matrix.
     """
-    total = sum(parameters(config, vocab_size).values())
+    count = parameters(config, vocab_size)
+    total = sum(count.values())
+    matrices = count["attention"] + count["ffn"] + vocab_size * config.d_model
+    copies = 2 * matrices if precision == "bfloat16" else 0
+    tokens = micro_batch_size * config.context_length
     return {
         "weights": 4 * total,
         "gradients": 4 * total,
         "optimizer": 8 * total,
-        "activations": micro_batch_size * config.context_length * _activation_bytes_per_token(config, vocab_size, precision),
+        "activations": tokens * _saved_bytes_per_token(config, precision) + copies,
     }
+
+
+def _saved_bytes_per_token(config: ModelConfig, precision: str) -> int:
+    d_model, num_heads = config.d_model, config.num_heads
+    element = 2 if precision == "bfloat16" else 4
+    # In float32: what it normalises, the result before its weight, and one factor a row.
+    norm = 0 if config.norm == "none" else 4 * (2 * d_model + 1)
+    # Autocast converts the input of each product on its own; in float32 q, k and v share theirs, and so do w1 and w3.
+    inputs = (5 if precision == "bfloat16" else 2) * d_model
+    heads = 4 * d_model + (d_model if config.position == "rope" else 0)  # q, k, v, result, and its copy in token order
+    ffn = {"swiglu": 5 * config.d_ff, "silu": 3 * (3 * config.d_ff // 2)}[config.ffn]
+    layer = 2 * norm + element * (inputs + heads + ffn) + 4 * num_heads
+    final = (norm if config.norm_position == "pre" else 0) + element * d_model
+    return config.num_layers * layer + final + 8  # the token id

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,12 +36,12 @@ class Progress:
 
 
 def fingerprint(**facts: Any) -> str:
-    """Hash of all that determines a run's result: `facts`, the loaded code of this package, torch's version."""
+    """Hash of all that determines a run's result: `facts`, the code of model and training, torch's version."""
     digest = hashlib.sha256(json.dumps({**facts, "torch": torch.__version__}, sort_keys=True).encode())
-    for name, module in sorted(sys.modules.items()):
-        # Configuration counts by its values, and those are among the facts.
-        if name.startswith("lm.") and name.rpartition(".")[2] != "config" and getattr(module, "__file__", None):
-            digest.update(name.encode() + Path(module.__file__).read_bytes())
+    package = Path(__file__).parent.parent
+    for path in sorted([*package.glob("model/*.py"), *package.glob("training/*.py")]):
+        if path.name != "config.py":  # configuration counts by its values, which are among the facts
+            digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

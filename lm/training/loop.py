@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -26,6 +25,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import batch, num_windows
 from lm.training.checkpoint import Checkpoints, History, Progress, fingerprint
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
+from lm.training.data import Data
 from lm.training.device import check_precision, peak_flops, pick_device, why_not_compile
 from lm.training.evaluation import greedy_continuation, mean_loss
 from lm.training.loss import cross_entropy
@@ -34,19 +34,8 @@ from lm.training.schedule import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """The token arrays, and what their manifest says of the val split's text."""
-
-    train: np.ndarray
-    val: np.ndarray
-    val_text_bytes: int
-    val_entropy_bits: float | None  # of the true distribution, where it is known
-    identity: str  # a hash of both splits
-
-
-@dataclass(frozen=True, kw_only=True)
 class Run:
-    """All that determines the result of a training, together with `Data` and the code."""
+    """The configuration of a training; with `Data` and the code, all that determines its result."""
 
     model: ModelConfig
     optim: OptimConfig

@@ -1,0 +1,105 @@
+"""The command line: python -m lm VERB. The pipeline's stages are not verbs; they are run by dvc."""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from lm.errors import exit_cleanly
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m lm",
+        description="A language model from scratch. The pipeline itself is run by: dvc repro",
+        epilog="Exit status: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    preset = verbs.add_parser(
+        "preset",
+        help="rewrite params.yaml for a larger (or smaller) set-up, keeping its comments",
+        description="Rewrite params.yaml for another set-up, keeping its comments. Example: python -m lm preset tinystories",
+    )
+    preset.add_argument("name", nargs="?", metavar="NAME", help="without it, the presets are listed")
+    preset.add_argument("--params", type=Path, default=Path("params.yaml"), help="the file to rewrite")
+    preset.set_defaults(run=run_preset)
+
+    generate = verbs.add_parser(
+        "generate",
+        help="continue a prompt with a trained model, streaming",
+        description="Continue a prompt with a trained model. What is not given is taken from `sample` in params.yaml. "
+        "Example: python -m lm generate 'Once upon a time' --temperature 0.5 --num-samples 3",
+    )
+    generate.add_argument("prompt", nargs="?", help="the beginning; default: the first of sample.prompts")
+    generate.add_argument("--model", type=Path, default=Path("data/model"), help="folder of the model (%(default)s)")
+    generate.add_argument(
+        "--tokenizer", type=Path, default=Path("data/tokenizer"), help="folder of its tokenizer (%(default)s)"
+    )
+    generate.add_argument("--params", type=Path, default=Path("params.yaml"), help="file of defaults (%(default)s)")
+    generate.add_argument("--num-samples", type=int)
+    generate.add_argument("--max-new-tokens", type=int)
+    generate.add_argument("--temperature", type=float, help="0 is greedy")
+    generate.add_argument("--top-k", type=int, help="0 keeps all tokens")
+    generate.add_argument("--top-p", type=float, help="1 keeps all tokens")
+    generate.add_argument("--seed", type=int, help="of the first sample; the others count on")
+    generate.set_defaults(run=run_generate)
+
+    report = verbs.add_parser(
+        "report",
+        help="show the metrics, one sample, the ablation table and the pictures of the last run",
+        description="Show what the last run of the pipeline has made.",
+    )
+    report.add_argument("--metrics", type=Path, default=Path("metrics"), help="(%(default)s)")
+    report.add_argument("--samples", type=Path, default=Path("data/samples"), help="(%(default)s)")
+    report.set_defaults(run=run_report)
+
+    args = parser.parse_args()
+    args.run(args)
+
+
+def run_preset(args: argparse.Namespace) -> None:
+    from lm import preset
+
+    if args.name is None:
+        print("\n".join(preset.names()))
+        return
+    changes = preset.apply(args.name, args.params)
+    print("\n".join(changes) if changes else f"{args.params} is the preset {args.name} already")
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    # Imported here: the other verbs need not wait for torch.
+    from lm import config
+    from lm.errors import UserError
+    from lm.generation.generate import stream, window_notice
+    from lm.model.files import load_model
+    from lm.tokenizer.tokenizer import Tokenizer
+    from lm.training.device import pick_device
+
+    params = config.load(args.params)
+    names = [field.name for field in dataclasses.fields(params.sample)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    try:
+        settings = dataclasses.replace(params.sample, **given)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    prompt = settings.prompts[0] if args.prompt is None else args.prompt
+    tokenizer = Tokenizer.load(args.tokenizer)
+    device = pick_device(params.runtime.device)
+    model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend).to(device)
+    length = len(tokenizer.encode(prompt))
+    if notice := window_notice(length, settings.max_new_tokens, model.config.context_length):
+        print(notice, file=sys.stderr)
+    for piece in stream(model, tokenizer, prompt, settings):
+        print(piece, end="", flush=True)
+
+
+def run_report(args: argparse.Namespace) -> None:
+    from lm.report import report
+
+    print(report(args.metrics, args.samples))
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

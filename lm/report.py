@@ -1,0 +1,24 @@
+"""What a finished pipeline has to show: its metrics, one sample, the ablation table and the pictures."""
+
+import json
+from pathlib import Path
+
+from lm.errors import UserError
+
+
+def report(metrics: Path, samples: Path) -> str:
+    """The text that `make` ends with.
+
+    Raises:
+        UserError: the pipeline has not run to its end.
+    """
+    try:
+        train = json.loads((metrics / "train.json").read_text(encoding="utf-8"))
+        table = (metrics / "ablation.md").read_text(encoding="utf-8")
+        sample = json.loads((samples / "samples.json").read_text(encoding="utf-8"))[0]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: missing; run the pipeline first: dvc repro") from error
+    width = max(map(len, train))
+    lines = [f"  {name:{width}}  {value:,.6g}" for name, value in train.items()]
+    pictures = [f"  {path}" for path in sorted(metrics.glob("*.png"))]
+    return "\n".join(["metrics", *lines, "", "ablation", table, "sample", sample["text"], "", "pictures", *pictures])

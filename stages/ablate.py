@@ -1,0 +1,43 @@
+"""Train one cell of the ablation: one variant of the model with one seed."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from lm import config
+from lm.errors import UserError, exit_cleanly
+from lm.studies.ablation import cell
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.training.data import open_data
+from lm.training.loop import Result, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--variant", required=True, help="a name out of ablate.variants")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of the stage encode_memmap")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of in-flight checkpoints")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, a row an evaluation")
+    args = parser.parse_args()
+    params = config.load(args.params)
+    if args.variant not in params.ablate.variants:
+        raise UserError(f"--variant: expected one of {', '.join(params.ablate.variants)}, got {args.variant!r}")
+    tokenizer = Tokenizer.load(args.tokenizer)
+
+    def write(result: Result) -> None:
+        args.metrics.parent.mkdir(parents=True, exist_ok=True)
+        args.metrics.write_text(json.dumps(result.metrics, indent=2) + "\n", encoding="utf-8")
+
+    # A cell runs for seconds: compiling it would take longer.
+    runtime = dataclasses.replace(params.runtime, compile=False)
+    data = open_data(args.tokens, tokenizer)
+    train(cell(params, args.variant, args.seed), data, tokenizer, runtime, args.checkpoints, args.curve, write)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,53 @@
+"""Make the ablation table and its picture out of all the cells."""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from lm import config
+from lm.errors import UserError, exit_cleanly
+from lm.studies.ablation import markdown, table
+from lm.studies.pictures import comparison_picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--metrics", type=Path, required=True, help="folder of the cells' metrics")
+    parser.add_argument("--curves", type=Path, required=True, help="folder of the cells' curves")
+    parser.add_argument("--table", type=Path, required=True, help="Markdown file to write; a CSV goes beside it")
+    parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
+    args = parser.parse_args()
+    ablate = config.load(args.params).ablate
+
+    cells = {variant: [f"{variant}-{seed}" for seed in ablate.seeds] for variant in ablate.run}
+    metrics = {variant: [_read_metrics(args.metrics / f"{name}.json") for name in names] for variant, names in cells.items()}
+    curves = {variant: [_read_curve(args.curves / f"{name}.csv") for name in names] for variant, names in cells.items()}
+    frame = table(metrics)
+    args.table.parent.mkdir(parents=True, exist_ok=True)
+    args.table.write_text(markdown(frame), encoding="utf-8")
+    frame.to_csv(args.table.with_suffix(".csv"), index=False, lineterminator="\n")
+    comparison_picture(curves, args.picture)
+    print(markdown(frame))
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; run the cells of the ablation first: dvc repro ablate") from error
+
+
+def _read_curve(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; run the cells of the ablation first: dvc repro ablate") from error
+    return [{"step": int(row["step"]), "val_loss": float(row["val_loss"]) if row["val_loss"] else None} for row in rows]
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

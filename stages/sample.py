@@ -1,0 +1,48 @@
+"""Write samples of the trained model as readable text and as JSON."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lm import config
+from lm.errors import exit_cleanly
+from lm.generation.generate import Sample, complete, window_notice
+from lm.model.files import load_model
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.training.device import pick_device
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the stage train")
+    parser.add_argument("--samples", type=Path, required=True, help="folder to write samples.txt and samples.json into")
+    args = parser.parse_args()
+    params = config.load(args.params)
+    tokenizer = Tokenizer.load(args.tokenizer)
+    device = pick_device(params.runtime.device)
+    model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend).to(device)
+
+    samples: list[Sample] = []
+    for prompt in tqdm(params.sample.prompts, "sampling", unit="prompt"):
+        length = len(tokenizer.encode(prompt))
+        if notice := window_notice(length, params.sample.max_new_tokens, model.config.context_length):
+            tqdm.write(f"{prompt!r}: {notice}")
+        samples += complete(model, tokenizer, prompt, params.sample)
+    args.samples.mkdir(parents=True, exist_ok=True)
+    rows = [dataclasses.asdict(sample) for sample in samples]
+    (args.samples / "samples.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (args.samples / "samples.txt").write_text("\n".join(map(_readable, samples)), encoding="utf-8")
+
+
+def _readable(sample: Sample) -> str:
+    end = "" if sample.ended else " [...]"
+    return f"--- prompt {sample.prompt!r}, seed {sample.seed}\n{sample.text}{end}\n"
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,44 @@
+"""Train the model of params.yaml on the token files."""
+
+import argparse
+import json
+from pathlib import Path
+
+from lm import config
+from lm.errors import exit_cleanly
+from lm.model.files import save_model
+from lm.studies.pictures import training_picture
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.training.data import open_data
+from lm.training.loop import Result, Run, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of the stage encode_memmap")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of in-flight checkpoints")
+    parser.add_argument("--model", type=Path, required=True, help="folder to write the model into")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, a row an evaluation")
+    parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--timing", type=Path, required=True, help="JSON file to write, of times and rates")
+    args = parser.parse_args()
+    params = config.load(args.params)
+    tokenizer = Tokenizer.load(args.tokenizer)
+
+    def write(result: Result) -> None:
+        save_model(args.model, result.model, tokenizer.hash)
+        training_picture(result.history, result.metrics.get("floor_bits_per_byte"), args.picture)
+        for path, values in ((args.metrics, result.metrics), (args.timing, result.timing)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+    run = Run(model=params.model, optim=params.optim, train=params.train)
+    data = open_data(args.tokens, tokenizer)
+    train(run, data, tokenizer, params.runtime, args.checkpoints, args.curve, write)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,123 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lm.model.transformer import TransformerBlock, TransformerLM
+
+
+def llama_of(model: TransformerLM) -> LlamaForCausalLM:
+    """The same weights in transformers' Llama, which turns the halves of a head where ours turns neighbours."""
+    config = model.config
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=model.vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            max_position_embeddings=config.context_length,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=config.tie_embeddings,
+        )
+    )
+
+    def halves(weight: torch.Tensor) -> torch.Tensor:
+        return weight.unflatten(0, (-1, config.d_head // 2, 2)).transpose(1, 2).flatten(0, 2)
+
+    weights = {
+        "model.embed_tokens.weight": model.token_embeddings.weight,
+        "model.norm.weight": model.ln_final.weight,
+        "lm_head.weight": model.lm_head.weight,
+    }
+    for index, layer in enumerate(model.layers):
+        name = f"model.layers.{index}"
+        weights |= {
+            f"{name}.input_layernorm.weight": layer.ln1.weight,
+            f"{name}.self_attn.q_proj.weight": halves(layer.attn.q_proj.weight),
+            f"{name}.self_attn.k_proj.weight": halves(layer.attn.k_proj.weight),
+            f"{name}.self_attn.v_proj.weight": layer.attn.v_proj.weight,
+            f"{name}.self_attn.o_proj.weight": layer.attn.output_proj.weight,
+            f"{name}.post_attention_layernorm.weight": layer.ln2.weight,
+            f"{name}.mlp.gate_proj.weight": layer.ffn.w1.weight,
+            f"{name}.mlp.down_proj.weight": layer.ffn.w2.weight,
+            f"{name}.mlp.up_proj.weight": layer.ffn.w3.weight,
+        }
+    llama.load_state_dict(weights)
+    return llama.eval()
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+def test_logits_equal_those_of_transformers_llama(small, num_kv_heads, tie_embeddings, backend):
+    torch.manual_seed(0)
+    config = dataclasses.replace(small, num_kv_heads=num_kv_heads, tie_embeddings=tie_embeddings)
+    model = TransformerLM(config, vocab_size=61, attention_backend=backend)
+    for name, weight in model.named_parameters():
+        if "ln" in name:
+            weight.data = 1 + 0.1 * torch.randn_like(weight)
+    token_ids = torch.randint(61, (3, 16))
+    with torch.no_grad():
+        ours, theirs = model(token_ids), llama_of(model)(token_ids).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+SWITCHES = list(
+    itertools.product(["rmsnorm", "layernorm", "none"], ["pre", "post"], ["rope", "learned", "none"], ["swiglu", "silu"])
+)
+
+
+@pytest.mark.parametrize(("norm", "norm_position", "position", "ffn"), SWITCHES)
+def test_every_switch_gives_a_causal_model_whose_weights_all_learn(small, norm, norm_position, position, ffn):
+    torch.manual_seed(0)
+    config = dataclasses.replace(small, norm=norm, norm_position=norm_position, position=position, ffn=ffn)
+    model = TransformerLM(config, vocab_size=61)
+    token_ids = torch.randint(61, (2, 12))
+    logits = model(token_ids)
+    assert logits.shape == (2, 12, 61)
+    changed = token_ids.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % 61
+    torch.testing.assert_close(model(changed)[:, :8], logits[:, :8])
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_without_positions_the_last_token_sees_an_unordered_set(small):
+    model = TransformerLM(dataclasses.replace(small, position="none", num_layers=1), vocab_size=61)
+    ids = torch.tensor([5, 17, 3, 9, 30])
+    shuffled = torch.tensor([9, 3, 17, 5, 30])
+    torch.testing.assert_close(model(ids)[-1], model(shuffled)[-1])
+    ordered = TransformerLM(dataclasses.replace(small, num_layers=1), vocab_size=61)
+    assert not torch.allclose(ordered(ids)[-1], ordered(shuffled)[-1])
+
+
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_given_positions_shift_the_model(small, position):
+    model = TransformerLM(dataclasses.replace(small, position=position), vocab_size=61)
+    ids = torch.randint(61, (2, 6))
+    torch.testing.assert_close(model(ids), model(ids, torch.arange(6).expand(2, 6)))
+    shifted = model(ids, torch.arange(3, 9).expand(2, 6))
+    # rope knows distances only, learned positions are absolute
+    assert torch.allclose(shifted, model(ids), atol=1e-4) == (position == "rope")
+
+
+def test_pre_and_post_norm_blocks_are_their_equations():
+    x = torch.randn(2, 5, 32)
+    pre = TransformerBlock(32, 4, 48)
+    y = x + pre.attn(pre.ln1(x))
+    torch.testing.assert_close(pre(x), y + pre.ffn(pre.ln2(y)))
+    post = TransformerBlock(32, 4, 48, norm_position="post")
+    y = post.ln1(x + post.attn(x))
+    torch.testing.assert_close(post(x), post.ln2(y + post.ffn(y)))
+
+
+def test_parameters_have_the_names_of_the_design(small):
+    names = {name for name, _ in TransformerLM(small, vocab_size=61).named_parameters()}
+    block = ["ln1", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.output_proj", "ln2", "ffn.w1", "ffn.w2", "ffn.w3"]
+    expected = {f"layers.{i}.{part}.weight" for i in range(2) for part in block}
+    assert names == expected | {"token_embeddings.weight", "ln_final.weight", "lm_head.weight"}

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lm import config
+from lm.config import Params
+from lm.errors import UserError
+
+
+def edited(params_text: str, key: str, value: str) -> str:
+    """params.yaml with `section.key` set to the YAML text `value`."""
+    section, name = key.split(".")
+    lines, inside, replaced = [], False, False
+    for line in params_text.splitlines():
+        if not line.startswith(" "):
+            inside = line.startswith(f"{section}:")
+        if replaced and line.startswith("  - "):
+            continue  # an item of the list that was there
+        replaced = inside and line.startswith(f"  {name}:")
+        lines.append(f"  {name}: {value}" if replaced else line)
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def text(project: Path) -> str:
+    return (project / "params.yaml").read_text(encoding="utf-8")
+
+
+def load(text: str, folder: Path) -> Params:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return config.load(path)
+
+
+def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
+    # `dvc exp run -S optim.max_learning_rate=3e-5` writes 3e-05, which YAML 1.1 reads as text.
+    written = edited(edited(text, "optim.max_learning_rate", "3e-05"), "optim.min_learning_rate", "0.0")
+    assert load(written, tmp_path).optim.max_learning_rate == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("off", "off"), ("no", "no"), ("true", True), ("010", 10), ("0o17", 15), ("0x1F", 31), ("1e3", 1000.0),
+     (".5", 0.5), ("12:30", "12:30"), ("1_000", "1_000"), ("~", None), ("", None), ("-7", -7), ("<|x|>", "<|x|>")],
+)  # fmt: skip
+def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
+    value = yaml.load(f"key: {written}", Loader=config._Yaml12Loader)["key"]
+    assert value == meant and type(value) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.norm", "false", "model.norm: expected 'rmsnorm' | 'layernorm' | 'none', got False"),
+        ("model.norm", "off", "model.norm: expected 'rmsnorm' | 'layernorm' | 'none', got 'off'"),
+        ("model.num_layers", "4.0", "model.num_layers: expected a whole number, got 4.0"),
+        ("model.num_layers", "true", "model.num_layers: expected a whole number, got True"),
+        ("model.num_heads", "5", "model.d_model: expected a multiple of num_heads = 5, got"),
+        ("model.tie_embeddings", "1", "model.tie_embeddings: expected true or false, got 1"),
+        ("optim.beta1", "1.0", "optim.beta1: expected 0 or more and less than 1, got 1.0"),
+        ("optim.max_learning_rate", ".nan", "optim.max_learning_rate: expected a number, got nan"),
+        ("optim.max_learning_rate", "fast", "optim.max_learning_rate: expected a number, got 'fast'"),
+        ("tokenizer.vocab_size", "256", "tokenizer.vocab_size: expected at least 257"),
+        ("sample.temperature", "-1", "sample.temperature: expected 0 or more, got -1.0"),
+        ("sample.prompts", "once", "sample.prompts: expected a list, got 'once'"),
+        ("train.max_steps", "3", "train.max_steps: expected at least the schedule's warmup_steps"),
+        ("runtime.micro_batch_size", "7", "runtime.micro_batch_size: expected 0 or a divisor of"),
+        ("ablate.seeds", "[1, 1]", "ablate.seeds: expected at least one entry and none twice"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(text, tmp_path, key, value, message):
+    with pytest.raises(UserError) as error:
+        load(edited(text, key, value), tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_key_is_named_with_its_likely_meaning(text, tmp_path):
+    with pytest.raises(UserError, match="optim.max_learning_rte: unknown key; did you mean optim.max_learning_rate?"):
+        load(text.replace("  max_learning_rate:", "  max_learning_rte:"), tmp_path)
+
+
+def test_a_missing_key_is_named(text, tmp_path):
+    with pytest.raises(UserError, match="model.d_ff: missing key, expected a whole number"):
+        load("\n".join(line for line in text.splitlines() if not line.startswith("  d_ff:")), tmp_path)
+
+
+def test_a_key_that_stands_twice_is_named(text, tmp_path):
+    with pytest.raises(UserError, match="params.yaml:.*the key 'model' stands twice"):
+        load(text + "\nmodel: {}\n", tmp_path)
+
+
+def test_an_ablation_of_an_unknown_variant_is_named(text, tmp_path):
+    with pytest.raises(UserError, match="ablate.run: expected names out of variants .*, got 'no-nrm'"):
+        load(text.replace("  - no-norm\n", "  - no-nrm\n"), tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "model: [", "just text", "- a\n- b", "a: b: c"])
+def test_a_file_that_is_no_mapping_is_refused_in_one_line(tmp_path, content):
+    with pytest.raises(UserError) as error:
+        load(content, tmp_path)
+    assert "params.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_non_utf8_one_are_named(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        config.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes(b"model:\xff")
+    with pytest.raises(UserError, match="not UTF-8 at byte 6"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_sections_are_frozen(params):
+    with pytest.raises(AttributeError):
+        params.model.d_model = 3

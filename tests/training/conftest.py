@@ -1,0 +1,56 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm.config import Params
+from lm.corpus.config import END_OF_TEXT
+from lm.model.config import ModelConfig
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.training.config import RuntimeConfig
+from lm.training.data import Data
+from lm.training.loop import Result, Run, train
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """The bytes alone, and the end of text."""
+    return Tokenizer({**{i: bytes([i]) for i in range(256)}, 256: END_OF_TEXT.encode()}, [], [END_OF_TEXT])
+
+
+@pytest.fixture(scope="session")
+def data(tokenizer: Tokenizer) -> Data:
+    text = "".join(f"{i} and {i + 1} make {2 * i + 1}.{END_OF_TEXT}" for i in range(150))
+    ids = np.array(tokenizer.encode(text), dtype=np.uint16)
+    val_bytes = len(bytes(tokenizer.decode(ids[-300:]), "utf-8")) - text[-300:].count(END_OF_TEXT) * len(END_OF_TEXT)
+    return Data(train=ids[:-300], val=ids[-300:], val_text_bytes=val_bytes, val_entropy_bits=100.0, identity="x")
+
+
+@pytest.fixture(scope="session")
+def run(params: Params, small: ModelConfig) -> Run:
+    return Run(
+        model=small,
+        optim=dataclasses.replace(params.optim, max_learning_rate=3e-3, warmup_steps=2),
+        train=dataclasses.replace(params.train, max_steps=12, batch_size=4, eval_every=4, precision="float32"),
+    )
+
+
+@pytest.fixture(scope="session")
+def runtime() -> RuntimeConfig:
+    return RuntimeConfig(
+        device="cpu", compile=False, attention_backend="sdpa", micro_batch_size=0, checkpoint_every=3
+    )
+
+
+@pytest.fixture
+def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, tmp_path: Path):
+    """Train a run to its end; its checkpoints and curve lie in a folder by the name given."""
+
+    def trained(run: Run, name: str = "run", runtime: RuntimeConfig = runtime, data: Data = data) -> Result:
+        results: list[Result] = []
+        folder = tmp_path / name
+        train(run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", results.append)
+        return results[0]
+
+    return trained

@@ -1,0 +1,64 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm.training.batches import batch, num_windows, permute
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 1000))
+def test_permute_is_a_permutation(n, seed, epoch):
+    assert sorted(permute(np.arange(n), n, (seed, epoch))) == list(range(n))
+
+
+def test_permute_needs_no_memory_for_its_range():
+    n = 10**15
+    values = permute(np.arange(1000), n, (1, 0))
+    assert len(set(values.tolist())) == 1000 and values.min() >= 0 and values.max() < n
+    # uniform over the range: the mean of 1,000 draws is within 5 standard deviations of the middle
+    assert abs(values.mean() / n - 0.5) < 5 * math.sqrt(1 / 12 / 1000)
+
+
+def test_all_permutations_are_equally_likely():
+    counts = Counter(tuple(permute(np.arange(4), 4, (seed, 0)).tolist()) for seed in range(4800))
+    assert len(counts) == 24
+    chi_square = sum((count - 200) ** 2 / 200 for count in counts.values())
+    assert chi_square < 49.7  # 23 degrees of freedom, p = 0.001
+
+
+def test_an_epoch_covers_every_window_once_and_the_next_in_another_order():
+    tokens, length, size = np.arange(8 * 12 + 3, dtype=np.uint16), 8, 4
+    assert num_windows(len(tokens), length) == 12
+    epochs = []
+    for first in (0, 3):
+        batches = [batch(tokens, step, size, length, seed=5) for step in range(first, first + 3)]
+        epochs.append([start for inputs, _ in batches for start in inputs[:, 0].tolist()])
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 96, 8))
+    assert epochs[0] != epochs[1]
+
+
+def test_a_batch_is_windows_and_their_next_tokens():
+    tokens = np.arange(100, dtype=np.uint16)
+    inputs, targets = batch(tokens, step=2, batch_size=3, context_length=7, seed=1)
+    assert inputs.shape == targets.shape == (3, 7)
+    for row, target in zip(inputs.tolist(), targets.tolist()):
+        assert row == list(range(row[0], row[0] + 7)) and target == [token + 1 for token in row]
+
+
+@pytest.mark.parametrize("size", [1, 5, 7, 30])
+def test_a_batch_may_be_larger_than_an_epoch(size):
+    tokens = np.arange(8 * 5 + 1, dtype=np.uint32)
+    starts = [start for step in range(6) for start in batch(tokens, step, size, 8, 3)[0][:, 0].tolist()]
+    for first in range(0, len(starts) - 4, 5):
+        assert sorted(starts[first : first + 5]) == [0, 8, 16, 24, 32]
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    tokens = np.arange(1000, dtype=np.uint16)
+    same = [batch(tokens, 3, 4, 8, seed=1)[0] for _ in range(2)]
+    assert same[0].equal(same[1])
+    assert not same[0].equal(batch(tokens, 3, 4, 8, seed=2)[0])
+    assert not same[0].equal(batch(tokens, 4, 4, 8, seed=1)[0])

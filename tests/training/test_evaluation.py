@@ -1,0 +1,52 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lm.model.transformer import TransformerLM
+from lm.training.evaluation import greedy_continuation, mean_loss, windows
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 9, 23, 24, 25])
+def test_windows_cover_every_token_as_a_target_once_in_order(count):
+    tokens = np.arange(100, 100 + count, dtype=np.uint16)
+    pairs = list(windows(tokens, first_input=7, length=4, batch_size=3))
+    assert torch.cat([targets.flatten() for _, targets in pairs]).tolist() == tokens.tolist()
+    assert torch.cat([inputs.flatten() for inputs, _ in pairs]).tolist() == [7, *tokens[:-1].tolist()]
+    assert all(inputs.shape == targets.shape and inputs.shape[0] <= 3 for inputs, targets in pairs)
+
+
+def test_mean_loss_is_the_mean_over_single_windows(small, data, tokenizer):
+    torch.manual_seed(0)
+    model = TransformerLM(small, tokenizer.vocab_size).eval()
+    ids = torch.tensor([tokenizer.end_of_text_id, *data.val.tolist()])
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, len(data.val), 16):
+            window = ids[start : start + 17]
+            log_probabilities = model(window[:-1]).log_softmax(-1)
+            nats -= log_probabilities[torch.arange(len(window) - 1), window[1:]].double().sum().item()
+    ours = mean_loss(model, data.val, tokenizer.end_of_text_id, 5, torch.device("cpu"), "float32")
+    assert ours == pytest.approx(nats / len(data.val), rel=1e-5)
+
+
+def test_a_model_that_knows_nothing_costs_the_logarithm_of_the_vocabulary(small, data, tokenizer):
+    model = TransformerLM(small, tokenizer.vocab_size)
+    model.lm_head.weight.data.zero_()
+    loss = mean_loss(model, data.val, tokenizer.end_of_text_id, 8, torch.device("cpu"), "float32")
+    assert loss == pytest.approx(math.log(tokenizer.vocab_size))
+
+
+def test_the_continuation_is_greedy_and_stops_at_the_end_of_text(tokenizer, small):
+    class Counting(torch.nn.Module):
+        """After every byte comes the next byte; after 'e' the end of text."""
+
+        config = small
+
+        def forward(self, ids):
+            following = torch.where(ids == ord("e"), tokenizer.end_of_text_id, ids + 1)
+            return torch.nn.functional.one_hot(following, tokenizer.vocab_size).float()
+
+    assert greedy_continuation(Counting(), tokenizer, "xyza", torch.device("cpu")) == "bcde"
+    assert greedy_continuation(Counting(), tokenizer, "x" * 40 + "ab", torch.device("cpu")) == "cde"

@@ -1,0 +1,243 @@
+import csv
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import lm.training.loop
+from lm.errors import UserError
+from lm.model.transformer import TransformerLM
+from lm.training.batches import batch
+from lm.training.schedule import learning_rate
+
+
+def weights_of(result):
+    return dict(result.model.named_parameters())
+
+
+def test_training_equals_a_plain_loop_over_torchs_own_parts(run, data, tokenizer, trained):
+    torch.manual_seed(run.train.seed)
+    model = TransformerLM(run.model, tokenizer.vocab_size)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": run.optim.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(run.optim.beta1, run.optim.beta2), eps=run.optim.eps)
+    losses = []
+    for step in range(run.train.max_steps):
+        inputs, targets = batch(data.train, step, run.train.batch_size, run.model.context_length, run.train.seed)
+        loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), run.optim.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step + 1, run.optim, run.train.max_steps)
+        optimizer.step()
+        losses.append(loss.item())
+    result = trained(run)
+    torch.testing.assert_close(weights_of(result), dict(model.named_parameters()), rtol=1e-4, atol=1e-5)
+    rows = result.history
+    assert [row["step"] for row in rows] == [0, 4, 8, 12]
+    assert rows[1]["train_loss"] == pytest.approx(sum(losses[:4]) / 4, rel=1e-5)
+
+
+def test_the_model_learns_and_the_metrics_say_so(run, data, tokenizer, trained):
+    result = trained(dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=40)))
+    metrics = result.metrics
+    assert metrics["val_loss"] < 0.75 * result.history[0]["val_loss"]
+    assert metrics["val_perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
+    nats = metrics["val_loss"] * len(data.val)
+    assert metrics["val_bits_per_byte"] == pytest.approx(nats / math.log(2) / data.val_text_bytes)
+    assert metrics["floor_bits_per_byte"] == pytest.approx(100 / data.val_text_bytes)
+    assert metrics["diverged"] == 0 and metrics["step"] == 40 and metrics["tokens"] == 40 * 4 * 16
+    assert metrics["num_parameters"] == sum(p.numel() for p in result.model.parameters())
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_accumulated_micro_batches_give_the_same_result(run, runtime, trained, micro_batch_size):
+    whole = trained(run, "whole")
+    parts = trained(run, "parts", dataclasses.replace(runtime, micro_batch_size=micro_batch_size))
+    torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_and_the_reference_attention_stay_close(run, runtime, trained):
+    exact = trained(run, "exact")
+    reference = trained(run, "reference", dataclasses.replace(runtime, attention_backend="reference"))
+    torch.testing.assert_close(weights_of(reference), weights_of(exact), rtol=1e-4, atol=1e-5)
+    rounded = trained(dataclasses.replace(run, train=dataclasses.replace(run.train, precision="bfloat16")), "rounded")
+    assert rounded.metrics["val_loss"] == pytest.approx(exact.metrics["val_loss"], rel=0.01)
+    assert rounded.metrics["val_loss"] != exact.metrics["val_loss"]
+
+
+def test_the_curve_has_a_row_an_evaluation_and_a_continuation(run, trained, tmp_path):
+    result = trained(run)
+    with (tmp_path / "run" / "curve.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [0, 4, 8, 12]
+    assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in result.history]
+    assert rows[0]["train_loss"] == "" and all(row["continuation"] for row in rows)
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a run."""
+
+
+@pytest.mark.parametrize("updates", range(12))
+def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(run, trained, tmp_path, monkeypatch, updates):
+    expected = trained(run, "undisturbed")
+    update, count = lm.training.loop._Training._update, 0
+
+    def stopping(self, step):
+        nonlocal count
+        if count == updates:
+            raise Stopped
+        count += 1
+        return update(self, step)
+
+    monkeypatch.setattr(lm.training.loop._Training, "_update", stopping)
+    with pytest.raises(Stopped):
+        trained(run, "stopped")
+    monkeypatch.undo()
+    result = trained(run, "stopped")
+    for name, weight in weights_of(result).items():
+        assert weight.equal(weights_of(expected)[name]), name
+    assert result.history == expected.history and result.metrics == expected.metrics
+    curves = [(tmp_path / name / "curve.csv").read_bytes() for name in ("undisturbed", "stopped")]
+    assert curves[0] == curves[1]
+
+
+def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
+    run, data, tokenizer, runtime, trained, tmp_path, monkeypatch
+):
+    expected = trained(run, "undisturbed")
+
+    def stopped_write(result):
+        raise Stopped
+
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stopped):
+        lm.training.loop.train(
+            run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", stopped_write
+        )
+    (folder / "curve.csv").unlink()  # as dvc does before it runs a stage again
+    monkeypatch.setattr(lm.training.loop._Training, "_update", None)
+    result = trained(run, "stopped")
+    assert result.history == expected.history
+    assert (folder / "curve.csv").read_bytes() == (tmp_path / "undisturbed" / "curve.csv").read_bytes()
+    assert list((folder / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [("model", {"rope_theta": 9.0}), ("optim", {"beta2": 0.9}), ("train", {"seed": 7}), ("data", {"identity": "y"})],
+)
+def test_a_checkpoint_of_another_run_is_not_resumed(run, data, trained, tmp_path, monkeypatch, section, change):
+    monkeypatch.setattr(lm.training.loop.Checkpoints, "finish", lambda self: None)
+    trained(run)
+    folders = set((tmp_path / "run" / "checkpoints").iterdir())
+    trained(run)
+    assert set((tmp_path / "run" / "checkpoints").iterdir()) == folders
+    if section == "data":
+        trained(run, data=dataclasses.replace(data, **change))
+    else:
+        trained(dataclasses.replace(run, **{section: dataclasses.replace(getattr(run, section), **change)}))
+    assert len(set((tmp_path / "run" / "checkpoints").iterdir())) == 2
+
+
+def test_a_run_that_diverges_ends_with_the_model_of_its_last_evaluation(run, trained, monkeypatch, capsys):
+    expected = trained(dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=12)), "whole")
+    update = lm.training.loop._Training._update
+
+    def exploding(self, step):
+        return update(self, step) if step < 11 else (math.nan, 1.0)
+
+    monkeypatch.setattr(lm.training.loop._Training, "_update", exploding)
+    result = trained(run, "diverged")
+    assert result.metrics["diverged"] == 1 and result.metrics["step"] == 8
+    assert result.history == expected.history[:3]
+    assert result.metrics["val_loss"] == expected.history[2]["val_loss"]
+    assert "not finite after step 10" in capsys.readouterr().out
+
+
+def test_a_learning_rate_that_is_far_too_high_is_a_result(run, trained):
+    wild = dataclasses.replace(run.optim, max_learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0)
+    result = trained(dataclasses.replace(run, optim=wild))
+    assert result.metrics["diverged"] == 1
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert all(weight.isfinite().all() for weight in result.model.parameters())
+
+
+def test_the_same_run_twice_at_once_is_refused(run, trained, monkeypatch):
+    def second(self, step):
+        with pytest.raises(UserError, match="another process is training this very run"):
+            trained(run)
+        raise Stopped
+
+    monkeypatch.setattr(lm.training.loop._Training, "_update", second)
+    with pytest.raises(Stopped):
+        trained(run)
+
+
+def test_too_little_text_is_said_before_any_work(run, data, trained):
+    with pytest.raises(UserError, match="model.context_length: 16 tokens are more than the train split has"):
+        trained(run, data=dataclasses.replace(data, train=data.train[:16]))
+    with pytest.raises(UserError, match="the val split is empty"):
+        trained(run, data=dataclasses.replace(data, val=data.val[:0]))
+
+
+KILLED = """
+    import os, pickle, signal, sys
+    from pathlib import Path
+    import lm.training.checkpoint, lm.training.loop
+    run, data, tokenizer, runtime, at = pickle.loads(Path(sys.argv[1]).read_bytes())
+    folder, calls = Path(sys.argv[2]), 0
+
+    def dying(original, phase):
+        def call(*args, **kwargs):
+            global calls
+            calls += phase == at[0]
+            if phase == at[0] and calls == at[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+        return call
+
+    def write(result):
+        pass
+
+    training = lm.training.loop
+    training.clip_gradients = dying(training.clip_gradients, "mid step")
+    training.mean_loss = dying(training.mean_loss, "evaluation")
+    lm.training.checkpoint.os.fsync = dying(os.fsync, "checkpoint written in part")
+    lm.training.checkpoint.Path.replace = dying(Path.replace, "checkpoint not yet moved")
+    training.train(run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", dying(write, "outputs"))
+"""
+
+
+@pytest.mark.parametrize(
+    "at",
+    [("mid step", 6), ("evaluation", 3), ("checkpoint written in part", 3), ("checkpoint not yet moved", 3), ("outputs", 1)],
+    ids=lambda at: at[0],
+)
+def test_kill_minus_nine_changes_nothing(run, data, tokenizer, runtime, trained, tmp_path, at):
+    import pickle
+
+    expected = trained(run, "undisturbed")
+    (tmp_path / "job").write_bytes(pickle.dumps((run, data, tokenizer, runtime, at)))
+    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "job"), str(tmp_path / "killed")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(lm.training.loop.__file__).parents[2])}
+    process = subprocess.run(script, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    folders = list((tmp_path / "killed" / "checkpoints").iterdir())
+    assert len(folders) == 1 and (folders[0] / "evaluated.safetensors").exists()
+    result = trained(run, "killed")
+    assert list((tmp_path / "killed" / "checkpoints").iterdir()) == []  # the very folder was taken up, and deleted
+    for name, weight in weights_of(result).items():
+        assert weight.equal(weights_of(expected)[name]), name
+    assert (tmp_path / "killed" / "curve.csv").read_bytes() == (tmp_path / "undisturbed" / "curve.csv").read_bytes()
