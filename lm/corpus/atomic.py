@@ -38,7 +38,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A new file in an existing folder that takes the name `path` when the block ends; an exception inside the block deletes it.
+    """A new file in an existing folder: it takes the name `path` when the block ends; an exception in it deletes it.
 
     The bytes go to `path` + ".part" first, so a kill at any moment leaves the old `path` or none, never half a file.
 

@@ -160,7 +160,7 @@ def _clear_errors(what: str) -> Iterator[None]:
             f"{what}: HF_HUB_OFFLINE is set; unset it, or set data.source to files or stories, which need no hub"
         ) from error
     except GatedRepoError as error:
-        raise UserError(f"{what}: access is given on request; ask for it on its page at {hub}, then {LOG_IN}") from error
+        raise UserError(f"{what}: access is given on request; ask on its page at {hub}, then {LOG_IN}") from error
     except RepositoryNotFoundError as error:
         raise UserError(f"{what}: no such data set at {hub}, or a private one; check the name, or {LOG_IN}") from error
     except RevisionNotFoundError as error:

@@ -1,16 +1,26 @@
-"""A server on the loopback interface that speaks enough of HTTP and of the hub's protocol, and fails on demand."""
+"""A server on the loopback interface that speaks enough of HTTP and of the hub's protocol, and fails on demand.
+
+The stage runs against it in a process of its own, since HF_ENDPOINT is read when the libraries load.
+"""
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE_BYTES = 1000  # the hub keeps files from here on apart, under their sha256
@@ -150,7 +160,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_headers(headers)
 
     def send_file(self, path: str, body: bytes, headers: dict[str, str]) -> None:
-        headers = {"Accept-Ranges": "bytes", **({"ETag": f'"{sha(body)}"'} if self.loopback.validators else {})} | headers
+        tag = {"ETag": f'"{sha(body)}"'} if self.loopback.validators else {}
+        headers = {"Accept-Ranges": "bytes", **tag, **headers}
         first, last = 0, len(body) - 1
         wanted = self.headers.get("Range", "")
         changed = self.headers.get("If-Range", headers.get("ETag")) != headers.get("ETag")
@@ -236,3 +247,40 @@ def add_repository(loopback: Loopback) -> Callable[..., Repository]:
         return loopback.repositories.setdefault(name, Repository(**fields))
 
     return add
+
+
+@pytest.fixture
+def start(loopback: Loopback, tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
+    """Start the stage in an empty folder; keywords change the section `data`, whose limits are 0."""
+
+    def start(environment: dict[str, str] | None = None, **data: Any) -> "subprocess.Popen[str]":
+        params = (ROOT / "params.yaml").read_text().partition("\ntokenizer:")
+        section = yaml.safe_load(params[0])
+        section["data"] |= {"source": "tinystories", "train_bytes": 0, "val_bytes": 0, **data}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(section) + "".join(params[1:]))
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        hub = {"HF_ENDPOINT": loopback.endpoint, "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, str(ROOT / "stages/download.py"), "--raw", "raw", "--cache", "cache"]
+        return subprocess.Popen(
+            [*command, "--metrics", "metrics/download.json"],
+            cwd=tmp_path,
+            env={**clean, **hub, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def run(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., tuple[int, str]]:
+    """Run the stage to its end as `start` does: exit status, and the last line on stderr."""
+
+    def run(**settings: Any) -> tuple[int, str]:
+        process = start(**settings)
+        _, errors = process.communicate(timeout=60)
+        assert "Traceback" not in errors
+        return process.returncode, errors.rstrip().rpartition("\n")[2]
+
+    return run

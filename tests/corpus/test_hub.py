@@ -1,4 +1,4 @@
-"""The hub's sources through the real stage, in a process of its own: HF_ENDPOINT is read when the libraries load."""
+"""The hub's sources through the real stage and the unmodified libraries, against the loopback hub."""
 
 import gzip
 import hashlib
@@ -7,53 +7,17 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-import yaml
 
-ROOT = Path(__file__).parents[2]
 TRAIN, VALID = "TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt"
 STORIES = {
     TRAIN: ("\n<|endoftext|>\n".join(f"Story {number}. é" * 10 for number in range(5000)) + "\n").encode(),
     VALID: b"One.\n<|endoftext|>\nTwo.\n<|endoftext|>\n",
 }
-
-
-@pytest.fixture
-def start(loopback, tmp_path):
-    """Start the stage in an empty folder; keywords change the section `data`."""
-
-    def start(endpoint=None, environment=None, **data):
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        params["optim"]["eps"] = 1e-8  # YAML 1.1 reads 1e-8 as text
-        params["data"] |= {"source": "tinystories", "train_bytes": 0, "val_bytes": 0, **data}
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        settings = {"HF_ENDPOINT": endpoint or loopback.endpoint, "HF_HOME": str(tmp_path / "home"), **(environment or {})}
-        command = [sys.executable, ROOT / "stages/download.py"]
-        command += ["--raw", "raw", "--cache", "cache", "--metrics", "metrics/download.json"]
-        return subprocess.Popen(command, cwd=tmp_path, env={**clean, **settings}, stderr=subprocess.PIPE, text=True)
-
-    return start
-
-
-@pytest.fixture
-def run(start):
-    """Run the stage to its end: exit status, and the last line on stderr."""
-
-    def run(*args, **data):
-        process = start(*args, **data)
-        _, errors = process.communicate(timeout=60)
-        assert "Traceback" not in errors
-        return process.returncode, errors.rstrip().rpartition("\n")[2]
-
-    return run
 
 
 @pytest.fixture
@@ -144,7 +108,7 @@ def test_no_network(run):
     with socket.socket() as listener:  # bound and never listening: connections are refused
         listener.bind(("127.0.0.1", 0))
         started = time.monotonic()
-        status, error = run(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        status, error = run(environment={"HF_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}"})
         assert status == 1 and time.monotonic() - started < 5
         assert "cannot be reached (Connection refused); check the network" in error and "data.source to files" in error
 

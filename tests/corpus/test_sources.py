@@ -62,7 +62,7 @@ def test_files_with_val_files(texts, tmp_path):
 
 def test_val_files_that_are_train_files_under_another_name(texts, tmp_path):
     Path("copy.txt").write_bytes(Path("a.txt").read_bytes())
-    with pytest.raises(UserError, match=r"^data\.val_files: copy\.txt holds the text of a\.txt, which is in data\.train_files"):
+    with pytest.raises(UserError, match=r"^data\.val_files: copy\.txt holds the text of a\.txt, which is in data\."):
         open_corpus(files_data(train_files=["*.txt"], val_files=["copy.txt"]), tmp_path)
 
 

@@ -21,7 +21,8 @@ def test_a_split_by_hand(tmp_path):
 
 @given(st.lists(st.integers(1, 9), min_size=1), st.integers(0, 40), st.integers(0, 9))
 def test_the_limits_take_the_shortest_run_that_reaches_one(tmp_path_factory, sizes, max_bytes, max_documents):
-    entry = write_split(("x" * size for size in sizes), tmp_path_factory.getbasetemp() / "a.txt", max_bytes, max_documents)
+    path = tmp_path_factory.getbasetemp() / "a.txt"
+    entry = write_split(("x" * size for size in sizes), path, max_bytes, max_documents)
     runs = [sizes[:count] for count in range(1, len(sizes) + 1)]
     reached = (
         run for run in runs if (max_bytes and sum(run) >= max_bytes) or (max_documents and len(run) >= max_documents)
