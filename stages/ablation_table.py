@@ -8,8 +8,8 @@ from typing import Any
 
 from lm import config
 from lm.errors import UserError, exit_cleanly
-from lm.studies.ablation import markdown, table
 from lm.studies.pictures import comparison_picture
+from lm.studies.table import markdown, table
 
 
 def main() -> None:
