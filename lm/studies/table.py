@@ -37,9 +37,12 @@ def markdown(frame: pd.DataFrame) -> str:
         "|---|---:|---:|---:|---:|---|",
     ]
     for row in frame.itertuples():
-        std = "" if math.isnan(row.val_loss_std) else f"{row.val_loss_std:.4f}"
+        mean, std = _number(row.val_loss_mean, ".4f"), _number(row.val_loss_std, ".4f")
         diverged = f"{row.diverged} of {row.runs}" if row.diverged else "no"
-        lines.append(
-            f"| {row.variant} | {row.val_loss_mean:.4f} | {std} | {row.difference:+.4f} | {row.num_parameters:,} | {diverged} |"
-        )
+        difference = _number(row.difference, "+.4f")
+        lines.append(f"| {row.variant} | {mean} | {std} | {difference} | {row.num_parameters:,} | {diverged} |")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float, style: str) -> str:
+    return "" if math.isnan(value) else format(value, style)

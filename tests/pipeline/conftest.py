@@ -1,0 +1,80 @@
+"""A small copy of the project under its own git and DVC, whose pipeline runs in seconds a stage."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+SMALL = {
+    "data": {"train_bytes": 60_000, "val_bytes": 6_000},
+    "tokenizer": {"vocab_size": 320},
+    "model": {"d_model": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 24, "context_length": 32},
+    "optim": {"warmup_steps": 2},
+    "train": {"max_steps": 6, "batch_size": 2, "eval_every": 3},
+    "sample": {"prompts": ["Once"], "num_samples": 1, "max_new_tokens": 8},
+    "ablate": {"run": ["baseline"], "seeds": [1], "max_steps": 4, "batch_size": 2, "eval_every": 2},
+}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def environment() -> dict[str, str]:
+    """Stages run the interpreter of the tests, and git and DVC keep to the folder they are in."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    author = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
+    own = {"PYTHONPATH": "", "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PATH": path, **author, **own}
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """What is under version control, as it is in the working tree, with params of seconds."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True
+    )
+    names = listed.stdout.split("\0")[:-1] if listed.returncode == 0 else []
+    names = names or [str(path.relative_to(PROJECT)) for room in ("lm", "stages") for path in (PROJECT / room).rglob("*")]
+    for name in {*names, "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"}:
+        source, target = PROJECT / name, folder / name
+        if source.is_file() and not name.startswith(("metrics/", "tests/", "bench/", "dvc.lock", ".dvc/")):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    for section, values in SMALL.items():
+        params[section].update(values)
+    yaml.dump(params, folder / "params.yaml")
+    return folder
+
+
+def run_in(folder: Path) -> Run:
+    def run(*command: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+        assert (result.returncode != 0) == fails, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which the pipeline has run once and everything is committed."""
+    folder = copy_of_the_project(tmp_path_factory.mktemp("pipeline"))
+    run = run_in(folder)
+    run("git", "init", "-q")
+    run("dvc", "init", "-q")
+    run("dvc", "repro")
+    run("git", "add", "-A")
+    run("git", "commit", "-q", "-m", "first run")
+    return folder
+
+
+@pytest.fixture
+def run(pipeline: Path) -> Run:
+    return run_in(pipeline)

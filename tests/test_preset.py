@@ -1,0 +1,97 @@
+import itertools
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from lm import config, preset
+from lm.errors import UserError
+from lm.model.transformer import TransformerLM
+
+# Without the embeddings: the course's shape has 17.6 million (the design's 17M), GPT-2 small's with 32,000 tokens 110.
+SHAPES = {
+    "tinystories": (10_000, 256, 22_696_448),
+    "tinystories-low-resource": (10_000, 256, 22_696_448),
+    "owt": (32_000, 256, 45_224_448),
+    "owt-125m": (32_000, 1024, 134_105_856),
+}
+TOKENS = {
+    "tinystories": 327_680_000,
+    "tinystories-low-resource": 40_960_000,
+    "owt": 50_000_000,
+    "owt-125m": 2_457_600_000,
+}
+
+
+@pytest.fixture
+def path(project, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes((project / "params.yaml").read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_preset_is_valid_and_its_model_has_the_size_it_promises(path, name):
+    preset.apply(name, path)
+    params = config.load(path)
+    vocab_size, context_length, num_parameters = SHAPES[name]
+    assert (params.tokenizer.vocab_size, params.model.context_length) == (vocab_size, context_length)
+    with torch.device("meta"):
+        model = TransformerLM(params.model, params.tokenizer.vocab_size)
+    assert sum(p.numel() for p in model.parameters()) == num_parameters
+    tokens = params.train.max_steps * params.train.batch_size * params.model.context_length
+    assert tokens == pytest.approx(TOKENS[name], rel=0.001)
+
+
+def test_presets_keep_every_comment_and_change_only_the_lines_that_differ(path):
+    before = path.read_text(encoding="utf-8").splitlines()
+    changes = preset.apply("owt-125m", path)
+    after = path.read_text(encoding="utf-8").splitlines()
+    assert len(before) == len(after)
+    differing = [(old, new) for old, new in zip(before, after) if old != new]
+    assert len(differing) == len(changes) > 10
+    for old, new in differing:
+        assert old.partition("#")[2].strip() == new.partition("#")[2].strip()
+
+
+def test_the_released_params_are_the_preset_laptop(path):
+    before = path.read_bytes()
+    assert preset.apply("laptop", path) == []
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.permutations(preset.names(), 2))
+def test_a_preset_leaves_nothing_of_the_one_before(path, first, second):
+    original = path.read_bytes()
+    preset.apply(second, path)
+    alone = path.read_bytes()
+    path.write_bytes(original)
+    preset.apply(first, path)
+    preset.apply(second, path)
+    assert path.read_bytes() == alone
+
+
+def test_an_unknown_preset_names_those_there_are(path):
+    with pytest.raises(UserError, match="no preset 'huge'; there are laptop, owt, owt-125m, smoke, tinystories"):
+        preset.apply("huge", path)
+
+
+def test_an_invalid_file_is_left_as_it_is(path):
+    path.write_text(path.read_text(encoding="utf-8").replace("norm: rmsnorm", "norm: batchnorm"), encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="expected 'rmsnorm'"):
+        preset.apply("tinystories", path)
+    assert path.read_bytes() == before
+
+
+def test_values_that_do_not_fit_the_preset_leave_the_file_as_it_is(path):
+    yaml = YAML()
+    params = yaml.load(path)
+    params["optim"]["decay_steps"] = 10**6
+    params["optim"]["schedule"] = "wsd"
+    params["train"]["max_steps"] = params["ablate"]["max_steps"] = 2 * 10**6
+    yaml.dump(params, path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="max_steps"):
+        preset.apply("tinystories", path)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
