@@ -134,7 +134,7 @@ class Grammar:
         after = [self._check_items(number, items, bound) for number, items in rule.alternatives]
         for (first_line, first), (line, second) in combinations(rule.alternatives, 2):
             if not _apart(first, second, bound):
-                self._fail(line, f"rule {rule.name}: a text of this alternative may begin or equal one of line {first_line}")
+                self._fail(line, f"rule {rule.name}: a text of this line may begin, or equal, one of line {first_line}")
         self._sure[rule, bound] = frozenset.intersection(*after)
         return self._sure[rule, bound]
 

@@ -132,7 +132,7 @@ def test_a_mistake_is_named_with_its_line(rules: str, message: str) -> None:
 )
 def test_alternatives_that_may_write_the_same_are_refused(alternatives: tuple[str, str]) -> None:
     rules = "rule story\n    <test>\n    Zebra <one>\n    Yak <two>\nrule one\n    a\n    b\nrule two\n    c\n    ab\n"
-    with pytest.raises(UserError, match="rule <test>: a text of this alternative may begin or equal one of line 15"):
+    with pytest.raises(UserError, match="rule <test>: a text of this line may begin, or equal, one of line 15"):
         story(rules + "rule test\n" + "".join(f"    {alternative}\n" for alternative in alternatives))
 
 
