@@ -25,7 +25,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 SPLITS = ("train", "val")
 
 _BATCH = 1 << 16  # tokens
-_BLOCK = 1 << 20  # bytes
+_BLOCK = 1 << 16  # bytes
 
 
 class TextFacts(TypedDict):

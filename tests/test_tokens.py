@@ -108,14 +108,14 @@ def test_a_vocabulary_of_more_than_65_536_is_written_in_32_bits(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda manifest: manifest.update(tokenizer_hash="0" * 64), "tokens: the tokens were made by another tokenizer"),
+        (lambda manifest: manifest.update(tokenizer_hash="0" * 64), "the tokens were made by another tokenizer"),
         (lambda manifest: manifest.update(dtype="uint32"), "expected dtype uint16 for a vocabulary of 260, got uint32"),
         (lambda manifest: manifest.update(vocab_size=70_000), "expected dtype uint32 for a vocabulary of 70,000"),
         (lambda manifest: manifest.pop("vocab_size"), "expected a whole number under 'vocab_size', got None"),
         (lambda manifest: manifest.pop("splits"), "manifest.json: no entry for the split 'train'"),
         (lambda manifest: manifest["splits"].pop("train"), "manifest.json: no entry for the split 'train'"),
         (lambda manifest: manifest["splits"]["train"].update(count="12"), "expected a count under splits.train.count"),
-        (lambda manifest: manifest["splits"]["train"].update(count=13), "13 tokens of uint16 take 26 bytes, but it holds 24"),
+        (lambda manifest: manifest["splits"]["train"].update(count=13), "13 tokens of uint16 take 26 bytes"),
         (lambda manifest: manifest["splits"]["train"].pop("sha256"), "train.bin: changed since it was made"),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_manifest_that_does_not_fit_is_refused(
 def test_a_file_cut_short_is_refused(folder: Path) -> None:
     path = folder / "train.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(UserError, match=r"train\.bin: 12 tokens of uint16 take 24 bytes, but it holds 22; make it again"):
+    with pytest.raises(UserError, match=r"train\.bin: 12 tokens of uint16 take 24 bytes, but it holds 22;"):
         open_tokens(folder, "train", None)
 
 
@@ -151,7 +151,7 @@ def test_the_tokens_of_another_tokenizer_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "train.bin"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(UserError, match=rf"{name}: cannot be read \(No such file.*make it with: dvc repro encode_memmap"):
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(No such file.*dvc repro encode_memmap"):
         open_tokens(folder, "train", None)
 
 

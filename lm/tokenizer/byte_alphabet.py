@@ -1,7 +1,7 @@
 """GPT-2's alphabet: every byte as a printable character, so that tokens can stand in text files.
 
-    >>> to_text(b" caf\\xc3\\xa9")
-    'Ġcafé'
+    >>> to_text("café au".encode())
+    'cafÃ©Ġau'
 
 Bytes that are printable in Latin-1 stand for themselves; the other 68 take the characters from U+0100 on. The order of
 the alphabet is also the order of GPT-2's first 256 ids: `!` is 0.

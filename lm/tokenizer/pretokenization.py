@@ -1,7 +1,7 @@
 r"""Pre-tokenisation: text is cut at special tokens, then by a regular expression; BPE never merges across a cut.
 
     >>> pre_tokenizer = PreTokenizer("gpt2", ["<|endoftext|>"])
-    >>> list(pre_tokenizer.stream(["The end.<|endo", "ftext|>I'm"]))
+    >>> list(pre_tokenizer.stream(["The end.<|endoftext|>I", "'m"]))
     [(['The', ' end', '.'], '<|endoftext|>'), (['I', "'m"], '')]
 
 It is streamed: however the text is divided into chunks, the pre-tokens are those of the whole text.

@@ -1,5 +1,6 @@
 """Byte-level BPE: text to token ids and back.
 
+    >>> from lm.tokenizer.training import build_vocab
     >>> vocab = build_vocab([(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
     >>> tokenizer = Tokenizer(vocab, [(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
     >>> tokenizer.encode("low lot<|endoftext|>")

@@ -24,7 +24,7 @@ def split_whole(text: str, pattern: str, special_tokens: list[str]) -> list[str]
     pre_tokens = []
     for part in parts:
         pre_tokens += [part] if part in special_tokens else regex.findall(PATTERNS.get(pattern, pattern), part)
-    return pre_tokens
+    return [pre_token for pre_token in pre_tokens if pre_token]
 
 
 def split_streamed(chunks: list[str], pattern: str, special_tokens: list[str]) -> list[str]:
@@ -41,11 +41,21 @@ def divided(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
     return [text[start:stop] for start, stop in itertools.pairwise([0, *cuts, len(text)])]
 
 
+@pytest.mark.parametrize("special_tokens", [[], SPECIAL], ids=["no special tokens", "special tokens"])
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4", r"(?s:\w+|.)"])
 @given(chunks=divided(TRICKY | PIECES))
-def test_any_division_into_chunks_gives_the_pre_tokens_of_the_whole(pattern: str, chunks: list[str]) -> None:
-    assert split_streamed(chunks, pattern, SPECIAL) == split_whole("".join(chunks), pattern, SPECIAL)
-    assert split_streamed(list("".join(chunks)), pattern, SPECIAL) == split_whole("".join(chunks), pattern, SPECIAL)
+def test_any_division_into_chunks_gives_the_pre_tokens_of_the_whole(
+    pattern: str, special_tokens: list[str], chunks: list[str]
+) -> None:
+    text = "".join(chunks)
+    expected = split_whole(text, pattern, special_tokens)
+    assert split_streamed(chunks, pattern, special_tokens) == expected
+    assert split_streamed(list(text), pattern, special_tokens) == expected
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+def test_a_contraction_is_not_broken_up_by_a_chunk_that_ends_in_it(pattern: str) -> None:
+    assert split_streamed(["we'l", "l"], pattern, []) == ["we", "'ll"]
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
