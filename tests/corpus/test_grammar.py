@@ -136,7 +136,7 @@ def test_alternatives_that_may_write_the_same_are_refused(alternatives: tuple[st
         story(rules + "rule test\n" + "".join(f"    {alternative}\n" for alternative in alternatives))
 
 
-parts = st.sampled_from(["a", "b", "ab", "{one}", "{two}", "{a one}", "<low>", "[a|b]", "[ba|ab|{two}]"])
+parts = st.sampled_from(["a", "b", "c", "ab", "{one}", "{two}", "{a one}", "<low>", "[c|d]", "[ba|d|{two}]"])
 alternatives = st.lists(st.lists(parts, min_size=1, max_size=4).map("".join), min_size=1, max_size=3, unique=True)
 
 
