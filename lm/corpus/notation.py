@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NoReturn
@@ -161,17 +161,21 @@ class Notation:
         """The slot of a phrase: its variable is the one it names, or the first one that has the attribute it names."""
         if phrase in self.slots:
             return self.slots[phrase]
-        names = phrase.lower().split(" ")
-        owner, _, attribute = names[0].partition(".")
+        if not re.fullmatch(r"[A-Za-z]+\.[A-Za-z]+|[A-Za-z]+( [A-Za-z]+)*", phrase):
+            self.fail(number, f"expected words, such as {{a toy}}, or {{toy.color}}, got {{{phrase}}}")
+        owner, _, attribute = phrase.lower().partition(".")
         if attribute:
-            variables, names = [owner] if owner in self.lexicons else [], [attribute]
+            names = [attribute]
+            variables = [owner] if owner in self.lexicons else []
         else:
-            variables = [name for name in names if name in self.lexicons]
-        if not variables:
-            variables = [v for v, lexicon in self.lexicons.items() if set(names) & set(lexicon.attributes)][:1]
+            names = owner.split(" ")
+            variables = [name for name in names if name in self.lexicons] or [
+                variable for variable, lexicon in self.lexicons.items() if set(names) & set(lexicon.attributes)
+            ][:1]
         if len(variables) != 1:
-            known = {*self.lexicons, *(a for lexicon in self.lexicons.values() for a in lexicon.attributes)}
-            problem = "two variables" if variables else f"no variable or attribute{_suggest(names[0], known)}"
+            known = [*self.lexicons, *(a for lexicon in self.lexicons.values() for a in lexicon.attributes)]
+            wanted = owner.split(" ")[0]
+            problem = "two variables" if variables else f"no variable or attribute{_suggest(wanted, known)}"
             self.fail(number, f"{{{phrase}}} names {problem}")
         (variable,) = variables
         lexicon = self.lexicons[variable]
@@ -193,6 +197,6 @@ def _render(names: list[str], word: dict[str, str], variable: str) -> str:
     return " ".join(parts)
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+def _suggest(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
