@@ -37,7 +37,7 @@ class Grammar:
         ...     {hero} [sat|ran]. {He} smiled.
         ... ''', "example")
         >>> grammar.write(random.Random(4).random)
-        ('Ann sat. She smiled.', 3.0)
+        ('Eve sat. She smiled.', 3.0)
         >>> grammar.derivations("Bob ran. He smiled."), grammar.derivations("Bob ran. She smiled.")
         ([3.0], [])
 

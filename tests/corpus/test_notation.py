@@ -61,7 +61,7 @@ def test_texts_of_a_slot(phrase: str, texts: tuple[str, ...]) -> None:
             "words one, two\n    Max\nrule story\n    {one}",
             "test.txt:4: {one}: fewer words than variables, which never share one",
         ),
-        ("rule story\n    {herp.he} ran.", "test.txt:5: {herp.he} names no variable or attribute; did you mean 'hero'?"),
+        ("rule story\n    {herp.he}", "test.txt:5: {herp.he} names no variable or attribute; did you mean 'hero'?"),
         ("rule story\n    {hero (1)}", "test.txt:5: expected words, such as {a toy}, or {toy.color}, got {hero (1)}"),
         ("rule story\n    {}", "test.txt:5: expected words, such as {a toy}, or {toy.color}, got {}"),
         ("rule story\n    {hero} [ran", "test.txt:5: stray '[' in ' [ran'"),
