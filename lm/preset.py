@@ -3,6 +3,9 @@
 Every preset sets the same keys, so that applying one leaves nothing of another behind.
 """
 
+import io
+import re
+import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from lm import config
+from lm.atomic import write_text
 from lm.errors import UserError
 
 
@@ -34,15 +38,18 @@ def apply(name: str, path: Path) -> list[str]:
     params = yaml.load(path)
     preset = YAML(typ="safe").load((resources.files("lm") / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
     changes = _merge(params, preset, "")
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
-    try:
-        config.load(partial)
-    except UserError:
-        partial.unlink()
-        raise
-    partial.replace(path)
+    text = io.StringIO()
+    yaml.dump(params, text)
+    # ruamel keeps a comment in its old column; put it two spaces behind the new value.
+    rewritten = re.sub(r"^( +\w+: \S+) +#", r"\1  #", text.getvalue(), flags=re.MULTILINE)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / path.name
+        write_text(trial, rewritten)
+        try:
+            config.load(trial)
+        except UserError as error:
+            raise UserError(f"the preset {name} does not fit the rest of {path}: {str(error).partition(': ')[2]}") from error
+    write_text(path, rewritten)
     return changes
 
 

@@ -9,14 +9,13 @@ Both work in constant memory, whatever the size of the file.
 
 import hashlib
 import json
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from lm.corpus.atomic import atomic_write
+from lm.atomic import atomic_write, write_json
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.tokenizer.text_file import read_text
@@ -91,8 +90,6 @@ def encode_split(
             digest.update(batch.data)
             file.write(batch.data)
             last = batch[-1]
-        file.flush()
-        os.fsync(file.fileno())
         documents = int(occurrences[tokenizer.end_of_text_id])
         if documents != facts["documents"] or last != tokenizer.end_of_text_id:
             raise UserError(
@@ -111,10 +108,7 @@ def write_manifest(folder: Path, tokenizer: Tokenizer, splits: dict[str, SplitMa
         "vocab_size": tokenizer.vocab_size,
         "splits": splits,
     }
-    with atomic_write(folder / "manifest.json") as file:
-        file.write((json.dumps(manifest, indent=2) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
+    write_json(folder / "manifest.json", manifest)
 
 
 def open_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[np.memmap, SplitManifest]:

@@ -2,10 +2,10 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 from lm import config
+from lm.atomic import make_folder, write_json
 from lm.errors import UserError, exit_cleanly
 from lm.studies.ablation import cell
 from lm.tokenizer.tokenizer import Tokenizer
@@ -28,14 +28,15 @@ def main() -> None:
     if args.variant not in params.ablate.variants:
         raise UserError(f"--variant: expected one of {', '.join(params.ablate.variants)}, got {args.variant!r}")
     tokenizer = Tokenizer.load(args.tokenizer)
+    data = open_data(args.tokens, tokenizer)
+    for folder in (args.metrics.parent, args.curve.parent):
+        make_folder(folder)
 
     def write(result: Result) -> None:
-        args.metrics.parent.mkdir(parents=True, exist_ok=True)
-        args.metrics.write_text(json.dumps(result.metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(args.metrics, result.metrics)
 
     # A cell runs for seconds: compiling it would take longer.
     runtime = dataclasses.replace(params.runtime, compile=False)
-    data = open_data(args.tokens, tokenizer)
     train(cell(params, args.variant, args.seed), data, tokenizer, runtime, args.checkpoints, args.curve, write)
 
 

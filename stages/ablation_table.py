@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lm import config
+from lm.atomic import make_folder, write_text
 from lm.errors import UserError, exit_cleanly
 from lm.studies.pictures import comparison_picture
 from lm.studies.table import markdown, table
@@ -26,9 +27,10 @@ def main() -> None:
     metrics = {variant: [_read_metrics(args.metrics / f"{name}.json") for name in names] for variant, names in cells.items()}
     curves = {variant: [_read_curve(args.curves / f"{name}.csv") for name in names] for variant, names in cells.items()}
     frame = table(metrics)
-    args.table.parent.mkdir(parents=True, exist_ok=True)
-    args.table.write_text(markdown(frame), encoding="utf-8")
-    frame.to_csv(args.table.with_suffix(".csv"), index=False, lineterminator="\n")
+    for folder in (args.table.parent, args.picture.parent):
+        make_folder(folder)
+    write_text(args.table, markdown(frame))
+    write_text(args.table.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
     comparison_picture(curves, args.picture)
     print(markdown(frame))
 

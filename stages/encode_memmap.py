@@ -1,14 +1,13 @@
 """Encode both splits with the trained tokenizer into token files."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 
 from lm import config
-from lm.corpus.atomic import atomic_write, make_folder
+from lm.atomic import make_folder, write_json
 from lm.errors import exit_cleanly
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens import encode_split, read_text_facts, write_manifest
@@ -45,9 +44,8 @@ def main() -> None:
         timing[f"{split}_bytes_per_second"] = size / seconds
         print(f"{split}: {count:,} tokens in {seconds:.1f} s, {size / seconds / 1e6:.1f} MB/s")
     write_manifest(args.tokens, tokenizer, splits)
-    for path, values in ((args.metrics, metrics), (args.timing / "encode_memmap.json", timing)):
-        with atomic_write(path) as file:
-            file.write((json.dumps(values, indent=2) + "\n").encode())
+    write_json(args.metrics, metrics)
+    write_json(args.timing / "encode_memmap.json", timing)
 
 
 if __name__ == "__main__":

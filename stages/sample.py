@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 from tqdm import tqdm
 
 from lm import config
+from lm.atomic import make_folder, write_json, write_text
 from lm.errors import exit_cleanly
 from lm.generation.generate import Sample, complete, window_notice
 from lm.model.files import load_model
@@ -24,6 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     params = config.load(args.params)
     tokenizer = Tokenizer.load(args.tokenizer)
+    make_folder(args.samples)
     device = pick_device(params.runtime.device)
     model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend).to(device)
 
@@ -33,10 +34,8 @@ def main() -> None:
         if notice := window_notice(length, params.sample.max_new_tokens, model.config.context_length):
             tqdm.write(f"{prompt!r}: {notice}")
         samples += complete(model, tokenizer, prompt, params.sample)
-    args.samples.mkdir(parents=True, exist_ok=True)
-    rows = [dataclasses.asdict(sample) for sample in samples]
-    (args.samples / "samples.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (args.samples / "samples.txt").write_text("\n".join(map(_readable, samples)), encoding="utf-8")
+    write_json(args.samples / "samples.json", [dataclasses.asdict(sample) for sample in samples])
+    write_text(args.samples / "samples.txt", "\n".join(map(_readable, samples)))
 
 
 def _readable(sample: Sample) -> str:

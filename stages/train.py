@@ -1,10 +1,10 @@
 """Train the model of params.yaml on the token files."""
 
 import argparse
-import json
 from pathlib import Path
 
 from lm import config
+from lm.atomic import make_folder, write_json
 from lm.errors import exit_cleanly
 from lm.model.files import save_model
 from lm.studies.pictures import training_picture
@@ -23,20 +23,21 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, a row an evaluation")
     parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
-    parser.add_argument("--timing", type=Path, required=True, help="JSON file to write, of times and rates")
+    parser.add_argument("--timing", type=Path, required=True, help="folder for times and rates, train.json")
     args = parser.parse_args()
     params = config.load(args.params)
     tokenizer = Tokenizer.load(args.tokenizer)
+    data = open_data(args.tokens, tokenizer)
+    for folder in (args.model, args.metrics.parent, args.curve.parent, args.picture.parent, args.timing):
+        make_folder(folder)
 
     def write(result: Result) -> None:
         save_model(args.model, result.model, tokenizer.hash)
         training_picture(result.history, result.metrics.get("floor_bits_per_byte"), args.picture)
-        for path, values in ((args.metrics, result.metrics), (args.timing, result.timing)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(args.metrics, result.metrics)
+        write_json(args.timing / "train.json", result.timing)
 
     run = Run(model=params.model, optim=params.optim, train=params.train)
-    data = open_data(args.tokens, tokenizer)
     train(run, data, tokenizer, params.runtime, args.checkpoints, args.curve, write)
 
 

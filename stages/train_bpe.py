@@ -1,12 +1,11 @@
 """Train the tokenizer of params.yaml on the train split."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 from lm import config
-from lm.corpus.atomic import atomic_write, make_folder
+from lm.atomic import make_folder, write_json
 from lm.errors import UserError, exit_cleanly
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training import train_bpe
@@ -42,9 +41,8 @@ def main() -> None:
         "longest_tokens": " | ".join(token.decode(errors="replace") for token in longest),
     }
     timing = {"seconds": seconds, "bytes_per_second": text.stat().st_size / seconds}
-    for path, values in ((args.metrics, metrics), (args.timing / "train_bpe.json", timing)):
-        with atomic_write(path) as file:
-            file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    write_json(args.metrics, metrics)
+    write_json(args.timing / "train_bpe.json", timing)
     if len(vocab) < params.vocab_size:
         print(f"The text ran out of pairs: the vocabulary has {len(vocab):,} tokens, not {params.vocab_size:,}.")
     print(f"{len(vocab):,} tokens in {seconds:.1f} s, {timing['bytes_per_second'] / 1e6:.1f} MB/s")

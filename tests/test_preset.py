@@ -60,7 +60,7 @@ def test_the_released_params_are_the_preset_laptop(path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(preset.names(), 2))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(preset.names(), 2)))
 def test_a_preset_leaves_nothing_of_the_one_before(path, first, second):
     original = path.read_bytes()
     preset.apply(second, path)

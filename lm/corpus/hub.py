@@ -33,7 +33,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
 from lm.corpus import web
-from lm.corpus.atomic import atomic_write
+from lm.atomic import atomic_write
 from lm.corpus.files import TextFile
 from lm.errors import UserError
 

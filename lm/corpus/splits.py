@@ -5,14 +5,13 @@ markers, and the bytes of text are the bytes of the file less 13 a document.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lm.corpus.atomic import atomic_write
+from lm.atomic import atomic_write
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 
@@ -55,9 +54,3 @@ def write_split(documents: Iterable[str], path: Path, max_bytes: int, max_docume
                 "data.text_column, and raise data.val_fraction or name data.val_files"
             )
     return {"bytes": size, "documents": count, "sha256": sha256.hexdigest()}
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -29,7 +29,7 @@ import urllib3
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lm.corpus.atomic import atomic_write, make_folder, writing
+from lm.atomic import atomic_write, make_folder, writing
 from lm.errors import UserError
 
 CHUNK_BYTES = 1 << 16

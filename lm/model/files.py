@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lm.atomic import make_folder, write_json
 from lm.errors import UserError
 from lm.model.attention import AttentionBackend
 from lm.model.config import ModelConfig
@@ -17,16 +19,33 @@ from lm.model.transformer import TransformerLM
 
 def save_model(folder: Path, model: TransformerLM, tokenizer_hash: str) -> None:
     """Write the weights, by the names of the parameters, and the configuration into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # named_parameters gives a tied matrix once; safetensors refuses two names for the same memory.
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
-    save_file(weights, folder / "model.safetensors")
+    weights = dict(model.named_parameters())
+    write_tensors(folder / "model.safetensors", weights)
     config = {
         "model": dataclasses.asdict(model.config),
         "vocab_size": model.vocab_size,
         "tokenizer_hash": tokenizer_hash,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written; a file that was there stays as it was.
+    """
+    partial = path.with_name(path.name + ".part")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, header)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error}); free some space, or mend the path, and run again") from error
 
 
 def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBackend = "sdpa") -> TransformerLM:

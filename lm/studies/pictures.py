@@ -48,5 +48,4 @@ def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[f
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})  # without matplotlib's version: the same run, the same file

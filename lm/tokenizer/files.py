@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lm.corpus.atomic import atomic_write
+from lm.atomic import write_json, write_text
 from lm.errors import UserError
 from lm.tokenizer.byte_alphabet import from_text, to_text
 
@@ -55,16 +55,16 @@ def read_pre_tokenizer(path: Path) -> tuple[str, list[str]]:
 
 
 def write_vocab(path: Path, vocab: dict[int, bytes]) -> None:
-    _write_json(path, {to_text(token): token_id for token_id, token in vocab.items()})
+    write_json(path, {to_text(token): token_id for token_id, token in vocab.items()})
 
 
 def write_merges(path: Path, merges: list[tuple[bytes, bytes]]) -> None:
     lines = [f"{_VERSION}: 0.2"] + [f"{to_text(left)} {to_text(right)}" for left, right in merges]
-    _write(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def write_pre_tokenizer(path: Path, pattern: str, special_tokens: list[str]) -> None:
-    _write_json(path, {"pattern": pattern, "special_tokens": special_tokens})
+    write_json(path, {"pattern": pattern, "special_tokens": special_tokens})
 
 
 def _token(text: str, where: str) -> bytes:
@@ -99,12 +99,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    _write(path, json.dumps(values, ensure_ascii=False, indent=0) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
-        file.write(text.encode())

@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from lm.corpus.atomic import make_folder
+from lm.atomic import make_folder
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.tokenizer import files

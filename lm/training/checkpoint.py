@@ -9,7 +9,6 @@ that loading executes nothing.
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +17,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lm.errors import UserError
+from lm.model.files import write_tensors
 
 History = list[dict[str, Any]]
 
@@ -78,7 +77,7 @@ class Checkpoints:
         Raises:
             UserError: the disk is full or cannot be written; the previous file is as it was.
         """
-        tensors = {f"model.{name}": weight.detach() for name, weight in model.named_parameters()}
+        tensors = {f"model.{name}": weight for name, weight in model.named_parameters()}
         state = optimizer.state_dict()
         scalars: dict[str, dict[str, Any]] = {}
         for index, values in state["state"].items():
@@ -94,18 +93,7 @@ class Checkpoints:
             "progress": json.dumps(dataclasses.asdict(progress)),
             "optimizer": json.dumps({"state": scalars, "param_groups": state["param_groups"]}),
         }
-        partial = path.with_suffix(".partial")
-        try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, partial, header)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
-            raise UserError(
-                f"{path}: the checkpoint of step {progress.step} could not be written ({error}); "
-                "free some space and run again to go on from the one before"
-            ) from error
+        write_tensors(path, tensors, header)
 
     def restore(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
         """Put a saved state into `model`, `optimizer` and the random generators, and tell how far it had come.

@@ -6,6 +6,7 @@ the weights are initialised. What it returns is therefore the same whether it wa
 
 import csv
 import dataclasses
+import io
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lm.atomic import write_text
 from lm.errors import UserError
 from lm.model.accounting import parameters, training_flops_per_token
 from lm.model.config import ModelConfig
@@ -26,7 +28,7 @@ from lm.training.batches import batch, num_windows
 from lm.training.checkpoint import Checkpoints, History, Progress, fingerprint
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from lm.training.data import Data
-from lm.training.device import check_precision, peak_flops, pick_device, why_not_compile
+from lm.training.device import check_precision, keep_freed_memory, peak_flops, pick_device, why_not_compile
 from lm.training.evaluation import greedy_continuation, mean_loss
 from lm.training.loss import cross_entropy
 from lm.training.optimizer import AdamW, clip_gradients, decay_groups
@@ -71,6 +73,7 @@ def train(
         UserError: too little text, no such device, an unwritable folder, a full disk, or the same run is under way.
     """
     _check(run, data)
+    keep_freed_memory()
     device = pick_device(runtime.device)
     check_precision(device, run.train.precision)
     name = fingerprint(
@@ -242,13 +245,11 @@ class _Training:
 
 def write_curve(history: History, path: Path) -> None:
     """A CSV row an evaluation, replaced in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-    partial.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
 
 
 def _check(run: Run, data: Data) -> None:

@@ -50,6 +50,7 @@ def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, tmp_path: 
     def trained(run: Run, name: str = "run", runtime: RuntimeConfig = runtime, data: Data = data) -> Result:
         results: list[Result] = []
         folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
         train(run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", results.append)
         return results[0]
 

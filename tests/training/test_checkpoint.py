@@ -55,11 +55,11 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("lm.training.checkpoint.save_file", full)
-        with pytest.raises(UserError, match="checkpoint of step 5 could not be written .*No space left.*free some space"):
+        monkeypatch.setattr("lm.model.files.save_file", full)
+        with pytest.raises(UserError, match="newest.safetensors: cannot be written .*No space left.*free some space"):
             checkpoints.save(checkpoints.newest, model, optimizer, Progress(5, [], []))
         assert checkpoints.newest.read_bytes() == before
-        assert not list(checkpoints.folder.glob("*.partial"))
+        assert not list(checkpoints.folder.glob("*.part"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "foreign", "pickle"])

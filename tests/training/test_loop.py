@@ -122,6 +122,7 @@ def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
         raise Stopped
 
     folder = tmp_path / "stopped"
+    folder.mkdir()
     with pytest.raises(Stopped):
         lm.training.loop.train(
             run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", stopped_write
@@ -214,8 +215,8 @@ KILLED = """
     training = lm.training.loop
     training.clip_gradients = dying(training.clip_gradients, "mid step")
     training.mean_loss = dying(training.mean_loss, "evaluation")
-    lm.training.checkpoint.os.fsync = dying(os.fsync, "checkpoint written in part")
-    lm.training.checkpoint.Path.replace = dying(Path.replace, "checkpoint not yet moved")
+    os.fsync = dying(os.fsync, "checkpoint written in part")
+    Path.replace = dying(Path.replace, "checkpoint not yet moved")
     training.train(run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", dying(write, "outputs"))
 """
 
@@ -229,6 +230,7 @@ def test_kill_minus_nine_changes_nothing(run, data, tokenizer, runtime, trained,
     import pickle
 
     expected = trained(run, "undisturbed")
+    (tmp_path / "killed").mkdir()
     (tmp_path / "job").write_bytes(pickle.dumps((run, data, tokenizer, runtime, at)))
     script = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "job"), str(tmp_path / "killed")]
     environment = {**os.environ, "PYTHONPATH": str(Path(lm.training.loop.__file__).parents[2])}

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from lm.corpus.atomic import atomic_write, make_folder, writing
+from lm.atomic import atomic_write, make_folder, writing
 from lm.errors import UserError
 
 
