@@ -19,6 +19,6 @@ def report(metrics: Path, samples: Path) -> str:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; run the pipeline first: dvc repro") from error
     width = max(map(len, train))
-    lines = [f"  {name:{width}}  {value:,.6g}" for name, value in train.items()]
+    lines = [f"  {name:{width}}  {value:{',' if isinstance(value, int) else '.5g'}}" for name, value in train.items()]
     pictures = [f"  {path}" for path in sorted(metrics.glob("*.png"))]
     return "\n".join(["metrics", *lines, "", "ablation", table, "sample", sample["text"], "", "pictures", *pictures])

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from lm.atomic import atomic_write, make_folder, writing
+from lm.atomic import atomic_write, make_folder, write_json, write_text, writing
 from lm.errors import UserError
 
 
@@ -56,3 +56,13 @@ def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(UserError, match=r"b: cannot be written \(Permission denied\); check the path"):
         make_folder(tmp_path / "a/b")
+
+
+def test_json_is_readable_and_comes_back(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1, 0.1]})
+    assert (tmp_path / "a.json").read_bytes() == '{\n  "é": [\n    1,\n    0.1\n  ]\n}\n'.encode()
+
+
+def test_text_keeps_its_line_ends(tmp_path):
+    write_text(tmp_path / "a.txt", "a\r\nb\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"a\r\nb\n"

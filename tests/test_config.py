@@ -62,6 +62,8 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
         ("optim.max_learning_rate", ".nan", "optim.max_learning_rate: expected a number, got nan"),
         ("optim.max_learning_rate", "fast", "optim.max_learning_rate: expected a number, got 'fast'"),
         ("tokenizer.vocab_size", "256", "tokenizer.vocab_size: expected at least 257"),
+        ("tokenizer.pattern", "'(a'", "tokenizer.pattern: expected 'gpt2', 'gpt4' or a regular expression, got '(a': missing )"),
+        ("tokenizer.special_tokens", "[<|endoftext|>, x]", "tokenizer.special_tokens: expected texts of two bytes or more"),
         ("sample.temperature", "-1", "sample.temperature: expected 0 or more, got -1.0"),
         ("sample.prompts", "once", "sample.prompts: expected a list, got 'once'"),
         ("train.max_steps", "3", "train.max_steps: expected at least the schedule's warmup_steps"),
@@ -94,6 +96,11 @@ def test_a_key_that_stands_twice_is_named(text, tmp_path):
 def test_an_ablation_of_an_unknown_variant_is_named(text, tmp_path):
     with pytest.raises(UserError, match="ablate.run: expected names out of variants .*, got 'no-nrm'"):
         load(text.replace("  - no-norm\n", "  - no-nrm\n"), tmp_path)
+
+
+def test_a_variant_whose_name_cannot_be_a_key_is_named(text, tmp_path):
+    with pytest.raises(UserError, match="ablate.variants: expected names of letters, digits, _ and -, got 'no.norm'"):
+        load(text.replace("    no-norm:\n", "    no.norm:\n").replace("  - no-norm\n", "  - no.norm\n"), tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "model: [", "just text", "- a\n- b", "a: b: c"])

@@ -1,5 +1,6 @@
 """The section `ablate`: the variants of the model that are compared."""
 
+import re
 from dataclasses import dataclass
 
 from lm.model.config import FeedForward, Norm, NormPosition, Position
@@ -38,6 +39,9 @@ class AblateConfig:
                 raise ValueError(f"{name}: expected at least one entry and none twice, got {values}")
         if unknown := [name for name in self.run if name not in self.variants]:
             raise ValueError(f"run: expected names out of variants ({', '.join(self.variants)}), got {unknown[0]!r}")
+        for name in self.variants:
+            if not re.fullmatch(r"[\w-]+", name, re.ASCII):  # it becomes part of a stage's name, a key and a file's name
+                raise ValueError(f"variants: expected names of letters, digits, _ and -, got {name!r}")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds: expected 0 or more, got {min(self.seeds)}")
         for name in ("max_steps", "batch_size", "eval_every"):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import regex
+
 from lm.corpus.config import END_OF_TEXT
 
 
@@ -22,7 +24,17 @@ class TokenizerConfig:
             )
         if END_OF_TEXT not in self.special_tokens:
             raise ValueError(f"special_tokens: expected {END_OF_TEXT!r} among them, got {self.special_tokens}")
-        if "" in self.special_tokens or len(set(self.special_tokens)) < len(self.special_tokens):
-            raise ValueError(f"special_tokens: expected different non-empty strings, got {self.special_tokens}")
+        if len(set(self.special_tokens)) < len(self.special_tokens):
+            raise ValueError(f"special_tokens: expected none twice, got {self.special_tokens}")
+        for token in self.special_tokens:
+            if len(token.encode()) < 2:  # a single byte has an id already
+                raise ValueError(f"special_tokens: expected texts of two bytes or more, got {token!r}")
         if not self.pattern:
             raise ValueError("pattern: expected 'gpt2', 'gpt4' or a regular expression, got ''")
+        try:
+            regex.compile(self.pattern)
+        except regex.error as error:
+            raise ValueError(
+                f"pattern: expected 'gpt2', 'gpt4' or a regular expression, got {self.pattern!r}: "
+                f"{error.msg} at position {error.pos}"
+            ) from None

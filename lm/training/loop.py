@@ -110,7 +110,7 @@ class _Training:
         self.forward: Callable[[Tensor], Tensor] = self.model
         if runtime.compile:
             if reason := why_not_compile(device):
-                print(f"runtime.compile: not compiled: {reason}")
+                print(f"runtime.compile: going on without torch.compile: {reason}")
             else:
                 self.forward = torch.compile(self.model)
         if path := checkpoints.latest():

@@ -26,7 +26,8 @@ def as_committed(run):
 def test_the_whole_pipeline_leaves_what_it_promises(pipeline):
     metrics = json.loads((pipeline / "metrics/train.json").read_text())
     assert metrics["val_bits_per_byte"] > metrics["floor_bits_per_byte"] > 0
-    rows = list(csv.DictReader((pipeline / "metrics/train.csv").open(newline="", encoding="utf-8")))
+    with (pipeline / "metrics/train.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "3", "6"]
     sample = json.loads((pipeline / "data/samples/samples.json").read_text())[0]
     assert sample["text"].startswith("Once")
@@ -61,12 +62,9 @@ def test_a_sampling_option_runs_sample_only(run):
 
 
 def test_a_vocabulary_runs_all_but_the_download(run):
-    output = run("dvc", "repro", "--dry", "train_bpe").stdout
-    assert stages_run(output) == []
-    output = run("dvc", "exp", "run", "-S", "tokenizer.vocab_size=300").stdout
-    assert stages_run(output) == ["train_bpe", "encode_memmap", "train", "sample", "ablate@baseline-1", "ablation_table"] or set(
-        stages_run(output)
-    ) == {"train_bpe", "encode_memmap", "train", "sample", "ablate@baseline-1", "ablation_table"}
+    ran = stages_run(run("dvc", "exp", "run", "-S", "tokenizer.vocab_size=300").stdout)
+    assert ran[:2] == ["train_bpe", "encode_memmap"]
+    assert set(ran[2:]) == {"train", "sample", "ablate@baseline-1", "ablation_table"}
 
 
 def test_a_small_learning_rate_is_a_number(run, pipeline):
@@ -110,7 +108,7 @@ def test_a_mistake_in_a_late_section_stops_the_first_stage(run, pipeline):
     ("script", "missing"),
     [
         ("train_bpe --raw X --tokenizer t --metrics m --timing t", "dvc repro download"),
-        ("encode_memmap --raw X --tokenizer X --tokens t --metrics m --timing t", "dvc repro train_bpe"),
+        ("encode_memmap --raw data/raw --tokenizer X --tokens t --metrics m --timing t", "dvc repro train_bpe"),
         ("train --tokenizer data/tokenizer --tokens X --checkpoints c --model m --metrics m --curve c --picture p --timing t",
          "dvc repro encode_memmap"),
         ("sample --tokenizer data/tokenizer --model X --samples s", "dvc repro train"),

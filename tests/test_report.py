@@ -1,0 +1,31 @@
+import json
+
+import pytest
+
+from lm.errors import UserError
+from lm.report import report
+
+
+@pytest.fixture
+def folders(tmp_path):
+    metrics, samples = tmp_path / "metrics", tmp_path / "samples"
+    metrics.mkdir()
+    samples.mkdir()
+    (metrics / "train.json").write_text(json.dumps({"val_loss": 1.25, "num_parameters": 1315968}))
+    (metrics / "ablation.md").write_text("| variant |\n|---|\n| baseline |\n")
+    (metrics / "train.png").write_bytes(b"")
+    (samples / "samples.json").write_text(json.dumps([{"text": "Once upon a time."}, {"text": "Not shown."}]))
+    return metrics, samples
+
+
+def test_the_report_has_metrics_table_one_sample_and_pictures(folders):
+    text = report(*folders)
+    for part in ("val_loss        1.25", "1,315,968", "| baseline |", "Once upon a time.", "train.png"):
+        assert part in text
+    assert "Not shown." not in text
+
+
+def test_a_pipeline_that_has_not_ended_is_named(folders):
+    (folders[1] / "samples.json").unlink()
+    with pytest.raises(UserError, match="samples.json: missing; run the pipeline first: dvc repro"):
+        report(*folders)
