@@ -48,10 +48,6 @@ class Params:
                     f"{name}.max_steps: expected at least the schedule's warmup_steps and decay_steps, "
                     f"{self.optim.warmup_steps + falling} together, got {steps}"
                 )
-        micro = self.runtime.micro_batch_size
-        for name, size in (("train", self.train.batch_size), ("ablate", self.ablate.batch_size)):
-            if micro and size % min(micro, size):
-                raise ValueError(f"runtime.micro_batch_size: expected 0 or a divisor of {name}.batch_size = {size}, got {micro}")
 
 
 def load(path: Path) -> Params:
@@ -62,15 +58,19 @@ def load(path: Path) -> Params:
             range; the message names the key, what was expected and what was got.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run from the project's folder") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 at byte {error.start}") from error
+    try:
+        values = yaml.load(text, Loader=_Yaml12Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    except ValueError as error:  # a number that Python refuses
+        raise UserError(f"{path}: not valid YAML: {error}") from error
     try:
         return _build(Params, values, "")
     except ValueError as error:
@@ -93,8 +93,15 @@ def _build(kind: Any, value: Any, key: str) -> Any:
         if isinstance(value, str) and value in get_args(kind):
             return value
     elif kind is float:
-        if type(value) in (int, float) and math.isfinite(value):
-            return float(value)
+        if type(value) in (int, float) and abs(value) < math.inf:
+            try:
+                return float(value)
+            except OverflowError:  # a whole number of hundreds of digits
+                pass
+    elif kind is str:
+        # Half of a surrogate pair can be written in YAML, but never into a file.
+        if type(value) is str and value == value.encode(errors="ignore").decode():
+            return value
     elif type(value) is kind:
         return value
     raise ValueError(f"{key}: expected {_describe(kind)}, got {value!r}")
@@ -141,8 +148,12 @@ class _Yaml12Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key_node.value!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} stands twice", key_node.start_mark
+                )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 

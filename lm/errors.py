@@ -1,5 +1,6 @@
 """Errors that are the user's to mend: one clear line instead of a traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,3 +18,7 @@ def exit_cleanly(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone, as in `... | head`; the interpreter would complain when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

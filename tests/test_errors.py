@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from lm.errors import UserError, exit_cleanly
@@ -20,6 +23,12 @@ def test_an_interrupt_is_status_130(capsys):
         exit_cleanly(main)
     assert exit.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_no_traceback():
+    script = "from lm.errors import exit_cleanly\nexit_cleanly(lambda: [print(i, flush=True) for i in range(100_000)])"
+    result = subprocess.run(f"{sys.executable} -c '{script}' | head -n 1", shell=True, capture_output=True, text=True)
+    assert result.stdout == "0\n" and result.stderr == ""
 
 
 def test_any_other_error_is_a_bug_and_keeps_its_traceback():

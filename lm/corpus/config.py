@@ -10,7 +10,8 @@ END_OF_TEXT = "<|endoftext|>"  # ends every document, in text files and in token
 class DataConfig:
     """Where text comes from and how much of it is taken.
 
-    The limits count UTF-8 bytes of text, end-of-text markers apart, and whole documents; 0 means no limit.
+    The limits count UTF-8 bytes of text, end-of-text markers apart, and documents; a split ends with the document
+    that reaches one, and 0 means no limit.
     `repository` and `revision` are read by `openwebtext`; the `*_files`, `separator`, `text_column` and
     `val_fraction` by `files`, where `val_fraction` splits by document when `val_files` is empty.
     """
@@ -29,7 +30,9 @@ class DataConfig:
     val_fraction: float
 
     def __post_init__(self) -> None:
-        for name in ("seed", "train_bytes", "train_documents", "val_bytes"):
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
+        for name in ("train_bytes", "train_documents", "val_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.source == "stories" and not (self.val_bytes and (self.train_bytes or self.train_documents)):

@@ -109,6 +109,7 @@ def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str
         UserError: no such column, a column of something else than text, or the hub cannot be reached.
     """
     import datasets  # takes most of a second, and only this function needs it
+    import pyarrow
 
     # huggingface_hub below it has by then tried for 20 s; datasets would go on for minutes.
     datasets.config.STREAMING_READ_MAX_RETRIES = 1
@@ -127,6 +128,8 @@ def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str
             for row in table.select_columns(column):
                 if row[column] is not None:
                     yield row[column]
+        except pyarrow.ArrowInvalid as error:
+            raise UserError(f"{snapshot.repository}: not whole parquet files ({error}); name another repository") from error
         except (ConnectionError, FileNotFoundError) as error:
             raise web.unreachable(snapshot.repository, error) from error
 

@@ -31,6 +31,8 @@ def generate(
 ) -> Iterator[list[int | None]]:
     """Yield the next token of every sample, None for those that have ended, until all have or `max_new_tokens` came.
 
+    A model whose logits are not finite yields nothing.
+
     A sample depends on its own seed only, never on its neighbours. The model sees the last `context_length` tokens:
     when a prompt or a text outgrows them, the window slides and the beginning is forgotten.
     """
@@ -40,6 +42,8 @@ def generate(
     ended = [False] * len(seeds)
     for _ in range(config.max_new_tokens):
         logits = model(ids[:, -model.config.context_length :])[:, -1]  # (B, V)
+        if not logits.isfinite().all():
+            return  # a model that diverged has nothing to say
         probabilities = distribution(logits, config.temperature, config.top_k, config.top_p).cpu()
         drawn = [int(torch.multinomial(row, 1, generator=g)) for row, g in zip(probabilities, generators)]
         ended = [before or token == end_of_text_id for before, token in zip(ended, drawn)]
@@ -53,13 +57,14 @@ def complete(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: Sa
     """`num_samples` continuations of one prompt, with the seeds `seed`, `seed` + 1, ..."""
     prompt_ids = tokenizer.encode(prompt)
     seeds = [config.seed + index for index in range(config.num_samples)]
-    steps = list(generate(model, prompt_ids, seeds, tokenizer.end_of_text_id, config))
-    samples = []
-    for seed, drawn in zip(seeds, zip(*steps)):
-        new_ids = [token for token in drawn if token is not None]
-        text = tokenizer.decode(prompt_ids + new_ids)
-        samples.append(Sample(prompt, seed, text, ended=len(new_ids) < len(drawn) or drawn[-1] is None))
-    return samples
+    drawn: list[list[int | None]] = [[] for _ in seeds]
+    for tokens in generate(model, prompt_ids, seeds, tokenizer.end_of_text_id, config):
+        for row, token in zip(drawn, tokens):
+            row.append(token)
+    return [
+        Sample(prompt, seed, tokenizer.decode([*prompt_ids, *(token for token in row if token is not None)]), None in row)
+        for seed, row in zip(seeds, drawn)
+    ]
 
 
 def stream(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: SampleConfig) -> Iterator[str]:

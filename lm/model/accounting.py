@@ -40,8 +40,8 @@ def training_flops_per_token(config: ModelConfig, vocab_size: int, sequence_leng
 def training_bytes(config: ModelConfig, vocab_size: int, micro_batch_size: int, precision: str) -> dict[str, int]:
     """Bytes held while training, by kind; weights, gradients and AdamW's two moments are float32.
 
-    `activations` is what the forward pass of one micro batch, up to the logits, saves for the backward pass in eager
-    PyTorch with its fused attention. Under bfloat16 autocast that includes a bfloat16 copy of each matrix.
+    `activations` is what the forward pass of one micro batch and its loss save for the backward pass in eager PyTorch
+    with its fused attention. Under bfloat16 autocast that includes a bfloat16 copy of each matrix.
     """
     count = parameters(config, vocab_size)
     total = sum(count.values())
@@ -52,11 +52,11 @@ def training_bytes(config: ModelConfig, vocab_size: int, micro_batch_size: int, 
         "weights": 4 * total,
         "gradients": 4 * total,
         "optimizer": 8 * total,
-        "activations": tokens * _saved_bytes_per_token(config, precision) + copies,
+        "activations": tokens * _saved_bytes_per_token(config, vocab_size, precision) + copies,
     }
 
 
-def _saved_bytes_per_token(config: ModelConfig, precision: str) -> int:
+def _saved_bytes_per_token(config: ModelConfig, vocab_size: int, precision: str) -> int:
     d_model, num_heads = config.d_model, config.num_heads
     element = 2 if precision == "bfloat16" else 4
     # In float32: what it normalises, the result before its weight, and one factor a row.
@@ -67,4 +67,5 @@ def _saved_bytes_per_token(config: ModelConfig, precision: str) -> int:
     ffn = {"swiglu": 5 * config.d_ff, "silu": 3 * (3 * config.d_ff // 2)}[config.ffn]
     layer = 2 * norm + element * (inputs + heads + ffn) + 4 * num_heads
     final = (norm if config.norm_position == "pre" else 0) + element * d_model
-    return config.num_layers * layer + final + 8  # the token id
+    loss = 4 * vocab_size + 4 + 2 * 8  # the logits in float32, their log-sum-exp, the ids of token and target
+    return config.num_layers * layer + final + loss

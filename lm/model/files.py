@@ -58,11 +58,12 @@ def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBa
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "model.safetensors")
         model = TransformerLM(ModelConfig(**config["model"]), config["vocab_size"], attention_backend)
+        trained_with = config["tokenizer_hash"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or folder}: no trained model; make it with: dvc repro train") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the model's files are damaged ({error}); make them again: dvc repro train") from error
-    if config["tokenizer_hash"] != tokenizer_hash:
+    if trained_with != tokenizer_hash:
         raise UserError(f"{folder}: the model was trained with another tokenizer; run dvc repro to train it on this one")
     _copy_weights(model, weights, folder)
     return model.eval()

@@ -34,7 +34,8 @@ class Embedding(nn.Module):
         nn.init.trunc_normal_(self.weight, std=std, a=-3 * std, b=3 * std)
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        return self.weight[token_ids]  # (...) -> (..., D)
+        # Not self.weight[token_ids]: its backward adds up a token's gradients in an order that changes from run to run.
+        return nn.functional.embedding(token_ids, self.weight)  # (...) -> (..., D)
 
 
 class RMSNorm(nn.Module):

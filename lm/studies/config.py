@@ -14,6 +14,7 @@ class VariantConfig:
     norm_position: NormPosition
     position: Position
     ffn: FeedForward
+    tie_embeddings: bool
     learning_rate_scale: float
 
     def __post_init__(self) -> None:
@@ -42,8 +43,9 @@ class AblateConfig:
         for name in self.variants:
             if not re.fullmatch(r"[\w-]+", name, re.ASCII):  # it becomes part of a stage's name, a key and a file's name
                 raise ValueError(f"variants: expected names of letters, digits, _ and -, got {name!r}")
-        if min(self.seeds) < 0:
-            raise ValueError(f"seeds: expected 0 or more, got {min(self.seeds)}")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"seeds: expected 0 to {2**32 - 1}, got {seed}")
         for name in ("max_steps", "batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")

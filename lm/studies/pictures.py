@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lm.atomic import atomic_write
+
 
 def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float | None, path: Path) -> None:
     """Losses in nats a token on the left; on the right bits a byte, with the corpus's entropy where it is known."""
@@ -48,4 +50,6 @@ def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[f
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=100, metadata={"Software": None})  # without matplotlib's version: the same run, the same file
+    with atomic_write(path) as file:
+        # Without matplotlib's version: the same run gives the same file.
+        figure.savefig(file, format="png", dpi=100, metadata={"Software": None})

@@ -67,9 +67,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.release()
         if self._finished:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
 
     def save(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Write the whole state and put it in the place of the previous one in one step.

@@ -121,11 +121,13 @@ class _Training:
     def result(self) -> Result:
         progress, max_steps = self.progress, self.run.train.max_steps
         started, tokens_before = time.perf_counter(), self._tokens_seen()
-        tokens_per_second = 0.0
-        finite = bool(progress.history) or self._evaluate(None)
+        updating = tokens_per_second = 0.0  # evaluations and checkpoints are left out of the rate
+        finite = progress.history[-1]["val_loss"] is not None if progress.history else self._evaluate(None)
         with tqdm(total=max_steps, initial=progress.step, desc="training", unit="step") as bar:
             while finite and progress.step < max_steps:
+                update_started = time.perf_counter()
                 loss, norm = self._update(progress.step + 1)
+                updating += time.perf_counter() - update_started
                 finite = math.isfinite(loss) and math.isfinite(norm)
                 if not finite:
                     break
@@ -135,7 +137,7 @@ class _Training:
                     finite = self._evaluate(norm)
                 elif progress.step % self.runtime.checkpoint_every == 0:
                     self.checkpoints.save(self.checkpoints.newest, self.model, self.optimizer, progress)
-                tokens_per_second = (self._tokens_seen() - tokens_before) / (time.perf_counter() - started)
+                tokens_per_second = (self._tokens_seen() - tokens_before) / updating
                 bar.set_postfix(self._rates(loss, tokens_per_second))
                 bar.update()
         if not finite:
@@ -228,7 +230,7 @@ class _Training:
             "step": self.progress.step,
             "tokens": self._tokens_seen(),
             "num_parameters": sum(parameters(self.run.model, self.tokenizer.vocab_size).values()),
-            "diverged": int(diverged or not last["val_loss"] < first),
+            "diverged": int(diverged or last["val_loss"] > first),
             "train_loss": last["train_loss"],
             "val_loss": last["val_loss"],
             "val_bits_per_byte": last["val_bits_per_byte"],
@@ -256,7 +258,7 @@ def _check(run: Run, data: Data) -> None:
     length = run.model.context_length
     if num_windows(len(data.train), length) < 1:
         raise UserError(
-            f"model.context_length: {length} tokens are more than the train split has ({len(data.train)}); "
+            f"model.context_length: a window takes {length + 1} tokens, and the train split has {len(data.train)}; "
             "take more text (data.train_bytes) or a shorter context"
         )
     if len(data.val) < 1:

@@ -87,6 +87,12 @@ def test_streaming_never_cuts_a_character(small, tokenizer, config):
     assert "\ufffd" not in "".join(pieces)
 
 
+def test_a_model_that_is_not_finite_says_nothing(model, tokenizer, config):
+    model.lm_head.weight.data.fill_(float("nan"))
+    samples = complete(model, tokenizer, "a", config)
+    assert [(sample.text, sample.ended) for sample in samples] == [("a", False)] * 3
+
+
 def test_an_empty_prompt_begins_a_text(model, tokenizer, config):
     first = next(generate(model, [], [5], tokenizer.end_of_text_id, config))
     same = next(generate(model, [tokenizer.end_of_text_id], [5], tokenizer.end_of_text_id, config))

@@ -30,7 +30,7 @@ def test_a_missing_model_names_the_stage_that_makes_it(tmp_path):
         load_model(tmp_path, "hash")
 
 
-@pytest.mark.parametrize("damage", ["cut weights", "not json", "unknown key", "other shape", "pickle"])
+@pytest.mark.parametrize("damage", ["cut weights", "not json", "no tokenizer", "unknown key", "other shape", "pickle"])
 def test_damaged_files_are_refused_in_one_line(small, tmp_path, damage):
     model = TransformerLM(small, 61)
     save_model(tmp_path, model, "hash")
@@ -42,6 +42,8 @@ def test_damaged_files_are_refused_in_one_line(small, tmp_path, damage):
         torch.save(model.state_dict(), weights)
     elif damage == "not json":
         config.write_text("{")
+    elif damage == "no tokenizer":
+        config.write_text(json.dumps({key: value for key, value in values.items() if key != "tokenizer_hash"}))
     elif damage == "unknown key":
         config.write_text(json.dumps({**values, "model": {**values["model"], "surprise": 1}}))
     else:

@@ -17,7 +17,10 @@ def test_a_cell_changes_the_switches_and_nothing_else(params):
 
 def test_a_row_does_not_depend_on_the_switches_of_the_model(params):
     switched = dataclasses.replace(
-        params, model=dataclasses.replace(params.model, norm="none", norm_position="post", position="none", ffn="silu")
+        params,
+        model=dataclasses.replace(
+            params.model, norm="none", norm_position="post", position="none", ffn="silu", tie_embeddings=True
+        ),
     )
     for variant in params.ablate.run:
         assert cell(switched, variant, 1) == cell(params, variant, 1)
@@ -42,7 +45,7 @@ def test_every_variant_of_the_issue_is_there_and_builds(params):
         "layernorm": {"norm": "layernorm"},
         "silu": {"ffn": "silu"},
     }
-    plain = {"norm": "rmsnorm", "norm_position": "pre", "position": "rope", "ffn": "swiglu"}
+    plain = {"norm": "rmsnorm", "norm_position": "pre", "position": "rope", "ffn": "swiglu", "tie_embeddings": False}
     assert params.ablate.run == list(expected)
     for variant, changes in expected.items():
         model = cell(params, variant, 1).model
@@ -55,4 +58,4 @@ def test_every_variant_of_the_issue_is_there_and_builds(params):
 
 def test_a_variant_states_every_switch():
     names = {field.name for field in dataclasses.fields(VariantConfig)}
-    assert names == {"norm", "norm_position", "position", "ffn", "learning_rate_scale"}
+    assert names == {"norm", "norm_position", "position", "ffn", "tie_embeddings", "learning_rate_scale"}

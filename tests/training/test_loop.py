@@ -60,7 +60,21 @@ def test_the_model_learns_and_the_metrics_say_so(run, data, tokenizer, trained):
     assert metrics["num_parameters"] == sum(p.numel() for p in result.model.parameters())
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_a_training_on_two_threads_gives_the_same_bits_every_time(run, data, tokenizer, trained):
+    # Large enough that PyTorch divides every kernel, and few tokens, so that gradients of one token meet.
+    large = dataclasses.replace(run.model, d_model=128, d_ff=256, context_length=128)
+    train = dataclasses.replace(run.train, max_steps=4, batch_size=8, eval_every=4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        results = [weights_of(trained(dataclasses.replace(run, model=large, train=train), f"{i}")) for i in range(4)]
+    finally:
+        torch.set_num_threads(threads)
+    for name, weight in results[0].items():
+        assert all(weight.equal(other[name]) for other in results[1:]), name
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 64])
 def test_accumulated_micro_batches_give_the_same_result(run, runtime, trained, micro_batch_size):
     whole = trained(run, "whole")
     parts = trained(run, "parts", dataclasses.replace(runtime, micro_batch_size=micro_batch_size))
@@ -175,6 +189,19 @@ def test_a_learning_rate_that_is_far_too_high_is_a_result(run, trained):
     assert all(weight.isfinite().all() for weight in result.model.parameters())
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_model_that_is_not_finite_at_the_start_is_a_result(run, trained, monkeypatch, stopped):
+    monkeypatch.setattr(lm.training.loop, "mean_loss", lambda *args: math.nan)
+    if stopped:
+        with monkeypatch.context() as patch:
+            patch.setattr(lm.training.loop._Training, "_step_back", lambda self: (_ for _ in ()).throw(Stopped))
+            with pytest.raises(Stopped):
+                trained(run)
+    result = trained(run)
+    assert result.metrics["diverged"] == 1 and result.metrics["step"] == 0
+    assert "val_loss" not in result.metrics and result.history[0]["val_loss"] is None
+
+
 def test_the_same_run_twice_at_once_is_refused(run, trained, monkeypatch):
     def second(self, step):
         with pytest.raises(UserError, match="another process is training this very run"):
@@ -187,7 +214,7 @@ def test_the_same_run_twice_at_once_is_refused(run, trained, monkeypatch):
 
 
 def test_too_little_text_is_said_before_any_work(run, data, trained):
-    with pytest.raises(UserError, match="model.context_length: 16 tokens are more than the train split has"):
+    with pytest.raises(UserError, match="model.context_length: a window takes 17 tokens, and the train split has 16"):
         trained(run, data=dataclasses.replace(data, train=data.train[:16]))
     with pytest.raises(UserError, match="the val split is empty"):
         trained(run, data=dataclasses.replace(data, val=data.val[:0]))
