@@ -15,10 +15,12 @@ test: .venv/installed-test
 	@python -m pytest
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --editable . --constraint constraints.txt
+	@echo 'installing into .venv: a minute or two, the first time'
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --constraint constraints.txt
 	@touch $@
 
 .venv/installed-test: .venv/installed
-	.venv/bin/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	@echo 'installing what the tests need'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
 	@touch $@

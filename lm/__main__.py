@@ -19,7 +19,8 @@ def main() -> None:
     preset = verbs.add_parser(
         "preset",
         help="rewrite params.yaml for a larger (or smaller) set-up, keeping its comments",
-        description="Rewrite params.yaml for another set-up, keeping its comments. Example: python -m lm preset tinystories",
+        description="Rewrite params.yaml for another set-up, keeping its comments. "
+        "Example: python -m lm preset tinystories",
     )
     preset.add_argument("name", nargs="?", metavar="NAME", help="without it, the presets are listed")
     preset.add_argument("--params", type=Path, default=Path("params.yaml"), help="the file to rewrite")

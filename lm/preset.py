@@ -48,7 +48,9 @@ def apply(name: str, path: Path) -> list[str]:
         try:
             config.load(trial)
         except UserError as error:
-            raise UserError(f"the preset {name} does not fit the rest of {path}: {str(error).partition(': ')[2]}") from error
+            raise UserError(
+                f"the preset {name} does not fit the rest of {path}: {str(error).partition(': ')[2]}"
+            ) from error
     write_text(path, rewritten)
     return changes
 

@@ -24,7 +24,9 @@ def main() -> None:
     ablate = config.load(args.params).ablate
 
     cells = {variant: [f"{variant}-{seed}" for seed in ablate.seeds] for variant in ablate.run}
-    metrics = {variant: [_read_metrics(args.metrics / f"{name}.json") for name in names] for variant, names in cells.items()}
+    metrics = {
+        variant: [_read_metrics(args.metrics / f"{name}.json") for name in names] for variant, names in cells.items()
+    }
     curves = {variant: [_read_curve(args.curves / f"{name}.csv") for name in names] for variant, names in cells.items()}
     frame = table(metrics)
     for folder in (args.table.parent, args.picture.parent):

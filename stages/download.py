@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from lm import config
-from lm.corpus import web
 from lm.atomic import make_folder, write_json, writing
+from lm.corpus import web
 from lm.corpus.sources import open_corpus, story_bits, story_seeds
 from lm.corpus.splits import write_split
 from lm.errors import exit_cleanly

@@ -62,8 +62,16 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
         ("optim.max_learning_rate", ".nan", "optim.max_learning_rate: expected a number, got nan"),
         ("optim.max_learning_rate", "fast", "optim.max_learning_rate: expected a number, got 'fast'"),
         ("tokenizer.vocab_size", "256", "tokenizer.vocab_size: expected at least 257"),
-        ("tokenizer.pattern", "'(a'", "tokenizer.pattern: expected 'gpt2', 'gpt4' or a regular expression, got '(a': missing )"),
-        ("tokenizer.special_tokens", "[<|endoftext|>, x]", "tokenizer.special_tokens: expected texts of two bytes or more"),
+        (
+            "tokenizer.pattern",
+            "'(a'",
+            "tokenizer.pattern: expected 'gpt2', 'gpt4' or a regular expression, got '(a': missing )",
+        ),
+        (
+            "tokenizer.special_tokens",
+            "[<|endoftext|>, x]",
+            "tokenizer.special_tokens: expected texts of two bytes or more",
+        ),
         ("sample.temperature", "-1", "sample.temperature: expected 0, or 0.001 or more, got -1.0"),
         ("sample.prompts", "once", "sample.prompts: expected a list, got 'once'"),
         ("train.max_steps", "3", "train.max_steps: expected at least the schedule's warmup_steps"),

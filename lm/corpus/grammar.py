@@ -59,8 +59,7 @@ class Grammar:
         self._choices = _compile(self._start, {})
         # For every word that a variable may take, the texts of all phrases about that variable.
         self._forms = {
-            variable: [{variable: word[""]} for word in lexicon.words]
-            for variable, lexicon in self._lexicons.items()
+            variable: [{variable: word[""]} for word in lexicon.words] for variable, lexicon in self._lexicons.items()
         }
         for slot in self._slots.values():
             for forms, text in zip(self._forms[slot.variable], slot.texts):
@@ -91,9 +90,7 @@ class Grammar:
         """The -log2 p of every derivation of `text`, found by trying all choices; [] if the grammar cannot write it."""
         found: list[float] = []
         # Where the text is read to, what must follow (a linked list), the index of each variable's word, the bits.
-        pending: list[tuple[int, tuple | None, dict[str, int], float]] = [
-            (0, (self._start, None), {}, 0.0)
-        ]
+        pending: list[tuple[int, tuple | None, dict[str, int], float]] = [(0, (self._start, None), {}, 0.0)]
         while pending:
             position, items, bound, bits = pending.pop()
             if items is None:

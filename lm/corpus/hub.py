@@ -32,8 +32,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
-from lm.corpus import web
 from lm.atomic import atomic_write
+from lm.corpus import web
 from lm.corpus.files import TextFile
 from lm.errors import UserError
 
@@ -129,7 +129,9 @@ def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str
                 if row[column] is not None:
                     yield row[column]
         except pyarrow.ArrowInvalid as error:
-            raise UserError(f"{snapshot.repository}: not whole parquet files ({error}); name another repository") from error
+            raise UserError(
+                f"{snapshot.repository}: not whole parquet files ({error}); name another repository"
+            ) from error
         except (ConnectionError, FileNotFoundError) as error:
             raise web.unreachable(snapshot.repository, error) from error
 

@@ -62,7 +62,9 @@ def complete(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: Sa
         for row, token in zip(drawn, tokens):
             row.append(token)
     return [
-        Sample(prompt, seed, tokenizer.decode([*prompt_ids, *(token for token in row if token is not None)]), None in row)
+        Sample(
+            prompt, seed, tokenizer.decode([*prompt_ids, *(token for token in row if token is not None)]), None in row
+        )
         for seed, row in zip(seeds, drawn)
     ]
 

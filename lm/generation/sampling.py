@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """logits / temperature: below 1 sharper, above 1 flatter; at 0 all but the largest (the first of equals) are out."""
+    """logits / temperature: below 1 sharper, above 1 flatter; at 0 only the largest, the first of equals, stays."""
     if temperature == 0:
         best = logits.argmax(-1, keepdim=True)
         return torch.full_like(logits, float("-inf")).scatter(-1, best, 0.0)

@@ -33,7 +33,9 @@ class ModelConfig:
         if self.d_model % self.num_heads:
             raise ValueError(f"d_model: expected a multiple of num_heads = {self.num_heads}, got {self.d_model}")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_kv_heads: expected a divisor of num_heads = {self.num_heads}, got {self.num_kv_heads}")
+            raise ValueError(
+                f"num_kv_heads: expected a divisor of num_heads = {self.num_heads}, got {self.num_kv_heads}"
+            )
         if self.position == "rope" and self.d_head % 2:
             raise ValueError(f"num_heads: rope needs an even d_model / num_heads, got {self.d_head}")
         if self.ffn == "silu" and self.d_ff % 2:

@@ -45,7 +45,9 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str
         partial.replace(path)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
         partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error}); free some space, or mend the path, and run again") from error
+        raise UserError(
+            f"{path}: cannot be written ({error}); free some space, or mend the path, and run again"
+        ) from error
 
 
 def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBackend = "sdpa") -> TransformerLM:
@@ -62,9 +64,13 @@ def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBa
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or folder}: no trained model; make it with: dvc repro train") from error
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: the model's files are damaged ({error}); make them again: dvc repro train") from error
+        raise UserError(
+            f"{folder}: the model's files are damaged ({error}); make them again: dvc repro train"
+        ) from error
     if trained_with != tokenizer_hash:
-        raise UserError(f"{folder}: the model was trained with another tokenizer; run dvc repro to train it on this one")
+        raise UserError(
+            f"{folder}: the model was trained with another tokenizer; run dvc repro to train it on this one"
+        )
     _copy_weights(model, weights, folder)
     return model.eval()
 
@@ -74,7 +80,9 @@ def _copy_weights(model: TransformerLM, weights: dict[str, torch.Tensor], folder
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise UserError(f"{folder / 'model.safetensors'}: does not fit config.json: {wrong[0]} and {len(wrong) - 1} more")
+        raise UserError(
+            f"{folder / 'model.safetensors'}: does not fit config.json: {wrong[0]} and {len(wrong) - 1} more"
+        )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(weights[name])

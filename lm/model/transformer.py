@@ -65,7 +65,8 @@ class TransformerLM(nn.Module):
         std = config.d_model**-0.5 if config.tie_embeddings else 1.0
         self.token_embeddings = Embedding(vocab_size, config.d_model, std)
         if config.position == "learned":
-            self.position_embeddings = Embedding(config.context_length, config.d_model, std)
+            # Small as in GPT-2: at first a position must not drown the token that stands there.
+            self.position_embeddings = Embedding(config.context_length, config.d_model, 0.02 * std)
         rope = None
         if config.position == "rope":
             rope = RotaryEmbedding(config.rope_theta, config.d_head, config.context_length)  # one for all blocks

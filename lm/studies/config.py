@@ -41,7 +41,9 @@ class AblateConfig:
         if unknown := [name for name in self.run if name not in self.variants]:
             raise ValueError(f"run: expected names out of variants ({', '.join(self.variants)}), got {unknown[0]!r}")
         for name in self.variants:
-            if not re.fullmatch(r"[\w-]+", name, re.ASCII):  # it becomes part of a stage's name, a key and a file's name
+            if not re.fullmatch(
+                r"[\w-]+", name, re.ASCII
+            ):  # it becomes part of a stage's name, a key and a file's name
                 raise ValueError(f"variants: expected names of letters, digits, _ and -, got {name!r}")
         for seed in self.seeds:
             if not 0 <= seed < 2**32:

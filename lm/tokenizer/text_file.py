@@ -19,9 +19,7 @@ def read_text(path: Path, progress: str, chunk_bytes: int = _CHUNK_BYTES) -> Ite
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        with path.open("rb") as file, tqdm(
-            total=path.stat().st_size, desc=progress, unit="B", unit_scale=True
-        ) as bar:
+        with path.open("rb") as file, tqdm(total=path.stat().st_size, desc=progress, unit="B", unit_scale=True) as bar:
             while chunk := file.read(chunk_bytes):
                 yield _decode(decoder, chunk, file.tell() - len(chunk), path)
                 bar.update(len(chunk))

@@ -1,12 +1,12 @@
 """Byte-level BPE: text to token ids and back.
 
-    >>> from lm.tokenizer.training import build_vocab
-    >>> vocab = build_vocab([(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
-    >>> tokenizer = Tokenizer(vocab, [(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
-    >>> tokenizer.encode("low lot<|endoftext|>")
-    [257, 220, 256, 83, 258]
-    >>> tokenizer.decode([257, 220, 256, 83, 258])
-    'low lot<|endoftext|>'
+>>> from lm.tokenizer.training import build_vocab
+>>> vocab = build_vocab([(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
+>>> tokenizer = Tokenizer(vocab, [(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
+>>> tokenizer.encode("low lot<|endoftext|>")
+[257, 220, 256, 83, 258]
+>>> tokenizer.decode([257, 220, 256, 83, 258])
+'low lot<|endoftext|>'
 """
 
 import hashlib

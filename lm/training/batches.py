@@ -23,8 +23,8 @@ def _hash(x: np.ndarray) -> np.ndarray:
 def permute(indices: np.ndarray, n: int, key: tuple[int, int]) -> np.ndarray:
     """Where a random permutation of 0 ... n - 1, chosen by `key`, sends each of `indices`.
 
-    A Feistel network permutes 0 ... 4^b - 1, the smallest such range that covers n; an index sent outside 0 ... n - 1 is
-    sent on until it falls inside, at most a few times (cycle walking, Black & Rogaway 2002).
+    A Feistel network permutes 0 ... 4^b - 1, the smallest such range that covers n; an index sent outside 0 ... n - 1
+    is sent on until it falls inside, at most a few times (cycle walking, Black & Rogaway 2002).
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
@@ -47,9 +47,7 @@ def num_windows(num_tokens: int, context_length: int) -> int:
     return (num_tokens - 1) // context_length
 
 
-def batch(
-    tokens: np.ndarray, step: int, batch_size: int, context_length: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def batch(tokens: np.ndarray, step: int, batch_size: int, context_length: int, seed: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets, (B, T) int64 each, of update `step` = 0, 1, 2, ... out of the 1-d token array.
 
     A batch may hold the end of one epoch and the start of the next, whose order is another.

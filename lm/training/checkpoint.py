@@ -1,9 +1,9 @@
 """In-flight checkpoints: where an interrupted run goes on from, as if nothing had happened.
 
-They live outside every output of the pipeline, in a folder named by the run's fingerprint: the configuration, the data and the
-code that determine its result. A run of anything else never finds them. Two files are kept, each replaced in one
-step: the state at the last evaluation, and the newest one in between. They are safetensors with a JSON header, so
-that loading executes nothing.
+They live outside every output of the pipeline, in a folder named by the run's fingerprint: the configuration, the
+data and the code that determine its result. A run of anything else never finds them. Two files are kept, each
+replaced in one step: the state at the last evaluation, and the newest one in between. They are safetensors with a
+JSON header, so that loading executes nothing.
 """
 
 import dataclasses

@@ -34,15 +34,19 @@ def pick_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
 
 def check_precision(device: torch.device, precision: str) -> None:
     """Refuse bfloat16 on a GPU without it, before hours of emulation."""
-    if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        precision == "bfloat16"
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise UserError(f"train.precision: {torch.cuda.get_device_name()} has no bfloat16; use float32")
 
 
 def keep_freed_memory() -> None:
     """Let the C library keep large blocks that are freed: the next step asks for the same ones again.
 
-    glibc gives a freed block of over 32 MB back to the kernel, which then clears every page anew: on two cores, a step of
-    the laptop preset takes 1.2 times as long. Other C libraries have no such function, and nothing happens.
+    glibc gives a freed block of over 32 MB back to the kernel, which then clears every page anew: on two cores, a step
+    of the laptop preset takes 1.2 times as long. Other C libraries have no such function, and nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

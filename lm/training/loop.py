@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,9 +75,7 @@ def train(
     keep_freed_memory()
     device = pick_device(runtime.device)
     check_precision(device, run.train.precision)
-    name = fingerprint(
-        run=dataclasses.asdict(run), tokens=data.identity, tokenizer=tokenizer.hash, device=device.type
-    )
+    name = fingerprint(run=dataclasses.asdict(run), tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
     with Checkpoints(checkpoints_root, name) as checkpoints:
         write(_Training(run, data, tokenizer, runtime, device, checkpoints, curve).result())
         checkpoints.finish()

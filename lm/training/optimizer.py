@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class AdamW(torch.optim.Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
 
-        m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
-        p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
+    m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
+    p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
     """
 
     def __init__(

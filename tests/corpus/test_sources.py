@@ -48,10 +48,14 @@ def test_files_are_split_by_document_whatever_their_order(texts, tmp_path):
         for names in (["a.txt", "b.txt"], ["b.txt", "a.txt"])
     ]
     first, second = ([set(split.val), set(split.train)] for split in splits)
-    assert first == second == [
-        {text for text in texts if held_out(text, 3, 0.2)},
-        {text for text in texts if not held_out(text, 3, 0.2)},
-    ]
+    assert (
+        first
+        == second
+        == [
+            {text for text in texts if held_out(text, 3, 0.2)},
+            {text for text in texts if not held_out(text, 3, 0.2)},
+        ]
+    )
 
 
 def test_files_with_val_files(texts, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 from lm.corpus import stories as module
 from lm.corpus.stories import Story, derivations, stories
 
-
 DAYS = {"Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"}
 ELDERS = {"Mom", "Dad", "Grandma", "Grandpa"}
 MONTHS = {"March", "June"}

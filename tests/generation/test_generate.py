@@ -61,7 +61,10 @@ def test_greedy_generation_equals_an_argmax_loop_beyond_the_context(model, token
     with torch.no_grad():
         for _ in range(30):
             ids.append(int(model(torch.tensor(ids[-16:]))[-1].argmax()))
-    new = [row[0] for row in generate(model, tokenizer.encode("Hello"), [1], 999, dataclasses.replace(config, temperature=0.0))]
+    new = [
+        row[0]
+        for row in generate(model, tokenizer.encode("Hello"), [1], 999, dataclasses.replace(config, temperature=0.0))
+    ]
     assert new == ids[5:]
 
 

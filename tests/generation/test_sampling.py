@@ -23,7 +23,8 @@ def test_temperature_zero_is_greedy_and_takes_the_first_of_equals():
 
 
 @pytest.mark.parametrize(
-    ("top_k", "expected"), [(0, [0.1, 0.4, 0.2, 0.3]), (1, [0, 1, 0, 0]), (2, [0, 4 / 7, 0, 3 / 7]), (9, [0.1, 0.4, 0.2, 0.3])]
+    ("top_k", "expected"),
+    [(0, [0.1, 0.4, 0.2, 0.3]), (1, [0, 1, 0, 0]), (2, [0, 4 / 7, 0, 3 / 7]), (9, [0.1, 0.4, 0.2, 0.3])],
 )
 def test_top_k_by_hand(top_k, expected):
     assert probabilities_of(keep_top_k(logits_of(0.1, 0.4, 0.2, 0.3), top_k)) == pytest.approx(expected)
@@ -39,7 +40,10 @@ def test_top_p_by_hand(top_p, expected):
 
 def test_samplers_work_row_by_row():
     rows = torch.stack((logits_of(0.6, 0.3, 0.1), logits_of(0.1, 0.2, 0.7)))
-    assert distribution(rows, 1.0, 2, 1.0).tolist() == [pytest.approx([2 / 3, 1 / 3, 0]), pytest.approx([0, 2 / 9, 7 / 9])]
+    assert distribution(rows, 1.0, 2, 1.0).tolist() == [
+        pytest.approx([2 / 3, 1 / 3, 0]),
+        pytest.approx([0, 2 / 9, 7 / 9]),
+    ]
     assert distribution(rows, 1.0, 0, 0.6).tolist() == [pytest.approx([1, 0, 0], abs=1e-6), [0, 0, 1]]
 
 

@@ -68,7 +68,9 @@ def test_logits_equal_those_of_transformers_llama(small, num_kv_heads, tie_embed
 
 
 SWITCHES = list(
-    itertools.product(["rmsnorm", "layernorm", "none"], ["pre", "post"], ["rope", "learned", "none"], ["swiglu", "silu"])
+    itertools.product(
+        ["rmsnorm", "layernorm", "none"], ["pre", "post"], ["rope", "learned", "none"], ["swiglu", "silu"]
+    )
 )
 
 
@@ -118,6 +120,16 @@ def test_pre_and_post_norm_blocks_are_their_equations():
 
 def test_parameters_have_the_names_of_the_design(small):
     names = {name for name, _ in TransformerLM(small, vocab_size=61).named_parameters()}
-    block = ["ln1", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.output_proj", "ln2", "ffn.w1", "ffn.w2", "ffn.w3"]
+    block = [
+        "ln1",
+        "attn.q_proj",
+        "attn.k_proj",
+        "attn.v_proj",
+        "attn.output_proj",
+        "ln2",
+        "ffn.w1",
+        "ffn.w2",
+        "ffn.w3",
+    ]
     expected = {f"layers.{i}.{part}.weight" for i in range(2) for part in block}
     assert names == expected | {"token_embeddings.weight", "ln_final.weight", "lm_head.weight"}

@@ -36,10 +36,15 @@ def environment() -> dict[str, str]:
 def copy_of_the_project(folder: Path) -> Path:
     """What is under version control, as it is in the working tree, with params of seconds."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
     )
     names = listed.stdout.split("\0")[:-1] if listed.returncode == 0 else []
-    names = names or [str(path.relative_to(PROJECT)) for room in ("lm", "stages") for path in (PROJECT / room).rglob("*")]
+    names = names or [
+        str(path.relative_to(PROJECT)) for room in ("lm", "stages") for path in (PROJECT / room).rglob("*")
+    ]
     for name in {*names, "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"}:
         source, target = PROJECT / name, folder / name
         if source.is_file() and not name.startswith(("metrics/", "tests/", "bench/", "dvc.lock", ".dvc/")):

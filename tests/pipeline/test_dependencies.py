@@ -14,7 +14,7 @@ STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 def imported(script: Path) -> set[str]:
     """The modules of the project that a script imports, directly or not, as paths.
 
-    Left out are the config.py modules (their values are tracked as params) and the rooms' __init__.py (a docstring each).
+    Left out are the config.py modules (their values are tracked as params) and the rooms' __init__.py (docstrings).
     """
     found: set[str] = set()
     waiting = [script]

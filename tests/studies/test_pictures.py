@@ -3,7 +3,12 @@ from matplotlib.image import imread
 from lm.studies.pictures import comparison_picture, training_picture
 
 HISTORY = [
-    {"step": step, "train_loss": None if step == 0 else 5 - step / 100, "val_loss": 5 - step / 100, "val_bits_per_byte": 2.0}
+    {
+        "step": step,
+        "train_loss": None if step == 0 else 5 - step / 100,
+        "val_loss": 5 - step / 100,
+        "val_bits_per_byte": 2.0,
+    }
     for step in (0, 100, 200)
 ]
 

@@ -250,7 +250,13 @@ KILLED = """
 
 @pytest.mark.parametrize(
     "at",
-    [("mid step", 6), ("evaluation", 3), ("checkpoint written in part", 3), ("checkpoint not yet moved", 3), ("outputs", 1)],
+    [
+        ("mid step", 6),
+        ("evaluation", 3),
+        ("checkpoint written in part", 3),
+        ("checkpoint not yet moved", 3),
+        ("outputs", 1),
+    ],
     ids=lambda at: at[0],
 )
 def test_kill_minus_nine_changes_nothing(run, data, tokenizer, runtime, trained, tmp_path, at):

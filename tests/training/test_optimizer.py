@@ -53,7 +53,11 @@ def test_matrices_decay_and_norms_do_not(small, tie_embeddings):
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
 def test_clipping_equals_torchs(max_norm):
     torch.manual_seed(0)
-    ours = [torch.randn(3, 4, requires_grad=True), torch.randn(5, requires_grad=True), torch.zeros(2, requires_grad=True)]
+    ours = [
+        torch.randn(3, 4, requires_grad=True),
+        torch.randn(5, requires_grad=True),
+        torch.zeros(2, requires_grad=True),
+    ]
     theirs = [p.detach().clone().requires_grad_() for p in ours]
     for mine, other in zip(ours[:2], theirs[:2]):
         mine.grad = torch.randn_like(mine)
