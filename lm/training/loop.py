@@ -7,6 +7,7 @@ the weights are initialised. What it returns is therefore the same whether it wa
 import csv
 import dataclasses
 import io
+import json
 import math
 import time
 from collections.abc import Callable
@@ -201,7 +202,8 @@ class _Training:
             "val_loss": val_loss if finite else None,
             "val_bits_per_byte": val_loss * len(data.val) / math.log(2) / data.val_text_bytes if finite else None,
             "grad_norm": grad_norm,
-            "continuation": continuation,
+            # As within a JSON string: whatever an untrained model says, a row of the CSV stays one line.
+            "continuation": json.dumps(continuation, ensure_ascii=False)[1:-1],
         }
         progress.history.append(row)
         progress.losses = []

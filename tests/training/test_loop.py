@@ -99,6 +99,16 @@ def test_the_curve_has_a_row_an_evaluation_and_a_continuation(run, trained, tmp_
     assert rows[0]["train_loss"] == "" and all(row["continuation"] for row in rows)
 
 
+def test_whatever_the_model_says_a_row_of_the_curve_stays_a_line(run, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(lm.training.loop, "greedy_continuation", lambda *args: 'a\r"b"\n,c\0\\ ü')
+    trained(run)
+    text = (tmp_path / "run" / "curve.csv").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 5
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [row["step"] for row in rows] == ["0", "4", "8", "12"]
+    assert rows[0]["continuation"] == r'a\r\"b\"\n,c\u0000\\ ü'
+
+
 class Stopped(Exception):
     """Stands for whatever ends a run."""
 
