@@ -106,7 +106,7 @@ def test_whatever_the_model_says_a_row_of_the_curve_stays_a_line(run, trained, t
     assert len(text.splitlines()) == 5
     rows = list(csv.DictReader(text.splitlines()))
     assert [row["step"] for row in rows] == ["0", "4", "8", "12"]
-    assert rows[0]["continuation"] == r'a\r\"b\"\n,c\u0000\\ ü'
+    assert rows[0]["continuation"] == r"a\r\"b\"\n,c\u0000\\ ü"
 
 
 class Stopped(Exception):
