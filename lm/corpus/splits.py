@@ -28,7 +28,7 @@ def write_split(documents: Iterable[str], path: Path, max_bytes: int, max_docume
     Raises:
         UserError: there is no document, the file cannot be written, or reading the documents fails.
 
-    >>> write_split(["One.", "Two.", "Three."], Path("/tmp/train.txt"), 5, 0)
+    >>> write_split(["One.", "Two.", "Three."], Path("train.txt"), 5, 0)
     {'bytes': 8, 'documents': 2, 'sha256': '...'}
     """
     marker = END_OF_TEXT.encode()

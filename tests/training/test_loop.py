@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -270,8 +271,6 @@ KILLED = """
     ids=lambda at: at[0],
 )
 def test_kill_minus_nine_changes_nothing(run, data, tokenizer, runtime, trained, tmp_path, at):
-    import pickle
-
     expected = trained(run, "undisturbed")
     (tmp_path / "killed").mkdir()
     (tmp_path / "job").write_bytes(pickle.dumps((run, data, tokenizer, runtime, at)))
