@@ -87,7 +87,7 @@ def test_a_special_token_that_the_vocabulary_holds_keeps_its_id() -> None:
 
 def test_a_tokenizer_without_an_end_of_text_token_says_so() -> None:
     with pytest.raises(UserError, match=r"no special token '<\|endoftext\|>'"):
-        word_tokenizer().end_of_text_id  # noqa: B018
+        _ = word_tokenizer().end_of_text_id
 
 
 @given(text=TEXTS, size=st.integers(1, 20))
