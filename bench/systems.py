@@ -1,0 +1,277 @@
+"""The systems that are measured side by side: how each trains, encodes and decodes in memory, in its fastest way.
+
+A system is a class, and its methods are what it takes part in:
+
+- `train(source, vocab_size, threads)` learns merges, GPT-2's pattern, and returns the size of the vocabulary. `source`
+  is what `trains_from` says: the path of the text, or its documents as a list of str.
+- `System(folder, threads)` makes a tokenizer with cold caches from the files that `write_files` has written.
+- `encode(text)` returns the ids of one text, an array or a list; `<|endoftext|>` in it is the special token.
+- `encode_documents(texts)` returns the ids of each, or a pair: all ids in one array, and the offsets of the documents.
+- `decode(ids)` returns the text; `ids` is what `decodes` says: a NumPy array of uint32 or a list.
+
+A number of threads is asked for in the system's own way where it has one; whoever calls also sets RAYON_NUM_THREADS
+and the processors that may be used. Each library is imported where it is used, so that another may be missing.
+"""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm.corpus.config import END_OF_TEXT
+from lm.tokenizer.byte_alphabet import to_text
+from lm.tokenizer.tokenizer import Tokenizer
+
+PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+_HUGGING_FACE = "tokenizer.json"  # read by tokenizers, fastokens, snaptokens, tuetoken
+_RANKS = "ranks.tiktoken"  # read by gigatoken and tiktoken
+
+
+def write_files(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the tokenizer in every format that a system reads."""
+    tokenizer.save(folder)
+    special_id = tokenizer.end_of_text_id
+    ranks = [(token, token_id) for token_id, token in sorted(tokenizer.vocab.items()) if token_id != special_id]
+    lines = [base64.b64encode(token).decode() + f" {token_id}\n" for token, token_id in ranks]
+    (folder / _RANKS).write_text("".join(lines), encoding="utf-8")
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    special = {"id": special_id, "content": END_OF_TEXT, "special": True}
+    special |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": {to_text(token): token_id for token, token_id in ranks} | {END_OF_TEXT: special_id},
+        "merges": [[to_text(left), to_text(right)] for left, right in tokenizer.merges],
+    }
+    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None}
+    whole |= {"pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level, "model": model}
+    (folder / _HUGGING_FACE).write_text(json.dumps(whole), encoding="utf-8")
+
+
+class Tiktoken:
+    decodes = "list"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from tiktoken import Encoding
+
+        ranks, special = _read_ranks(folder)
+        self._encoding = Encoding("bench", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        self._threads = threads
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._encoding.encode_to_numpy(text, allowed_special="all")
+
+    def encode_documents(self, texts: list[str]) -> list[Any]:
+        if self._threads == 1:
+            return [self._encoding.encode_to_numpy(text, allowed_special="all") for text in texts]
+        return self._encoding.encode_batch(texts, num_threads=self._threads, allowed_special="all")
+
+    def decode(self, ids: list[int]) -> str:
+        return self._encoding.decode(ids)
+
+
+class Lm:
+    trains_from = "path"
+    decodes = "array"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._tokenizer = Tokenizer.from_files(folder / "vocab.json", folder / "merges.txt", [END_OF_TEXT])
+        self._threads = threads
+
+    @staticmethod
+    def train(source: Path, vocab_size: int, threads: int) -> int:
+        from lm.tokenizer.training import train_bpe
+
+        _, merges = train_bpe(source, vocab_size, [END_OF_TEXT], num_threads=threads)
+        return 256 + len(merges) + 1
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._tokenizer.encode_array(text, num_threads=self._threads)
+
+    def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
+        return self._tokenizer.encode_batch(texts, num_threads=self._threads)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self._tokenizer.decode(ids)
+
+
+class Gigatoken:
+    """A second thread helps it with documents only."""
+
+    trains_from = "path"
+    decodes = "array"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from gigatoken import Tokenizer as Gigatokenizer
+
+        special = _read_ranks(folder)[1]
+        self._tokenizer = Gigatokenizer.from_tiktoken(folder / _RANKS, "gpt2", special)
+        self._parallel = threads > 1
+
+    @staticmethod
+    def train(source: Path, vocab_size: int, threads: int) -> int:
+        from gigatoken import train_bpe
+
+        return len(train_bpe(str(source), vocab_size, [END_OF_TEXT])[0])
+
+    def encode(self, text: str) -> np.ndarray:
+        return self._tokenizer.encode(text)
+
+    def encode_documents(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        lists = self._tokenizer.encode_batch(texts, parallel=self._parallel).layout
+        return lists.content.data, lists.offsets.data
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self._tokenizer.decode(ids).decode(errors="replace")
+
+
+class Snaptokens:
+    """A flat batch of one text is faster than its `encode`, which makes a list."""
+
+    decodes = "list"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from snaptokens import Tokenizer as Snaptokenizer
+
+        self._tokenizer = Snaptokenizer.from_file(str(folder / _HUGGING_FACE))
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.encode_documents([text])[0]
+
+    def encode_documents(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        ids, offsets = self._tokenizer.encode_batch_flat(texts)
+        return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.uint64)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+
+class Fastokens(Snaptokens):
+    """The upstream of snaptokens, with the same interface."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from fastokens import Tokenizer as Fastokenizer
+
+        self._tokenizer = Fastokenizer.from_file(str(folder / _HUGGING_FACE))
+
+
+class Tokenizers:
+    """Hugging Face's."""
+
+    trains_from = "documents"
+    decodes = "list"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+        self._tokenizer = HuggingFaceTokenizer.from_file(str(folder / _HUGGING_FACE))
+
+    @staticmethod
+    def train(source: list[str], vocab_size: int, threads: int) -> int:
+        from tokenizers import Tokenizer as HuggingFaceTokenizer
+        from tokenizers.models import BPE
+        from tokenizers.pre_tokenizers import ByteLevel
+        from tokenizers.trainers import BpeTrainer
+
+        tokenizer = HuggingFaceTokenizer(BPE())
+        tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        alphabet = ByteLevel.alphabet()
+        trainer = BpeTrainer(
+            vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.train_from_iterator(source, trainer)
+        return tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text).ids
+
+    def encode_documents(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+class Tuetoken:
+    """Only its decoding: its encoding is slower than that of the others, and takes special tokens for text."""
+
+    decodes = "array"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from tuetoken import Tokenizer as Tuetokenizer
+
+        self._tokenizer = Tuetokenizer(str(folder / _HUGGING_FACE))
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self._tokenizer.decode_array(ids)
+
+
+class Gigabpe:
+    """Takes `<|endoftext|>` in the text for text; its vocabulary holds only the bytes that occur."""
+
+    trains_from = "path"
+
+    @staticmethod
+    def train(source: Path, vocab_size: int, threads: int) -> int:
+        from gigabpe import train_bpe
+
+        vocab, _ = train_bpe(
+            [str(source)], vocab_size, special_tokens=[END_OF_TEXT], pretokenizer="bytelevel", threads=threads
+        )
+        return len(vocab)
+
+
+class Rustbpe:
+    """nanochat's trainer; it knows no special tokens, so one is added to the size."""
+
+    trains_from = "documents"
+
+    @staticmethod
+    def train(source: list[str], vocab_size: int, threads: int) -> int:
+        from rustbpe import Tokenizer as RustbpeTokenizer
+
+        tokenizer = RustbpeTokenizer()
+        tokenizer.train_from_iterator(iter(source), vocab_size - 1, pattern=PATTERN)
+        return tokenizer.vocab_size + 1
+
+
+class Ffbpe:
+    trains_from = "documents"
+
+    @staticmethod
+    def train(source: list[str], vocab_size: int, threads: int) -> int:
+        from ffbpe import train_bpe
+
+        return len(train_bpe(source, vocab_size=vocab_size, special_tokens=[END_OF_TEXT]).vocab)
+
+
+# By the name of the package. The first that can do a task gives the ids that the others must equal.
+SYSTEMS: dict[str, type] = {
+    "tiktoken": Tiktoken,
+    "lm": Lm,
+    "gigatoken": Gigatoken,
+    "snaptokens": Snaptokens,
+    "fastokens": Fastokens,
+    "tokenizers": Tokenizers,
+    "tuetoken": Tuetoken,
+    "gigabpe": Gigabpe,
+    "rustbpe": Rustbpe,
+    "ffbpe": Ffbpe,
+}
+
+
+def _read_ranks(folder: Path) -> tuple[dict[bytes, int], dict[str, int]]:
+    """The ranks of tokens, and the special token, whose id stands only in vocab.json."""
+    lines = (folder / _RANKS).read_bytes().splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
+    special_id = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))[END_OF_TEXT]
+    return ranks, {END_OF_TEXT: special_id}
