@@ -12,6 +12,7 @@ from typing import Any
 from systems import SYSTEMS
 
 OURS = "lm"
+FIRST = "tiktoken"  # the one that most people use: ours is compared with it too
 
 _TITLES = {
     "train": "Training, MB/s",
@@ -44,7 +45,7 @@ def report(
     for task, title in _TITLES.items():
         of_task = [row for row in rows if row["task"] == task]
         if of_task:
-            lines += ["", f"### {title}", "", *table(of_task, _speed, with_ratio=True)]
+            lines += ["", f"### {title}", "", *table(of_task, _speed, with_ratios=True)]
             lines += ["", "Peak memory above the process with its input, MB:", "", *table(of_task, _peak)]
     cells = defaultdict(list)
     for problem in problems:
@@ -55,21 +56,22 @@ def report(
     return "\n".join(lines)
 
 
-def table(rows: list[dict[str, Any]], show: Callable[[dict[str, Any]], str], with_ratio: bool = False) -> list[str]:
-    """The lines of a table with a column for each system, ours first, and the ratio of ours to the fastest other."""
+def table(rows: list[dict[str, Any]], show: Callable[[dict[str, Any]], str], with_ratios: bool = False) -> list[str]:
+    """The lines of a table with a column for each system, ours first; the ratios are of our speed to others."""
     names = sorted({row["system"] for row in rows}, key=[OURS, *SYSTEMS].index)
     keys = ["text", "merges", "vocab_size", "threads"] if rows[0]["merges"] else ["text", "vocab_size", "threads"]
     by_cell = defaultdict(dict)
     for row in rows:
         by_cell[tuple(str(row[key]) for key in keys)][row["system"]] = row
-    header = [*keys, *names] + [f"{OURS} / fastest other"] * with_ratio
-    lines = [header, ["---"] * len(header)]
+    ratios = [f"{OURS} / fastest other", f"{OURS} / {FIRST}"][: 2 if FIRST in names else 1] if with_ratios else []
+    lines = [[*keys, *names, *ratios]]
+    lines.append(["---"] * len(lines[0]))
     for cell, systems in by_cell.items():
         line = [*cell, *(show(systems[name]) if name in systems else "-" for name in names)]
-        if with_ratio:
-            others = [row["mb_per_second"] for name, row in systems.items() if name != OURS]
-            known = OURS in systems and others
-            line.append(f"{systems[OURS]['mb_per_second'] / max(others):.2f}" if known else "-")
+        speeds = {name: row["mb_per_second"] for name, row in systems.items()}
+        ours = speeds.pop(OURS, None)
+        for other in [max(speeds.values(), default=None), speeds.get(FIRST)][: len(ratios)]:
+            line.append(f"{ours / other:.2f}" if ours and other else "-")
         lines.append(line)
     return [f"| {' | '.join(line)} |" for line in lines]
 
@@ -80,8 +82,9 @@ def _where(cells: list[str]) -> str:
 
 
 def _speed(row: dict[str, Any]) -> str:
-    second = row.get("second_mb_per_second")
-    return f"{row['mb_per_second']:.3g}" + (f" ({second:.3g})" if second else "")
+    speeds = [row[key] for key in ("mb_per_second", "second_mb_per_second") if key in row]
+    first, *second = [f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}" for speed in speeds]
+    return f"{first} ({second[0]})" if second else first
 
 
 def _peak(row: dict[str, Any]) -> str:

@@ -130,7 +130,7 @@ def test_a_system_that_fails_or_differs_is_named_and_the_rest_goes_on(
     text = tables.report(rows, {"code": 6_000_000}, {"tiktoken": "1.0"}, problems)
     assert "- gigatoken: ran out of luck (encode, code, vocab_size 50257, threads 2)" in text
     assert "- snaptokens: its ids differ from those of tiktoken (encode, code, vocab_size 50257, threads 2)" in text
-    assert "| code | gpt2 | 50257 | 2 | 6 | 3 | 2.00 |" in text
+    assert "| code | gpt2 | 50257 | 2 | 6 | 3 | 2.00 | 2.00 |" in text
     assert {"task", "text", "vocab_size", "threads", "system", "mb_per_second", "peak_mb"} <= rows[0].keys()
 
 
