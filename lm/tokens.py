@@ -9,7 +9,6 @@ Both work in constant memory, whatever the size of the file.
 
 import hashlib
 import json
-from itertools import islice
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -18,12 +17,10 @@ import numpy as np
 from lm.atomic import atomic_write, write_json
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
-from lm.tokenizer.text_file import read_text
 from lm.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "val")
 
-_BATCH = 1 << 16  # tokens
 _BLOCK = 1 << 16  # bytes
 
 
@@ -83,9 +80,9 @@ def encode_split(
     occurrences = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     digest = hashlib.sha256()
     last = tokenizer.end_of_text_id
-    ids = tokenizer.encode_iterable(read_text(text_path, f"encoding {text_path.name}"))
     with atomic_write(path) as file:
-        while len(batch := np.fromiter(islice(ids, _BATCH), dtype)):
+        for ids in tokenizer.encode_file(text_path):
+            batch = ids.astype(dtype)
             occurrences += np.bincount(batch, minlength=tokenizer.vocab_size)
             digest.update(batch.data)
             file.write(batch.data)

@@ -10,21 +10,32 @@
 """
 
 import hashlib
-import heapq
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+
+import numpy as np
 
 from lm.atomic import make_folder
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.tokenizer import files
-from lm.tokenizer.pretokenization import PreTokenizer
+from lm.tokenizer.bulk.chunks import CHUNK_BYTES, last_border, resolve_num_threads
+from lm.tokenizer.bulk.decoding import BulkDecoder
+from lm.tokenizer.bulk.encoding import MAX_SYMBOLS, BulkEncoder
+from lm.tokenizer.bulk.text_file import read_blocks
+from lm.tokenizer.kernels.build import can_load, is_compiled
+from lm.tokenizer.plain import PlainEncoder, to_utf8
+from lm.tokenizer.pretokenization import PATTERNS, PreTokenizer
+from lm.tokenizer.text_file import read_text
 
-_GONE = -1  # no token: one that was merged into its left neighbour, or the end of the pre-token
+_BULK_LENGTH = 1 << 20
+_SLICE = 1 << 16
+_BATCH = 1 << 16
+_NO_IDS = np.empty(0, np.uint32)
 
 
 class Tokenizer:
@@ -59,7 +70,7 @@ class Tokenizer:
             self._special_ids[text] = token_id
             self.vocab[token_id] = text.encode()
         self._symbol_ids, self._pair_symbols = _number_symbols(merges, token_ids)
-        self._cache = _Cache(self._merge)
+        self._total_length = 0
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -116,18 +127,71 @@ class Tokenizer:
         Raises:
             UserError: the text holds half of a surrogate pair, which is no character and has no bytes.
         """
-        return list(self.encode_iterable([text], allow_special))
+        if self._is_bulk(len(text)):
+            return self.encode_array(text, allow_special, num_threads=1).tolist()
+        return list(self._plain_encode([text], allow_special))
+
+    def encode_array(self, text: str, allow_special: bool = True, num_threads: int | None = None) -> np.ndarray:
+        """The same as a uint32 array, worked out by `num_threads` threads, by default one for each core."""
+        num_threads = resolve_num_threads(num_threads)
+        if not self._is_bulk(len(text)):
+            return np.fromiter(self._plain_encode([text], allow_special), np.uint32)
+        blocks = (to_utf8(text[begin : begin + CHUNK_BYTES]) for begin in range(0, len(text), CHUNK_BYTES))
+        return np.concatenate([_NO_IDS, *self._bulk_encoder.encode_blocks(blocks, allow_special, num_threads)])
+
+    def encode_batch(
+        self, texts: Sequence[str], allow_special: bool = True, num_threads: int | None = None
+    ) -> list[np.ndarray]:
+        """The same of each of many texts."""
+        num_threads = resolve_num_threads(num_threads)
+        if not self._is_bulk(sum(map(len, texts))):
+            return [np.fromiter(self._plain_encode([text], allow_special), np.uint32) for text in texts]
+        return list(self._bulk_encoder.encode_texts(map(to_utf8, texts), allow_special, num_threads))
+
+    def encode_file(self, path: Path, num_threads: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the ids of a text file in uint32 arrays, in constant memory, under a progress bar.
+
+        Raises:
+            UserError: the file cannot be read, or holds bytes that are not UTF-8.
+        """
+        num_threads = resolve_num_threads(num_threads)
+        progress = f"encoding {path.name}"
+        if path.is_file() and self._is_bulk(path.stat().st_size):
+            yield from self._bulk_encoder.encode_blocks(read_blocks(path, progress), True, num_threads)
+            return
+        ids = self._plain_encode(read_text(path, progress), True)
+        while len(batch := np.fromiter(islice(ids, _BATCH), np.uint32)):
+            yield batch
 
     def encode_iterable(self, chunks: Iterable[str], allow_special: bool = True) -> Iterator[int]:
-        """Yield the ids of the joined chunks, reading them only as far as needed, in constant memory.
+        """Yield the ids of the joined chunks in constant memory, reading them only as far as needed.
 
-        Memory is bounded as in PreTokenizer.stream: a custom pattern needs a whole document at once.
+        Once a megabyte has passed, that is up to 64 kB ahead. Memory is bounded as in PreTokenizer.stream: a pattern
+        of one's own needs a whole document at once.
         """
-        pre_tokenizer = self._pre_tokenizer if allow_special else self._plain_pre_tokenizer
-        for pre_tokens, follower in pre_tokenizer.stream(chunks):
-            yield from chain.from_iterable(map(self._cache.__getitem__, pre_tokens))
-            if follower:
-                yield self._special_ids[follower]
+        slices = (chunk[begin : begin + _SLICE] for chunk in chunks for begin in range(0, len(chunk), _SLICE))
+        if not self._has_bulk:
+            yield from self._plain_encode(slices, allow_special)
+            return
+        special_tokens = [token.encode() for token in self._special_ids] if allow_special else []
+        longest = max(map(len, special_tokens), default=1)
+        rest = b""
+
+        def beginning() -> Iterator[str]:
+            """A megabyte or more, up to a border that does not depend on what was read before its slice."""
+            nonlocal rest
+            length = 0
+            for text in slices:
+                length += len(text)
+                if length >= _BULK_LENGTH and (border := last_border(to_utf8(text), special_tokens)) >= longest:
+                    rest = to_utf8(text)[border:]
+                    yield to_utf8(text)[:border].decode()
+                    return
+                yield text
+
+        yield from self._plain_encode(beginning(), allow_special)
+        for ids in self._bulk_encoder.encode_blocks(chain([rest], _gathered(slices)), allow_special, num_threads=1):
+            yield from ids.tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
@@ -135,76 +199,70 @@ class Tokenizer:
         Raises:
             UserError: an id is not in the vocabulary.
         """
-        return self.decode_bytes(ids).decode(errors="replace")
+        return str(self._decode(ids), "utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of `ids`; unlike text, those of two parts of a sequence join to those of the whole."""
+        return bytes(self._decode(ids))
+
+    def _decode(self, ids: Iterable[int]) -> bytes | memoryview:
+        ids = ids if isinstance(ids, np.ndarray) else list(ids)
+        if self._is_bulk(4 * len(ids)):  # a token has about four bytes
+            numbers = _as_uint32(ids)
+            data = None if numbers is None else self._bulk_decoder.decode(numbers)
+            if data is not None:
+                return data
         try:
             return b"".join([self.vocab[token_id] for token_id in ids])
         except KeyError as error:
             raise UserError(f"token id: expected 0 to {self.vocab_size - 1}, got {error.args[0]}") from error
 
-    def _merge(self, pre_token: str) -> tuple[int, ...]:
-        """Apply the merges in order, each wherever its pair stands, from left to right.
+    @cached_property
+    def _has_bulk(self) -> bool:
+        """Whether kernels can do what this tokenizer does."""
+        return self._pre_tokenizer.pattern == PATTERNS["gpt2"] and len(self._symbol_ids) <= MAX_SYMBOLS and can_load()
 
-        An index holds the places of every pair that can be merged, so time is about linear in the length: a line of a
-        million letters is no trap. The places are looked up by the symbol that the merge makes, and since a symbol
-        takes part only in later merges, the next merge is always the least symbol.
-        """
-        pair_symbols = self._pair_symbols
-        symbols = [*_utf8(pre_token), _GONE]
-        places = defaultdict(list)
-        for place, pair in enumerate(zip(symbols, symbols[1:])):
-            if pair in pair_symbols:
-                places[pair_symbols[pair]].append(place)
-        waiting = list(places)
-        heapq.heapify(waiting)
-        # A ring: the end, at index -1, stands before the first symbol.
-        following = [*range(1, len(symbols)), 0]
-        preceding = list(range(-1, len(symbols) - 1))
-        while waiting:
-            made = heapq.heappop(waiting)
-            for place in places.pop(made):
-                second = following[place]
-                # Not removed from the index when another merge broke the pair up, so look whether it still stands.
-                if pair_symbols.get((symbols[place], symbols[second])) != made:
-                    continue
-                symbols[place], symbols[second] = made, _GONE
-                before, after = preceding[place], following[second]
-                following[place], preceding[after] = after, place
-                for left in (before, place):
-                    next_made = pair_symbols.get((symbols[left], symbols[following[left]]))
-                    if next_made is not None:
-                        if next_made not in places:
-                            heapq.heappush(waiting, next_made)
-                        places[next_made].append(left)
-        return tuple([self._symbol_ids[symbol] for symbol in symbols if symbol != _GONE])
+    def _is_bulk(self, length: int) -> bool:
+        """Whether to go through kernels now: not for a small text, nor for many, if they would have to be compiled."""
+        self._total_length += length
+        return self._has_bulk and (length >= _BULK_LENGTH or self._total_length >= _BULK_LENGTH and is_compiled())
+
+    @cached_property
+    def _bulk_encoder(self) -> BulkEncoder:
+        return BulkEncoder(self._pair_symbols, self._symbol_ids, self._special_ids)
+
+    @cached_property
+    def _bulk_decoder(self) -> BulkDecoder:
+        return BulkDecoder([self.vocab[token_id] for token_id in range(self.vocab_size)])
+
+    @cached_property
+    def _plain_encoder(self) -> PlainEncoder:
+        return PlainEncoder(self._pair_symbols, self._symbol_ids, self._special_ids)
+
+    def _plain_encode(self, chunks: Iterable[str], allow_special: bool) -> Iterator[int]:
+        return self._plain_encoder.encode(chunks, self._pre_tokenizer if allow_special else self._plain_pre_tokenizer)
 
 
-class _Cache(dict[str, tuple[int, ...]]):
-    """The ids of pre-tokens, worked out when first asked for; emptied when full, and long pre-tokens are not kept."""
-
-    _MAX_ENTRIES = 1 << 15
-    _MAX_LENGTH = 64
-
-    def __init__(self, merge: Callable[[str], tuple[int, ...]]) -> None:
-        self._merge = merge
-
-    def __missing__(self, pre_token: str) -> tuple[int, ...]:
-        ids = self._merge(pre_token)
-        if len(pre_token) <= self._MAX_LENGTH:
-            if len(self) >= self._MAX_ENTRIES:
-                self.clear()
-            self[pre_token] = ids
-        return ids
+def _gathered(texts: Iterable[str]) -> Iterator[bytes]:
+    """The texts as bytes, small ones joined."""
+    waiting: list[str] = []
+    for text in texts:
+        waiting.append(text)
+        if sum(map(len, waiting)) >= _SLICE:
+            yield to_utf8("".join(waiting))
+            waiting = []
+    yield to_utf8("".join(waiting))
 
 
-def _utf8(text: str) -> bytes:
+def _as_uint32(ids: np.ndarray | list[int]) -> np.ndarray | None:
+    """None if an id is none."""
+    if isinstance(ids, np.ndarray):
+        within = ids.dtype.kind in "iu" and ids.ndim == 1 and ids.min() >= 0 and ids.max() < 1 << 32
+        return np.ascontiguousarray(ids, np.uint32) if within else None
     try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        half = ord(text[error.start])
-        raise UserError(f"the text holds U+{half:04X}, half of a surrogate pair, which is no character") from error
+        return np.frombuffer(array("I", ids), np.uint32)  # four times as fast as numpy's own way from a list
+    except (OverflowError, TypeError):
+        return None
 
 
 def _invert(vocab: dict[int, bytes]) -> dict[bytes, int]:

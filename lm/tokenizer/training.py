@@ -18,18 +18,28 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lm.errors import UserError
+from lm.tokenizer.bulk.chunks import resolve_num_threads
+from lm.tokenizer.bulk.text_file import read_blocks
+from lm.tokenizer.bulk.training import learn_merges as bulk_learn_merges
 from lm.tokenizer.byte_alphabet import BYTES_IN_ORDER
-from lm.tokenizer.pretokenization import PreTokenizer
+from lm.tokenizer.kernels.build import can_load
+from lm.tokenizer.pretokenization import PATTERNS, PreTokenizer
 from lm.tokenizer.text_file import read_text
 
 Merges = list[tuple[bytes, bytes]]
+
+_BULK_BYTES = 1 << 20  # from which on kernels are worth loading
 
 _BORDER = -1  # parts two pre-tokens
 _GONE = -2  # a position whose token was merged into the one to its left
 
 
 def train_bpe(
-    input_path: str | os.PathLike[str], vocab_size: int, special_tokens: Sequence[str], pattern: str = "gpt2"
+    input_path: str | os.PathLike[str],
+    vocab_size: int,
+    special_tokens: Sequence[str],
+    pattern: str = "gpt2",
+    num_threads: int | None = None,
 ) -> tuple[dict[int, bytes], Merges]:
     """Train on a UTF-8 text file of any size; memory depends on the number of distinct pre-tokens.
 
@@ -39,6 +49,7 @@ def train_bpe(
             the vocabulary is smaller.
         special_tokens: different strings of two or more bytes.
         pattern: `gpt2`, `gpt4` or a regular expression.
+        num_threads: that count pre-tokens, by default one for each core; only with `gpt2`.
 
     Returns:
         The vocabulary, from id to bytes, and the merges in the order of their making.
@@ -56,8 +67,18 @@ def train_bpe(
         if len(token.encode()) < 2:
             raise UserError(f"tokenizer.special_tokens: expected two bytes or more, got {token!r}")
     pre_tokenizer = PreTokenizer(pattern, special_tokens)
-    counts = count_pre_tokens(read_text(Path(input_path), "counting"), pre_tokenizer)
-    merges = learn_merges(counts, num_merges)
+    path = Path(input_path)
+    num_threads = resolve_num_threads(num_threads)
+    if (
+        path.is_file()
+        and path.stat().st_size >= _BULK_BYTES
+        and pre_tokenizer.pattern == PATTERNS["gpt2"]
+        and can_load()
+    ):
+        special_bytes = [token.encode() for token in special_tokens]
+        merges = bulk_learn_merges(read_blocks(path, "counting"), num_merges, special_bytes, num_threads)
+    else:
+        merges = learn_merges(count_pre_tokens(read_text(path, "counting"), pre_tokenizer), num_merges)
     return build_vocab(merges, special_tokens), merges
 
 

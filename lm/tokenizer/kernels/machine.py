@@ -1,0 +1,148 @@
+"""What kernels are made of: their argument types, and the few machine instructions that numba has no function for.
+
+Arrays reach a kernel as bare pointers: `data[at]` is one load, without numba's test for a negative index. A pointer
+knows no length, so every kernel says what it may read and write.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+Bytes = types.CPointer(types.uint8)
+Uint32s = types.CPointer(types.uint32)
+Uint64s = types.CPointer(types.uint64)
+Int64s = types.CPointer(types.int64)
+Int = types.int64
+
+_BYTES = ir.VectorType(ir.IntType(8), 64)
+_UINT32S = ir.VectorType(ir.IntType(32), 16)
+_FIRST_LANE = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+_ZERO_IS_UNDEFINED = ir.Constant(ir.IntType(1), 1)
+
+
+class Kernel:
+    """A function that is called from Python, with annotated arguments; it returns an int64 and raises nothing."""
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+        self._types = [parameter.annotation for parameter in inspect.signature(function).parameters.values()]
+        self.name = function.__name__
+        self.arguments = ["int" if kind is Int else str(kind.dtype) for kind in self._types]
+
+    def compile(self) -> str:
+        """LLVM's optimised assembly, with a plain C function of the kernel's name.
+
+        That calls numba's own function, which takes two pointers more, for the result and an exception, and returns
+        a status (`CPUCallConv` in numba's documentation).
+        """
+        compiled = numba.cfunc(types.int64(*self._types), error_model="numpy")(self._function)
+        numbered = [f"{'i64' if kind is Int else 'ptr'} %{number}" for number, kind in enumerate(self._types)]
+        return f"""{compiled.inspect_llvm()}
+define i64 @{self.name}({", ".join(numbered)}) {{
+  %result = alloca i64
+  %exception = alloca ptr
+  call i32 @"{compiled.native_name.removeprefix("cfunc.")}"({", ".join(["ptr %result, ptr %exception", *numbered])})
+  %value = load i64, ptr %result
+  ret i64 %value
+}}
+"""
+
+
+kernel = Kernel
+inlined = numba.njit(forceinline=True, error_model="numpy")
+compiled = numba.njit(error_model="numpy")
+
+
+@intrinsic
+def bytes_between(_, data, at, first, last):  # noqa: ANN001, ANN201
+    """A 64-bit mask: bit i says whether first <= data[at + i] <= last. Reads 64 bytes, whatever their alignment."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        data, at, first, last = arguments
+        distance = builder.sub(_load(builder, data, at, _BYTES), _broadcast(builder, first))
+        inside = builder.icmp_unsigned("<=", distance, _broadcast(builder, builder.sub(last, first)))
+        return builder.bitcast(inside, ir.IntType(64))
+
+    return types.uint64(data, types.int64, types.uint8, types.uint8), generate
+
+
+@intrinsic
+def load_8_bytes(_, data, at):  # noqa: ANN001, ANN201
+    """data[at] to data[at + 7] as one number, the first byte the lowest."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        return _load(builder, *arguments, ir.IntType(64))
+
+    return types.uint64(data, types.int64), generate
+
+
+@intrinsic
+def store_8_bytes(_, data, at, value):  # noqa: ANN001, ANN201
+    """The inverse of `load_8_bytes`."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        data, at, value = arguments
+        builder.store(value, builder.bitcast(builder.gep(data, [at]), value.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(data, types.int64, types.uint64), generate
+
+
+@intrinsic
+def store_two(_, numbers, at, both):  # noqa: ANN001, ANN201
+    """numbers[at] and numbers[at + 1] become the lower and the upper half of `both`."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        numbers, at, both = arguments
+        builder.store(both, builder.bitcast(builder.gep(numbers, [at]), both.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64, types.uint64), generate
+
+
+@intrinsic
+def least_of_16(_, numbers, at):  # noqa: ANN001, ANN201
+    """The least of numbers[at] to numbers[at + 15]."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        name = "llvm.vector.reduce.umin.v16i32"
+        function = builder.module.globals.get(name)
+        if function is None:
+            function = ir.Function(builder.module, ir.FunctionType(ir.IntType(32), [_UINT32S]), name)
+        return builder.call(function, [_load(builder, *arguments, _UINT32S)])
+
+    return types.uint32(numbers, types.int64), generate
+
+
+@intrinsic
+def lowest_bit(_, mask):  # noqa: ANN001, ANN201
+    """The place of the lowest bit that is set in `mask`, which is not 0."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        return builder.cttz(arguments[0], _ZERO_IS_UNDEFINED)
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def highest_bit(_, mask):  # noqa: ANN001, ANN201
+    """The place of the highest bit that is set in `mask`, which is not 0."""
+
+    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+        return builder.sub(ir.Constant(ir.IntType(64), 63), builder.ctlz(arguments[0], _ZERO_IS_UNDEFINED))
+
+    return types.int64(types.uint64), generate
+
+
+def _load(builder: ir.IRBuilder, pointer: ir.Value, at: ir.Value, kind: ir.Type) -> ir.Value:
+    return builder.load(builder.bitcast(builder.gep(pointer, [at]), kind.as_pointer()), align=1)
+
+
+def _broadcast(builder: ir.IRBuilder, byte: ir.Value) -> ir.Value:
+    undefined = ir.Constant(_BYTES, ir.Undefined)
+    lane = builder.insert_element(undefined, byte, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(lane, undefined, _FIRST_LANE)
