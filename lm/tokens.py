@@ -17,7 +17,7 @@ import numpy as np
 from lm.atomic import atomic_write, write_json
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
-from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.tokenizer import Tokenizer, token_dtype
 
 SPLITS = ("train", "val")
 
@@ -37,11 +37,6 @@ class SplitManifest(TextFacts):
 
     count: int
     sha256: str
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest dtype that holds every id: uint16 for up to 65,536 tokens."""
-    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def read_text_facts(raw: Path) -> dict[str, TextFacts]:
@@ -76,13 +71,11 @@ def encode_split(
         UserError: the text cannot be read, is not UTF-8 or holds another number of documents than `facts` say, or
             the token file cannot be written.
     """
-    dtype = token_dtype(tokenizer.vocab_size)
     occurrences = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     digest = hashlib.sha256()
     last = tokenizer.end_of_text_id
     with atomic_write(path) as file:
-        for ids in tokenizer.encode_file(text_path):
-            batch = ids.astype(dtype)
+        for batch in tokenizer.encode_file(text_path):
             occurrences += np.bincount(batch, minlength=tokenizer.vocab_size)
             digest.update(batch.data)
             file.write(batch.data)

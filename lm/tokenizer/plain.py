@@ -3,6 +3,7 @@
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 
 from lm.errors import UserError
@@ -90,9 +91,15 @@ class _Cache(dict[str, tuple[int, ...]]):
         return ids
 
 
-def to_utf8(text: str) -> bytes:
+@contextmanager
+def refusing_half_characters() -> Iterator[None]:
     try:
-        return text.encode()
+        yield
     except UnicodeEncodeError as error:
-        half = ord(text[error.start])
+        half = ord(error.object[error.start])
         raise UserError(f"the text holds U+{half:04X}, half of a surrogate pair, which is no character") from error
+
+
+def to_utf8(text: str) -> bytes:
+    with refusing_half_characters():
+        return text.encode()

@@ -23,19 +23,24 @@ from lm.atomic import make_folder
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.tokenizer import files
-from lm.tokenizer.bulk.chunks import CHUNK_BYTES, last_border, resolve_num_threads
+from lm.tokenizer.bulk.chunks import last_border, resolve_num_threads
 from lm.tokenizer.bulk.decoding import BulkDecoder
 from lm.tokenizer.bulk.encoding import MAX_SYMBOLS, BulkEncoder
 from lm.tokenizer.bulk.text_file import read_blocks
-from lm.tokenizer.kernels.build import can_load, is_compiled
-from lm.tokenizer.plain import PlainEncoder, to_utf8
+from lm.tokenizer.kernels.build import can_load, is_compiled, is_loaded
+from lm.tokenizer.plain import PlainEncoder, refusing_half_characters, to_utf8
 from lm.tokenizer.pretokenization import PATTERNS, PreTokenizer
 from lm.tokenizer.text_file import read_text
 
-_BULK_LENGTH = 1 << 20
+_WORTH_COMPILING = 1 << 20
+_WORTH_LOADING = 1 << 16
 _SLICE = 1 << 16
 _BATCH = 1 << 16
-_NO_IDS = np.empty(0, np.uint32)
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest dtype that holds every id: uint16 for up to 65,536 tokens."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 class Tokenizer:
@@ -71,6 +76,8 @@ class Tokenizer:
             self.vocab[token_id] = text.encode()
         self._symbol_ids, self._pair_symbols = _number_symbols(merges, token_ids)
         self._total_length = 0
+        if self._has_bulk and is_loaded():
+            _ = self._bulk_encoder  # made now, since it will be used
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -105,6 +112,10 @@ class Tokenizer:
         return len(self.vocab)
 
     @property
+    def dtype(self) -> np.dtype:
+        return token_dtype(self.vocab_size)
+
+    @property
     def end_of_text_id(self) -> int:
         if END_OF_TEXT not in self._special_ids:
             raise UserError(f"the tokenizer has no special token {END_OF_TEXT!r}; add it to tokenizer.special_tokens")
@@ -132,12 +143,12 @@ class Tokenizer:
         return list(self._plain_encode([text], allow_special))
 
     def encode_array(self, text: str, allow_special: bool = True, num_threads: int | None = None) -> np.ndarray:
-        """The same as a uint32 array, worked out by `num_threads` threads, by default one for each core."""
+        """The same as an array of `dtype`, worked out by `num_threads` threads, by default one for each core."""
         num_threads = resolve_num_threads(num_threads)
         if not self._is_bulk(len(text)):
-            return np.fromiter(self._plain_encode([text], allow_special), np.uint32)
-        blocks = (to_utf8(text[begin : begin + CHUNK_BYTES]) for begin in range(0, len(text), CHUNK_BYTES))
-        return np.concatenate([_NO_IDS, *self._bulk_encoder.encode_blocks(blocks, allow_special, num_threads)])
+            return np.fromiter(self._plain_encode([text], allow_special), self.dtype)
+        with refusing_half_characters():
+            return self._bulk_encoder.encode_text(text, allow_special, num_threads)
 
     def encode_batch(
         self, texts: Sequence[str], allow_special: bool = True, num_threads: int | None = None
@@ -145,11 +156,12 @@ class Tokenizer:
         """The same of each of many texts."""
         num_threads = resolve_num_threads(num_threads)
         if not self._is_bulk(sum(map(len, texts))):
-            return [np.fromiter(self._plain_encode([text], allow_special), np.uint32) for text in texts]
-        return list(self._bulk_encoder.encode_texts(map(to_utf8, texts), allow_special, num_threads))
+            return [np.fromiter(self._plain_encode([text], allow_special), self.dtype) for text in texts]
+        with refusing_half_characters():
+            return list(self._bulk_encoder.encode_texts(texts, allow_special, num_threads))
 
     def encode_file(self, path: Path, num_threads: int | None = None) -> Iterator[np.ndarray]:
-        """Yield the ids of a text file in uint32 arrays, in constant memory, under a progress bar.
+        """Yield the ids of a text file in arrays of `dtype`, in constant memory, under a progress bar.
 
         Raises:
             UserError: the file cannot be read, or holds bytes that are not UTF-8.
@@ -160,7 +172,7 @@ class Tokenizer:
             yield from self._bulk_encoder.encode_blocks(read_blocks(path, progress), True, num_threads)
             return
         ids = self._plain_encode(read_text(path, progress), True)
-        while len(batch := np.fromiter(islice(ids, _BATCH), np.uint32)):
+        while len(batch := np.fromiter(islice(ids, _BATCH), self.dtype)):
             yield batch
 
     def encode_iterable(self, chunks: Iterable[str], allow_special: bool = True) -> Iterator[int]:
@@ -173,24 +185,23 @@ class Tokenizer:
         if not self._has_bulk:
             yield from self._plain_encode(slices, allow_special)
             return
-        special_tokens = [token.encode() for token in self._special_ids] if allow_special else []
-        longest = max(map(len, special_tokens), default=1)
-        rest = b""
+        rest = ""
 
         def beginning() -> Iterator[str]:
-            """A megabyte or more, up to a border that does not depend on what was read before its slice."""
             nonlocal rest
             length = 0
             for text in slices:
                 length += len(text)
-                if length >= _BULK_LENGTH and (border := last_border(to_utf8(text), special_tokens)) >= longest:
-                    rest = to_utf8(text)[border:]
-                    yield to_utf8(text)[:border].decode()
-                    return
+                if length >= _WORTH_COMPILING:
+                    border = last_border(text, self.special_tokens if allow_special else [])
+                    if border:
+                        rest = text[border:]
+                        yield text[:border]
+                        return
                 yield text
 
         yield from self._plain_encode(beginning(), allow_special)
-        for ids in self._bulk_encoder.encode_blocks(chain([rest], _gathered(slices)), allow_special, num_threads=1):
+        for ids in self._bulk_encoder.encode_blocks(_gathered(chain([rest], slices)), allow_special, num_threads=1):
             yield from ids.tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -225,11 +236,11 @@ class Tokenizer:
     def _is_bulk(self, length: int) -> bool:
         """Whether to go through kernels now: not for a small text, nor for many, if they would have to be compiled."""
         self._total_length += length
-        return self._has_bulk and (length >= _BULK_LENGTH or self._total_length >= _BULK_LENGTH and is_compiled())
+        return self._has_bulk and (length >= _WORTH_COMPILING or self._total_length >= _WORTH_LOADING and is_compiled())
 
     @cached_property
     def _bulk_encoder(self) -> BulkEncoder:
-        return BulkEncoder(self._pair_symbols, self._symbol_ids, self._special_ids)
+        return BulkEncoder(self._pair_symbols, self._symbol_ids, self._special_ids, self.dtype)
 
     @cached_property
     def _bulk_decoder(self) -> BulkDecoder:

@@ -75,8 +75,7 @@ def train_bpe(
         and pre_tokenizer.pattern == PATTERNS["gpt2"]
         and can_load()
     ):
-        special_bytes = [token.encode() for token in special_tokens]
-        merges = bulk_learn_merges(read_blocks(path, "counting"), num_merges, special_bytes, num_threads)
+        merges = bulk_learn_merges(read_blocks(path, "counting"), num_merges, special_tokens, num_threads)
     else:
         merges = learn_merges(count_pre_tokens(read_text(path, "counting"), pre_tokenizer), num_merges)
     return build_vocab(merges, special_tokens), merges

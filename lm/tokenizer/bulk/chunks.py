@@ -7,7 +7,7 @@ the border.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple, TypeVar
@@ -17,12 +17,12 @@ import regex
 
 from lm.errors import UserError
 
-CHUNK_BYTES = 1 << 19
+CHUNK = 1 << 18  # characters, or bytes
 PADDING = bytes(128)  # kernels may read so far behind the text
 
 # Not before half of a character, which might be one of a letter; `surrogateescape` makes category Cs of it.
 _BORDER = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{Cs}])")
-_FIRST_WINDOW = 256
+_FIRST_WINDOW = 1 << 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,56 +37,78 @@ class SpecialTokens(NamedTuple):
     num_tokens: int
 
     @classmethod
-    def of(cls, ids: dict[bytes, int]) -> "SpecialTokens":
-        tokens = sorted(ids, key=lambda token: (token[0], -len(token)))
+    def of(cls, ids: Mapping[str, int]) -> "SpecialTokens":
+        by_bytes = {token.encode(): token_id for token, token_id in ids.items()}
+        tokens = sorted(by_bytes, key=lambda token: (token[0], -len(token)))
         return cls(
             np.frombuffer(b"".join(tokens) or b"\0", np.uint8),
             np.cumsum([0, *map(len, tokens)], dtype=np.int64),
-            np.array([ids[token] for token in tokens] or [0], np.uint32),
+            np.array([by_bytes[token] for token in tokens] or [0], np.uint32),
             len(tokens),
         )
 
 
-def cut(blocks: Iterable[bytes], special_tokens: Sequence[bytes]) -> Iterator[bytes]:
-    """Divide the joined blocks anew, into chunks of about their size; a chunk without a border is as long as it takes."""
+def last_border(text: str, special_tokens: Sequence[str]) -> int:
+    """The last place where `text` may be cut, whatever stands before it and behind it; 0 if there is none."""
+    longest = max(map(len, special_tokens), default=1)
+    # All special tokens that might stand across the border are seen whole.
+    for match in _BORDER.finditer(text, longest, max(longest, len(text) - longest + 1)):
+        place = match.start()
+        if not any(_stands_across(text, place, token) for token in special_tokens):
+            return place
+    return 0
+
+
+def _stands_across(text: str, place: int, token: str) -> bool:
+    """Whether `token` begins before `place` and ends behind it."""
+    return text.find(token, place - len(token) + 1, place + len(token) - 1) >= 0
+
+
+def pieces(text: str, special_tokens: Sequence[str]) -> Iterator[str]:
+    """Divide a text into chunks of at most CHUNK characters; one without a border is as long as it takes."""
+    begin, length = 0, CHUNK
+    while begin + length < len(text):
+        end = begin + length
+        window = _FIRST_WINDOW
+        while True:
+            start = max(begin, end - window)
+            border = last_border(text[start:end], special_tokens)
+            if border or start == begin:
+                break
+            window *= 16
+        if border:
+            yield text[begin : start + border]
+            begin, length = start + border, CHUNK
+        else:
+            length *= 2
+    if begin < len(text):
+        yield text[begin:]
+
+
+def cut(blocks: Iterable[bytes], special_tokens: Sequence[str]) -> Iterator[bytes]:
+    """Divide joined blocks of UTF-8 anew, into chunks of about their size or more."""
     rest = b""
     searched = 0
     for block in blocks:
         rest += block
         # Twice as long before it is searched again: text without a border costs linear time.
-        if len(rest) >= 2 * searched:
-            border = last_border(rest, special_tokens)
-            if border:
-                yield rest[:border]
-                rest = rest[border:]
-            searched = 0 if border else len(rest)
+        if len(rest) < 2 * searched:
+            continue
+        window = _FIRST_WINDOW
+        while True:
+            tail = rest[-window:].decode(errors="surrogateescape")
+            border = last_border(tail, special_tokens)
+            if border or window >= len(rest):
+                break
+            window *= 16
+        searched = len(rest)
+        if border:
+            end = len(rest) - len(tail[border:].encode(errors="surrogateescape"))
+            yield rest[:end]
+            rest = rest[end:]
+            searched = 0
     if rest:
         yield rest
-
-
-def last_border(data: bytes, special_tokens: Sequence[bytes]) -> int:
-    """The last place in `data` where it may be cut; 0 if there is none."""
-    longest = max(map(len, special_tokens), default=1)
-    end = len(data) - longest + 1  # a special token that begins before would be seen whole
-    window = _FIRST_WINDOW
-    while end > 0:
-        begin = max(0, end - window)
-        text = data[begin:end].decode(errors="surrogateescape")
-        for match in _BORDER.finditer(text):
-            place = begin + len(text[: match.start()].encode(errors="surrogateescape"))
-            around = data[max(0, place - longest + 1) : place + longest - 1]
-            within = min(place, longest - 1)
-            if not any(_stands_across(around, within, token) for token in special_tokens):
-                return place
-        if begin == 0:
-            return 0
-        window *= 8
-    return 0
-
-
-def _stands_across(data: bytes, place: int, token: bytes) -> bool:
-    """Whether `token` begins before `place` and ends behind it."""
-    return data.find(token, max(0, place - len(token) + 1), place + len(token) - 1) >= 0
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:

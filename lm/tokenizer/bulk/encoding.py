@@ -1,11 +1,20 @@
 """Encoding large texts and many: the ids of `lm.tokenizer.tokenizer`, by kernels and threads."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
-from lm.tokenizer.bulk.chunks import CHUNK_BYTES, PADDING, SpecialTokens, code_point_classes, cut, in_order
+from lm.tokenizer.bulk.chunks import (
+    CHUNK,
+    PADDING,
+    SpecialTokens,
+    code_point_classes,
+    cut,
+    in_order,
+    pieces,
+)
 from lm.tokenizer.kernels.build import load
 from lm.tokenizer.kernels.layout import (
     MAX_IDS,
@@ -16,9 +25,10 @@ from lm.tokenizer.kernels.layout import (
     NUM_IDS,
     NUM_KEPT,
     NUM_KNOWN,
+    SYMBOL_BITS,
 )
 
-MAX_SYMBOLS = 1 << 21
+MAX_SYMBOLS = (1 << SYMBOL_BITS) - 1
 
 _FIRST_BITS, _LAST_BITS = 16, 19  # of the table of known pre-tokens: 2 MB, then 16 MB
 _KNOWN_IDS, _KNOWN_BYTES = 1 << 21, 1 << 22
@@ -27,56 +37,77 @@ _KNOWN_IDS, _KNOWN_BYTES = 1 << 21, 1 << 22
 class BulkEncoder:
     """The merges and special tokens of a tokenizer as kernels take them.
 
-    Every thread that encodes keeps what it learned about pre-tokens for its next text, at most 30 MB.
+    Every thread that encodes keeps what it learns about pre-tokens for the next text, at most 28 MB.
 
     Args:
-        pair_symbols: the symbol that each pair of symbols makes, less than MAX_SYMBOLS of them.
+        pair_symbols: the symbols of each merge, less than MAX_SYMBOLS in all: the bytes are 0 to 255, the products follow in their order.
         symbol_ids: the id of each symbol.
         special_ids: the id of each special token.
+        dtype: of the arrays of ids.
     """
 
     def __init__(
-        self, pair_symbols: Mapping[tuple[int, int], int], symbol_ids: Sequence[int], special_ids: Mapping[str, int]
+        self,
+        pair_symbols: Collection[tuple[int, int]],
+        symbol_ids: Sequence[int],
+        special_ids: Mapping[str, int],
+        dtype: np.dtype,
     ) -> None:
-        triples = np.array([(*pair, product) for pair, product in pair_symbols.items()], np.uint32).reshape(-1)
-        self._pair_bits = max(8, len(pair_symbols).bit_length() + 1)
-        self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
-        self._byte_pairs = np.full(1 << 16, NO_PAIR, np.uint32)
-        load().fill_pairs(triples, len(pair_symbols), self._pairs, self._pair_bits, self._byte_pairs)
+        kernels = load()
+        num_merges = len(pair_symbols)
         self._symbol_ids = np.array(symbol_ids, np.uint32)
-        self._special = SpecialTokens.of({token.encode(): token_id for token, token_id in special_ids.items()})
-        self._special_texts = [token.encode() for token in special_ids]
+        self._byte_pairs = np.full(1 << 16, NO_PAIR, np.uint32)
+        lefts_and_rights = np.fromiter(chain.from_iterable(pair_symbols), np.uint32, 2 * num_merges)
+        self._bits = max(8, num_merges.bit_length())
+        filled = False
+        while not filled:
+            self._bits += 1
+            self._pairs = np.full(1 << self._bits, ~np.uint64(0))
+            filled = kernels.fill_pairs(lefts_and_rights, num_merges, self._pairs, self._bits, self._byte_pairs)
+        self._special = SpecialTokens.of(special_ids)
+        self._special_tokens = list(special_ids)
+        self._classes = code_point_classes()
+        self._dtype = dtype
         self._memories: list[_Memory] = []
 
-    def encode_blocks(self, blocks: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
-        """Yield the ids of the joined blocks of UTF-8 bit by bit."""
-        chunks = cut(blocks, self._special_texts if allow_special else [])
-        for parts in in_order(lambda chunk: self._encode_parts([chunk], allow_special), chunks, num_threads):
-            yield parts[0]
+    def encode_text(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
+        """The ids of a text."""
+        parts = (part.encode() for part in pieces(text, self._allowed(allow_special)))
+        # About three bytes a token; memory that is not touched takes no room.
+        ids = np.empty(len(text) // 3, self._dtype)
+        count = 0
+        for part in self._encode_parts(parts, allow_special, num_threads):
+            if count + len(part) > len(ids):
+                ids.resize(2 * (count + len(part)), refcheck=False)
+            ids[count : count + len(part)] = part
+            count += len(part)
+        ids.resize(count, refcheck=False)
+        return ids
 
-    def encode_texts(self, texts: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
+    def encode_blocks(self, blocks: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
+        """Yield the ids of joined blocks of UTF-8, array by array."""
+        return self._encode_parts(cut(blocks, self._allowed(allow_special)), allow_special, num_threads)
+
+    def encode_texts(self, texts: Iterable[str], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of each text."""
         num_parts: deque[int] = deque()
 
         def batches() -> Iterator[list[bytes]]:
-            batch: list[bytes] = []
-            size = 0
+            batch, size = [], 0
             for text in texts:
-                parts = [text]
-                if len(text) > CHUNK_BYTES:
-                    parts = list(cut(_blocks(text), self._special_texts if allow_special else []))
-                num_parts.append(len(parts))
+                parts = pieces(text, self._allowed(allow_special)) if len(text) > CHUNK else [text]
+                num_parts.append(0)
                 for part in parts:
-                    batch.append(part)
+                    num_parts[-1] += 1
+                    batch.append(part.encode())
                     size += len(part)
-                    if size >= CHUNK_BYTES:
+                    if size >= CHUNK:
                         yield batch
                         batch, size = [], 0
-            if batch:
-                yield batch
+            yield batch
 
         waiting: list[np.ndarray] = []
-        for parts in in_order(lambda batch: self._encode_parts(batch, allow_special), batches(), num_threads):
+        for parts in in_order(lambda batch: self._encode(batch, allow_special), batches(), num_threads):
             for part in parts:
                 waiting.append(part)
                 if len(waiting) == num_parts[0]:
@@ -84,26 +115,30 @@ class BulkEncoder:
                     yield part if len(waiting) == 1 else np.concatenate(waiting)
                     waiting = []
 
-    def _encode_parts(self, parts: list[bytes], allow_special: bool) -> list[np.ndarray]:
+    def _encode_parts(self, parts: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
+        return in_order(lambda part: self._encode([part], allow_special)[0], parts, num_threads)
+
+    def _allowed(self, allow_special: bool) -> list[str]:
+        return self._special_tokens if allow_special else []
+
+    def _encode(self, texts: list[bytes], allow_special: bool) -> list[np.ndarray]:
+        """The ids of some texts."""
+        data = np.frombuffer(b"".join([*texts, PADDING]), np.uint8)
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        id_ends = np.empty(len(texts), np.int64)
         try:
             memory = self._memories.pop()
         except IndexError:
             memory = _Memory()
-        data = np.frombuffer(b"".join([*parts, PADDING]), np.uint8)
-        ends = np.cumsum([len(part) for part in parts])
-        id_ends = np.empty(len(parts), np.int64)
         memory.make_room(len(data))
         num_ids = load().encode(
-            data, ends, len(parts),
+            data, ends, len(texts),
             self._special.texts, self._special.bounds, self._special.ids, self._special.num_tokens * allow_special,
-            code_point_classes(), self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
-            memory.known, memory.known_bits, memory.known_ids, memory.known_bytes, memory.state,
-            memory.starts, memory.work, memory.heap, memory.ids, id_ends,
+            self._classes, self._byte_pairs, self._pairs, self._bits, self._symbol_ids, memory.known, memory.known_bits, memory.known_ids, memory.known_bytes, memory.state,
+            memory.starts, memory.keys, memory.work, memory.heap, memory.ids, id_ends,
         )  # fmt: skip
-        ids = memory.ids[:num_ids].copy()
+        ids = memory.ids[:num_ids].astype(self._dtype)
         self._memories.append(memory)
-        if len(parts) == 1:
-            return [ids]
         bounds = [0, *id_ends.tolist()]
         return [ids[begin:end] for begin, end in zip(bounds, bounds[1:])]
 
@@ -118,7 +153,7 @@ class _Memory:
         self.known_bytes = np.empty(_KNOWN_BYTES + len(PADDING), np.uint8)
         self.state[MAX_IDS], self.state[MAX_KEPT] = _KNOWN_IDS, _KNOWN_BYTES
         self._make_table(_FIRST_BITS)
-        self._make_scratch(2 * CHUNK_BYTES)
+        self._make_scratch(CHUNK + CHUNK // 4)
 
     def _make_table(self, bits: int) -> None:
         self.known_bits = bits
@@ -127,6 +162,7 @@ class _Memory:
 
     def _make_scratch(self, size: int) -> None:
         self.starts, self.ids = np.empty(size + 4, np.uint32), np.empty(size + 4, np.uint32)
+        self.keys = np.empty(256, np.uint64)
         self.work, self.heap = np.empty(3 * size + 128, np.uint32), np.empty(3 * size, np.uint64)
 
     def make_room(self, size: int) -> None:
@@ -144,8 +180,3 @@ class _Memory:
         ):
             self.known.fill(0)
             state[NUM_KNOWN] = state[NUM_IDS] = state[NUM_KEPT] = 0
-
-
-def _blocks(data: bytes) -> Iterator[bytes]:
-    for begin in range(0, len(data), CHUNK_BYTES):
-        yield data[begin : begin + CHUNK_BYTES]

@@ -8,11 +8,11 @@ import numpy as np
 from tqdm import tqdm
 
 from lm.errors import UserError
-from lm.tokenizer.bulk.chunks import CHUNK_BYTES, PADDING
+from lm.tokenizer.bulk.chunks import CHUNK, PADDING
 from lm.tokenizer.kernels.build import load
 
 
-def read_blocks(path: Path, progress: str, block_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+def read_blocks(path: Path, progress: str, block_bytes: int = CHUNK) -> Iterator[bytes]:
     """Yield the bytes of `path`, characters whole, under a progress bar named `progress`.
 
     Args:

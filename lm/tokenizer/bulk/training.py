@@ -45,7 +45,7 @@ _MERGES_AT_A_TIME = 256
 _PART_OF_PAIRS = 32
 
 
-def learn_merges(blocks: Iterable[bytes], num_merges: int, special_tokens: Sequence[bytes], num_threads: int) -> Merges:
+def learn_merges(blocks: Iterable[bytes], num_merges: int, special_tokens: Sequence[str], num_threads: int) -> Merges:
     """The merges, at most `num_merges`, of a UTF-8 text with GPT-2's pattern."""
     return _Learner(_count(blocks, special_tokens, num_threads), num_merges).learn()
 
@@ -75,7 +75,7 @@ class _Table:
         other.state[NUM_KNOWN] = other.state[NUM_KEPT] = 0
 
 
-def _count(blocks: Iterable[bytes], special_tokens: Sequence[bytes], num_threads: int) -> _Table:
+def _count(blocks: Iterable[bytes], special_tokens: Sequence[str], num_threads: int) -> _Table:
     """How often each distinct pre-token occurs."""
     kernels = load()
     special = SpecialTokens.of(dict.fromkeys(special_tokens, 0))

@@ -40,11 +40,15 @@ def can_load() -> bool:
     return sys.byteorder == "little" and all(map(find_spec, ("numba", "llvmlite")))
 
 
+def is_loaded() -> bool:
+    return load.cache_info().currsize > 0
+
+
 def is_compiled() -> bool:
     """Whether `load` finds the machine code on disk, and does not have to compile."""
     from llvmlite import binding
 
-    return load.cache_info().currsize > 0 or _path(binding).exists()
+    return is_loaded() or _path(binding).exists()
 
 
 @cache

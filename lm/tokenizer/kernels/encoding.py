@@ -3,7 +3,7 @@
 The table of known pre-tokens (see `table`) answers most of them by reading one slot:
 
     up to 15 bytes, up to 3 ids    key | key | id 0, id 1 | id 2, number of ids
-    others up to 64 bytes          key | key | place of the ids in `known_ids`, of the bytes in `known_bytes` | 0, number
+    others up to 62 bytes          key | key | place of the ids in `known_ids`, of the bytes in `known_bytes` | 0, number
 
 The place of the bytes and the number of ids are upper halves. Longer pre-tokens hardly ever come again: they are merged
 each time.
@@ -34,42 +34,54 @@ from lm.tokenizer.kernels.machine import (
     highest_bit,
     inlined,
     kernel,
-    least_of_16,
     lowest_bit,
+    prefetch,
     store_two,
 )
 from lm.tokenizer.kernels.scanner import scan
-from lm.tokenizer.kernels.table import HALF, LONGEST_KEY, LOWER_HALF, MIX, find, key, length_of
+from lm.tokenizer.kernels.table import HALF, LONGEST_KEY, LOWER_HALF, MIX, MIX_AGAIN, find, key, length_of, slot_of
 from lm.tokenizer.kernels.text import find_special
 
 _ONE = np.uint64(1)
 _ALL = ~np.uint64(0)
-_LONGEST_KNOWN = 64
+_LONGEST_KNOWN = 62
 _MOST_IN_SLOT = 3
 
 _SYMBOL_BITS = np.uint64(SYMBOL_BITS)
 _SYMBOL = (_ONE << _SYMBOL_BITS) - _ONE
 _NO_PAIR = np.uint32(NO_PAIR)
+_NO_SYMBOL = np.uint32((1 << SYMBOL_BITS) - 1)
+_MAX_PUSHES = 500
+_GROUP = 32
 
 
 @kernel
-def fill_pairs(triples: Uint32s, num_merges: Int, pairs: Uint64s, pair_bits: Int, byte_pairs: Uint32s):
-    """Enter all merges, given as left, right and product one after the other, into the two tables of pairs.
+def fill_pairs(pair_symbols: Uint32s, num_merges: Int, pairs: Uint64s, pair_bits: Int, byte_pairs: Uint32s):
+    """Enter all merges into the two tables of pairs; return whether the larger one had room.
+
+    An entry has two slots to choose from (cuckoo hashing, Pagh and Rodler 2004) and pushes out the one that it finds
+    there. So a lookup reads two slots and takes no branch, which could only be guessed.
 
     Args:
-        pairs: all ones; 2^pair_bits numbers, at least twice as many as there are merges.
+        pair_symbols: the left and the right symbol of each merge.
+        pairs: all ones; 2^pair_bits numbers, more than twice as many as there are merges.
         byte_pairs: NO_PAIR; 256 x 256 numbers.
     """
     for merge in range(num_merges):
-        left, right, product = triples[3 * merge], triples[3 * merge + 1], triples[3 * merge + 2]
+        left, right, product = pair_symbols[2 * merge], pair_symbols[2 * merge + 1], np.uint64(256 + merge)
         if left < 256 and right < 256:
             byte_pairs[np.int64(left) << 8 | np.int64(right)] = product
-        pair = np.uint64(left) << _SYMBOL_BITS | np.uint64(right)
-        number = pair * MIX >> np.uint64(64 - pair_bits)
-        while pairs[number] != _ALL:
-            number = (number + _ONE) & ((_ONE << np.uint64(pair_bits)) - _ONE)
-        pairs[number] = pair << _SYMBOL_BITS | np.uint64(product)
-    return 0
+        entry = (np.uint64(left) << _SYMBOL_BITS | np.uint64(right)) << _SYMBOL_BITS | product
+        slot = _first_slot(entry >> _SYMBOL_BITS, pair_bits)
+        for _ in range(_MAX_PUSHES):
+            entry, pairs[slot] = pairs[slot], entry
+            if entry == _ALL:
+                break
+            pair = entry >> _SYMBOL_BITS
+            slot = _first_slot(pair, pair_bits) ^ _second_slot(pair, pair_bits) ^ slot
+        if entry != _ALL:
+            return False
+    return True
 
 
 @kernel
@@ -105,6 +117,7 @@ def encode(
     known_bytes: Bytes,
     state: Int64s,
     starts: Uint32s,
+    keys: Uint64s,
     work: Uint32s,
     heap: Uint64s,
     ids: Uint32s,
@@ -128,7 +141,7 @@ def encode(
             stop, special = find_special(data, at, ends[text], special_texts, special_bounds, num_special)
             count = _encode_part(
                 data, at, stop, classes, byte_pairs, pairs, pair_bits, symbol_ids,
-                known, known_bits, known_ids, known_bytes, state, starts, work, heap, ids, count,
+                known, known_bits, known_ids, known_bytes, state, starts, keys, work, heap, ids, count,
             )  # fmt: skip
             if stop == ends[text]:
                 break
@@ -143,31 +156,43 @@ def encode(
 @compiled
 def _encode_part(
     data, begin, end, classes, byte_pairs, pairs, pair_bits, symbol_ids,
-    known, known_bits, known_ids, known_bytes, state, starts, work, heap, ids, count,
+    known, known_bits, known_ids, known_bytes, state, starts, keys, work, heap, ids, count,
 ):  # fmt: skip
     """Write the ids of data[begin:end], which holds no special token, from ids[count] on; return the new count."""
     num_pre_tokens = scan(data, begin, end, classes, starts)
-    for number in range(num_pre_tokens):
-        at = np.int64(starts[number])
-        length = np.int64(starts[number + 1]) - at
-        if length > _LONGEST_KNOWN:
-            count = _merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count)
-            continue
-        first, second = key(data, at, length)
-        slot = find(known, known_bits, first, second, data, at, length, known_bytes)
-        third = known[slot + 2]
-        num_ids = np.int64(known[slot + 3] >> HALF)
-        if num_ids == 0:
-            num_ids = _merge(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count) - count
-            _remember(data, at, length, ids, count, num_ids, slot, first, second, known, known_ids, known_bytes, state)
-        elif num_ids <= _MOST_IN_SLOT and length <= LONGEST_KEY:
-            store_two(ids, count, third)
-            ids[count + 2] = np.uint32(known[slot + 3])
-        else:
-            place = np.int64(third & LOWER_HALF)
-            for step in range(num_ids):
-                ids[count + step] = known_ids[place + step]
-        count += num_ids
+    for group in range(0, num_pre_tokens, _GROUP):
+        stop = min(group + _GROUP, num_pre_tokens)
+        for number in range(group, stop):
+            at = np.int64(starts[number])
+            length = np.int64(starts[number + 1]) - at
+            if length <= _LONGEST_KNOWN:
+                first, second = key(data, at, length)
+                keys[2 * (number - group)] = first
+                keys[2 * (number - group) + 1] = second
+                prefetch(known, np.int64(slot_of(known_bits, first, second)) * 4)
+        for number in range(group, stop):
+            at = np.int64(starts[number])
+            length = np.int64(starts[number + 1]) - at
+            if length > _LONGEST_KNOWN:
+                count = _merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count)
+                continue
+            first, second = keys[2 * (number - group)], keys[2 * (number - group) + 1]
+            slot = find(known, known_bits, first, second, data, at, length, known_bytes)
+            third = known[slot + 2]
+            num_ids = np.int64(known[slot + 3] >> HALF)
+            if num_ids == 0:
+                num_ids = _merge(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count) - count
+                _remember(
+                    data, at, length, ids, count, num_ids, slot, first, second, known, known_ids, known_bytes, state
+                )
+            elif num_ids <= _MOST_IN_SLOT and length <= LONGEST_KEY:
+                store_two(ids, count, third)
+                ids[count + 2] = np.uint32(known[slot + 3])
+            else:
+                place = np.int64(third & LOWER_HALF)
+                for step in range(num_ids):
+                    ids[count + step] = known_ids[place + step]
+            count += num_ids
     return count
 
 
@@ -200,58 +225,60 @@ def _remember(data, at, length, ids, begin, num_ids, slot, first, second, known,
 
 @inlined
 def _product(pairs, pair_bits, left, right):
-    """The symbol that a pair of symbols makes, or _NO_PAIR."""
+    """The symbol that a pair of symbols makes, or NO_PAIR."""
     pair = np.uint64(left) << _SYMBOL_BITS | np.uint64(right)
-    number = pair * MIX >> np.uint64(64 - pair_bits)
-    while True:
-        entry = pairs[number]
-        if entry >> _SYMBOL_BITS == pair:
-            return np.uint32(entry & _SYMBOL)
-        if entry == _ALL:
-            return _NO_PAIR
-        number = (number + _ONE) & ((_ONE << np.uint64(pair_bits)) - _ONE)
+    first, second = pairs[_first_slot(pair, pair_bits)], pairs[_second_slot(pair, pair_bits)]
+    product = _NO_PAIR
+    product = np.uint32(second & _SYMBOL) if second >> _SYMBOL_BITS == pair else product
+    return np.uint32(first & _SYMBOL) if first >> _SYMBOL_BITS == pair else product
+
+
+@inlined
+def _first_slot(pair, pair_bits):
+    return pair * MIX >> np.uint64(64 - pair_bits)
+
+
+@inlined
+def _second_slot(pair, pair_bits):
+    return pair * MIX_AGAIN >> np.uint64(64 - pair_bits)
 
 
 @compiled
 def _merge(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count):
-    """Write the ids of a pre-token of up to 64 bytes from ids[count] on; return the new count.
+    """Write the ids of a pre-token of up to 62 bytes from ids[count] on; return the new count.
 
-    A symbol stands at the place of its first byte, `live` has a bit for each. Beside it stands the key of its pair with
-    the next: the product, then the place, so that the least key is the next merge, the leftmost of its kind.
+    A symbol stands at the place of its first byte, from 1 on; `live` has a bit for each. Beside it stands the key of
+    its pair with the next: the product, then the place, so that the least key is the next merge, the leftmost of its
+    kind. Before the first and behind the last symbol stands one that makes no pair.
     """
     symbols = 0
     keys = 64
-    for place in range(0, length, 16):
-        for lane in range(16):
-            work[keys + place + lane] = _NO_PAIR
     for place in range(length):
-        work[symbols + place] = data[at + place]
-    for place in range(length - 1):
-        pair = np.int64(data[at + place]) << 8 | np.int64(data[at + place + 1])
+        work[symbols + place + 1] = data[at + place]
+    for place in range(1, length):
+        pair = np.int64(data[at + place - 1]) << 8 | np.int64(data[at + place])
         work[keys + place] = _key(byte_pairs[pair], place)
-    live = _ALL >> np.uint64(64 - length)
+    work[symbols] = work[symbols + length + 1] = _NO_SYMBOL
+    work[keys + length] = _NO_PAIR
+    live = _ALL >> np.uint64(62 - length)
     while True:
-        least = least_of_16(work, keys)
-        for place in range(16, length, 16):
-            least = min(least, least_of_16(work, keys + place))
+        least = work[keys + 1]
+        for place in range(2, length):
+            least = min(least, work[keys + place])
         if least == _NO_PAIR:
             break
         product = least >> np.uint32(6)
         place = np.int64(least & np.uint32(63))
+        before = highest_bit(live & ((_ONE << np.uint64(place)) - _ONE))
         rest = live & (_ALL << np.uint64(place) << _ONE)
         second = lowest_bit(rest)
-        rest &= rest - _ONE
         live &= ~(_ONE << np.uint64(second))
+        following = lowest_bit(rest & (rest - _ONE))
         work[symbols + place] = product
-        work[keys + place] = _NO_PAIR
         work[keys + second] = _NO_PAIR
-        if rest:
-            following = work[symbols + lowest_bit(rest)]
-            work[keys + place] = _key(_product(pairs, pair_bits, product, following), place)
-        rest = live & ((_ONE << np.uint64(place)) - _ONE)
-        if rest:
-            before = highest_bit(rest)
-            work[keys + before] = _key(_product(pairs, pair_bits, work[symbols + before], product), before)
+        work[keys + place] = _key(_product(pairs, pair_bits, product, work[symbols + following]), place)
+        work[keys + before] = _key(_product(pairs, pair_bits, work[symbols + before], product), before)
+    live &= ~(_ONE | _ONE << np.uint64(length + 1))
     while live:
         ids[count] = symbol_ids[work[symbols + lowest_bit(live)]]
         count += 1

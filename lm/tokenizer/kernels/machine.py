@@ -19,7 +19,6 @@ Int64s = types.CPointer(types.int64)
 Int = types.int64
 
 _BYTES = ir.VectorType(ir.IntType(8), 64)
-_UINT32S = ir.VectorType(ir.IntType(32), 16)
 _FIRST_LANE = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
 _ZERO_IS_UNDEFINED = ir.Constant(ir.IntType(1), 1)
 
@@ -105,17 +104,20 @@ def store_two(_, numbers, at, both):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def least_of_16(_, numbers, at):  # noqa: ANN001, ANN201
-    """The least of numbers[at] to numbers[at + 15]."""
+def prefetch(_, numbers, at):  # noqa: ANN001, ANN201
+    """Begin to bring numbers[at] into the cache."""
 
     def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
-        name = "llvm.vector.reduce.umin.v16i32"
-        function = builder.module.globals.get(name)
-        if function is None:
-            function = ir.Function(builder.module, ir.FunctionType(ir.IntType(32), [_UINT32S]), name)
-        return builder.call(function, [_load(builder, *arguments, _UINT32S)])
+        pointer = builder.bitcast(builder.gep(*[arguments[0], [arguments[1]]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        name = "llvm.prefetch.p0"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number]), name
+        )
+        builder.call(function, [pointer, number(1), number(3), number(1)])
+        return context.get_dummy_value()
 
-    return types.uint32(numbers, types.int64), generate
+    return types.void(numbers, types.int64), generate
 
 
 @intrinsic

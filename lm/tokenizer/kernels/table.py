@@ -23,7 +23,7 @@ _FIRST_BYTES = np.array([(1 << 8 * min(length, 8)) - 1 for length in range(16)],
 _OTHER_BYTES = np.array([(1 << 8 * max(length - 8, 0)) - 1 for length in range(16)], dtype=np.uint64)
 # Odd numbers without a pattern in their bits: multiplied by them, all bits of a key reach the upper ones.
 MIX = np.uint64(0x9E3779B97F4A7C15)
-_MIX_AGAIN = np.uint64(0xC2B2AE3D27D4EB4F)
+MIX_AGAIN = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @inlined
@@ -46,9 +46,15 @@ def length_of(second):
 
 
 @inlined
+def slot_of(bits, first, second):
+    """The number of the slot where the search for a pre-token begins."""
+    return (first ^ second * MIX_AGAIN) * MIX >> np.uint64(64 - bits)
+
+
+@inlined
 def find(table, bits, first, second, data, at, length, kept):
     """Where the slot of a pre-token begins, or the free slot that it would take."""
-    number = (first ^ second * _MIX_AGAIN) * MIX >> np.uint64(64 - bits)
+    number = slot_of(bits, first, second)
     if length <= LONGEST_KEY:
         return _probe(table, bits, number, first, second)
     return _find_long(table, bits, number, first, second, data, at, length, kept)
