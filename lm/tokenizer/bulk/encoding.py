@@ -1,6 +1,5 @@
 """Encoding large texts and many: the ids of `lm.tokenizer.tokenizer`, by kernels and threads."""
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -72,7 +71,7 @@ class BulkEncoder:
 
     def encode_text(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         """The ids of a text."""
-        parts = (part.encode() for part in pieces(text, self._allowed(allow_special)))
+        parts = (piece.encode() for piece in pieces(text, self._allowed(allow_special)))
         # About three bytes a token; memory that is not touched takes no room.
         ids = np.empty(len(text) // 3, self._dtype)
         count = 0
@@ -90,30 +89,14 @@ class BulkEncoder:
 
     def encode_texts(self, texts: Iterable[str], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of each text."""
-        num_parts: deque[int] = deque()
+        batches = in_order(lambda batch: self._encode_batch(batch, allow_special), _batches(texts), num_threads)
+        return chain.from_iterable(batches)
 
-        def batches() -> Iterator[list[bytes]]:
-            batch, size = [], 0
-            for text in texts:
-                parts = pieces(text, self._allowed(allow_special)) if len(text) > CHUNK else [text]
-                num_parts.append(0)
-                for part in parts:
-                    num_parts[-1] += 1
-                    batch.append(part.encode())
-                    size += len(part)
-                    if size >= CHUNK:
-                        yield batch
-                        batch, size = [], 0
-            yield batch
-
-        waiting: list[np.ndarray] = []
-        for parts in in_order(lambda batch: self._encode(batch, allow_special), batches(), num_threads):
-            for part in parts:
-                waiting.append(part)
-                if len(waiting) == num_parts[0]:
-                    num_parts.popleft()
-                    yield part if len(waiting) == 1 else np.concatenate(waiting)
-                    waiting = []
+    def _encode_batch(self, texts: list[str], allow_special: bool) -> list[np.ndarray]:
+        if len(texts) > 1 or len(texts[0]) <= CHUNK:
+            return self._encode([text.encode() for text in texts], allow_special)
+        parts = pieces(texts[0], self._allowed(allow_special))
+        return [np.concatenate([self._encode([part.encode()], allow_special)[0] for part in parts])]
 
     def _encode_parts(self, parts: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         return in_order(lambda part: self._encode([part], allow_special)[0], parts, num_threads)
@@ -141,6 +124,19 @@ class BulkEncoder:
         self._memories.append(memory)
         bounds = [0, *id_ends.tolist()]
         return [ids[begin:end] for begin, end in zip(bounds, bounds[1:])]
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts that make a chunk together; a long one is alone."""
+    batch, length = [], 0
+    for text in texts:
+        if batch and length + len(text) > CHUNK:
+            yield batch
+            batch, length = [], 0
+        batch.append(text)
+        length += len(text)
+    if batch:
+        yield batch
 
 
 class _Memory:
