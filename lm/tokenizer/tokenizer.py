@@ -77,7 +77,7 @@ class Tokenizer:
         self._symbol_ids, self._pair_symbols = _number_symbols(merges, token_ids)
         self._total_length = 0
         if self._has_bulk and is_loaded():
-            _ = self._bulk_encoder  # made now, since it will be used
+            _ = self._bulk_encoder, self._bulk_decoder  # made now, since they will be used
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":

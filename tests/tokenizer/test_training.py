@@ -1,5 +1,4 @@
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,31 +7,9 @@ from hypothesis import strategies as st
 
 from lm.errors import UserError
 from lm.tokenizer.pretokenization import PreTokenizer
-from lm.tokenizer.training import Merges, count_pre_tokens, learn_merges, train_bpe
+from lm.tokenizer.training import count_pre_tokens, learn_merges, train_bpe
 
 END = "<|endoftext|>"
-
-
-def naive_merges(counts: Mapping[str, int], num_merges: int) -> Merges:
-    """The definition: count all pairs anew before each merge, take the most frequent, ties to the greater pair."""
-    words = {word: [bytes([byte]) for byte in word.encode()] for word in counts}
-    merges: Merges = []
-    while len(merges) < num_merges:
-        pairs: Counter[tuple[bytes, bytes]] = Counter()
-        for word, tokens in words.items():
-            for pair in zip(tokens, tokens[1:]):
-                pairs[pair] += counts[word]
-        if not pairs:
-            break
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
-        merges.append(best)
-        for tokens in words.values():
-            place = 0
-            while place < len(tokens) - 1:
-                if (tokens[place], tokens[place + 1]) == best:
-                    tokens[place : place + 2] = [best[0] + best[1]]
-                place += 1
-    return merges
 
 
 def test_the_example_of_the_course_by_hand() -> None:
@@ -42,17 +19,17 @@ def test_the_example_of_the_course_by_hand() -> None:
 
 
 @given(counts=st.dictionaries(st.text(st.sampled_from("abcé"), min_size=1, max_size=12), st.integers(1, 5), max_size=8))
-def test_merges_are_those_of_the_definition(counts: dict[str, int]) -> None:
+def test_merges_are_those_of_the_definition(naive_merges, counts: dict[str, int]) -> None:
     assert learn_merges(counts, 60) == naive_merges(counts, 60)
 
 
 @given(text=st.text(max_size=60))
-def test_merges_of_any_text_are_those_of_the_definition(text: str) -> None:
+def test_merges_of_any_text_are_those_of_the_definition(naive_merges, text: str) -> None:
     counts = count_pre_tokens([text], PreTokenizer())
     assert learn_merges(counts, 30) == naive_merges(counts, 30)
 
 
-def test_merges_of_a_corpus_are_those_of_the_definition(text: str) -> None:
+def test_merges_of_a_corpus_are_those_of_the_definition(naive_merges, text: str) -> None:
     counts = count_pre_tokens([text], PreTokenizer("gpt2", [END]))
     assert learn_merges(counts, 250) == naive_merges(counts, 250)
 
@@ -61,7 +38,7 @@ def test_overlapping_pairs_merge_from_left_to_right() -> None:
     assert learn_merges({"aaaaa": 1}, 9) == [(b"a", b"a"), (b"aa", b"aa"), (b"aaaa", b"a")]
 
 
-def test_ties_go_to_the_lexicographically_greater_pair_of_byte_strings() -> None:
+def test_ties_go_to_the_lexicographically_greater_pair_of_byte_strings(naive_merges) -> None:
     assert learn_merges({"ab": 3, "ac": 3, "ba": 3, "é!": 3}, 1) == [("é".encode()[:1], "é".encode()[1:])]
     # Not to the greater joined string: (a, cb) < (ac, a), though "acb" > "aca"; nor to the longer token.
     counts = {"acb": 2, "cb": 9, "ac": 9, "aca": 2}
@@ -89,7 +66,7 @@ def test_the_counts_do_not_depend_on_the_chunks(text: str, sizes: list[int], pat
     assert count_pre_tokens(chunks, pre_tokenizer) == count_pre_tokens([text[:600]], pre_tokenizer)
 
 
-def test_train_bpe_on_a_file(tmp_path: Path, text: str) -> None:
+def test_train_bpe_on_a_file(naive_merges, tmp_path: Path, text: str) -> None:
     path = tmp_path / "train.txt"
     path.write_bytes(text.encode())
     vocab, merges = train_bpe(str(path), 400, [END, "<|pad|>"])

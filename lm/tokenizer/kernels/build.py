@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from lm.atomic import atomic_write, make_folder
@@ -36,8 +35,8 @@ _C_FUNCTIONS = ("memset", "memcpy", "memmove")
 
 @cache
 def can_load() -> bool:
-    """Whether there are compilers, and the byte order that the kernels need."""
-    return sys.byteorder == "little" and all(map(find_spec, ("numba", "llvmlite")))
+    """Whether there are numba and what it needs, and the byte order that the kernels need."""
+    return sys.byteorder == "little" and all(map(find_spec, ("numba", "llvmlite", "platformdirs")))
 
 
 def is_loaded() -> bool:
@@ -106,6 +105,8 @@ def _path(binding: Any) -> Path:
 
     It is not in the package's own folder, which may be read-only, and whose copies share it so.
     """
+    from platformdirs import user_cache_path
+
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
