@@ -234,7 +234,7 @@ class Tokenizer:
         return self._pre_tokenizer.pattern == PATTERNS["gpt2"] and len(self._symbol_ids) <= MAX_SYMBOLS and can_load()
 
     def _is_bulk(self, length: int) -> bool:
-        """Whether to go through kernels now: not for a small text, nor for many, if they would have to be compiled."""
+        """Whether kernels are worth their start now: compiled for a large text, loaded for many small ones too."""
         self._total_length += length
         return self._has_bulk and (length >= _WORTH_COMPILING or self._total_length >= _WORTH_LOADING and is_compiled())
 
@@ -257,21 +257,24 @@ class Tokenizer:
 def _gathered(texts: Iterable[str]) -> Iterator[bytes]:
     """The texts as bytes, small ones joined."""
     waiting: list[str] = []
+    length = 0
     for text in texts:
         waiting.append(text)
-        if sum(map(len, waiting)) >= _SLICE:
+        length += len(text)
+        if length >= _SLICE:
             yield to_utf8("".join(waiting))
-            waiting = []
+            waiting, length = [], 0
     yield to_utf8("".join(waiting))
 
 
 def _as_uint32(ids: np.ndarray | list[int]) -> np.ndarray | None:
-    """None if an id is none."""
+    """The ids for a kernel; None if they are no such numbers."""
     if isinstance(ids, np.ndarray):
-        within = ids.dtype.kind in "iu" and ids.ndim == 1 and ids.min() >= 0 and ids.max() < 1 << 32
-        return np.ascontiguousarray(ids, np.uint32) if within else None
+        if ids.dtype.kind not in "iu" or ids.ndim != 1 or ids.min(initial=0) < 0 or ids.max(initial=0) >= 1 << 32:
+            return None
+        return np.ascontiguousarray(ids, np.uint32)
     try:
-        return np.frombuffer(array("I", ids), np.uint32)  # four times as fast as numpy's own way from a list
+        return np.frombuffer(array("I", ids), np.uint32)  # a third of the time that numpy takes for a list
     except (OverflowError, TypeError):
         return None
 

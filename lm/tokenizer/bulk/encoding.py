@@ -5,15 +5,7 @@ from itertools import chain
 
 import numpy as np
 
-from lm.tokenizer.bulk.chunks import (
-    CHUNK,
-    PADDING,
-    SpecialTokens,
-    code_point_classes,
-    cut,
-    in_order,
-    pieces,
-)
+from lm.tokenizer.bulk.chunks import CHUNK, PADDING, SpecialTokens, code_point_classes, cut, in_order, pieces
 from lm.tokenizer.kernels.build import load
 from lm.tokenizer.kernels.layout import (
     MAX_IDS,
@@ -39,8 +31,8 @@ class BulkEncoder:
     Every thread that encodes keeps what it learns about pre-tokens for the next text, at most 28 MB.
 
     Args:
-        pair_symbols: the symbols of each merge, less than MAX_SYMBOLS in all: the bytes are 0 to 255, the products follow in their order.
-        symbol_ids: the id of each symbol.
+        pair_symbols: the symbols of each merge: the bytes are 0 to 255, the products follow in their order.
+        symbol_ids: the id of each symbol; MAX_SYMBOLS at most.
         special_ids: the id of each special token.
         dtype: of the arrays of ids.
     """
@@ -117,7 +109,8 @@ class BulkEncoder:
         num_ids = load().encode(
             data, ends, len(texts),
             self._special.texts, self._special.bounds, self._special.ids, self._special.num_tokens * allow_special,
-            self._classes, self._byte_pairs, self._pairs, self._bits, self._symbol_ids, memory.known, memory.known_bits, memory.known_ids, memory.known_bytes, memory.state,
+            self._classes, self._byte_pairs, self._pairs, self._bits, self._symbol_ids,
+            memory.known, memory.known_bits, memory.known_ids, memory.known_bytes, memory.state,
             memory.starts, memory.keys, memory.work, memory.heap, memory.ids, id_ends,
         )  # fmt: skip
         ids = memory.ids[:num_ids].astype(self._dtype)
@@ -171,8 +164,6 @@ class _Memory:
                 known, bits = self.known, self.known_bits
                 self._make_table(_LAST_BITS)
                 load().rehash(known, bits, self.known, self.known_bits, self.known_bytes)
-        elif (
-            max(state[NUM_KNOWN] / state[MAX_KNOWN], state[NUM_IDS] / _KNOWN_IDS, state[NUM_KEPT] / _KNOWN_BYTES) > 0.9
-        ):
+        elif (10 * state[[NUM_KNOWN, NUM_IDS, NUM_KEPT]] > 9 * state[[MAX_KNOWN, MAX_IDS, MAX_KEPT]]).any():
             self.known.fill(0)
             state[NUM_KNOWN] = state[NUM_IDS] = state[NUM_KEPT] = 0

@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 import numpy as np
 from tqdm import tqdm
 
+from lm.errors import UserError
 from lm.tokenizer.bulk.chunks import PADDING, SpecialTokens, code_point_classes, cut, in_order
 from lm.tokenizer.kernels.build import load
 from lm.tokenizer.kernels.layout import (
@@ -35,14 +37,14 @@ Merges = list[tuple[bytes, bytes]]
 
 _THREAD_TABLE_BITS = 16  # 2 MB, most of it cold: it stays near its core
 _TEXT_TABLE_BITS = 17
-_KEPT_BYTES = 1 << 20
 _PAIR_BITS = 14
+_KEPT_BYTES = 1 << 20
 _SPARE_PAIRS = 1 << 14
 _SPARE_PLACES = 1 << 20
 _MERGES_AT_A_TIME = 256
 
-# With the pairs of a text sorted by count, the one at a rank has about this part of all pre-tokens, divided by the rank.
-_PART_OF_PAIRS = 32
+# The last of N merges is a pair that makes up more than 1 / (32 N) of all pre-tokens, as a rule.
+_PART_OF_LAST_PAIR = 32
 
 
 def learn_merges(blocks: Iterable[bytes], num_merges: int, special_tokens: Sequence[str], num_threads: int) -> Merges:
@@ -53,60 +55,64 @@ def learn_merges(blocks: Iterable[bytes], num_merges: int, special_tokens: Seque
 class _Table:
     """Distinct pre-tokens with their counts; see kernels/counting.py."""
 
-    def __init__(self, bits: int, kept_bytes: int) -> None:
+    def __init__(self, bits: int) -> None:
+        self._allocate(bits, _KEPT_BYTES)
+
+    def _allocate(self, bits: int, kept_bytes: int) -> None:
         self.bits = bits
         self.slots = np.zeros(4 << bits, np.uint64)
         self.kept = np.empty(kept_bytes + len(PADDING), np.uint8)
-        # Half full: probing stays short.
         self.state = np.zeros(NUM_COUNT_FIELDS, np.int64)
+        # Half full: probing stays short.
         self.state[MAX_KNOWN], self.state[MAX_KEPT] = 1 << bits - 1, kept_bytes
 
-    def pour(self, other: "_Table") -> None:
-        """Add the counts of another table, growing as needed, and empty that."""
-        kernels = load()
-        num_known = int(self.state[NUM_KNOWN] + other.state[NUM_KNOWN])
-        num_kept = int(self.state[NUM_KEPT] + other.state[NUM_KEPT])
+    def make_room(self, num_known: int, num_kept: int) -> None:
+        """For so many pre-tokens more, and for the bytes of long ones."""
+        num_known += int(self.state[NUM_KNOWN])
+        num_kept += int(self.state[NUM_KEPT])
         if num_known > self.state[MAX_KNOWN] or num_kept > self.state[MAX_KEPT]:
-            larger = _Table(max(self.bits, num_known.bit_length() + 1), max(int(self.state[MAX_KEPT]), 2 * num_kept))
-            kernels.pour(self.slots, self.bits, self.kept, larger.slots, larger.bits, larger.kept, larger.state)
-            self.__dict__ = larger.__dict__
-        kernels.pour(other.slots, other.bits, other.kept, self.slots, self.bits, self.kept, self.state)
+            smaller = copy(self)
+            self._allocate(max(self.bits, num_known.bit_length() + 1), max(len(self.kept), 2 * num_kept))
+            self._add(smaller)
+
+    def pour(self, other: "_Table") -> None:
+        """Take the counts of another table, which is empty then."""
+        self.make_room(int(other.state[NUM_KNOWN]), int(other.state[NUM_KEPT]))
+        self._add(other)
         other.slots.fill(0)
-        other.state[NUM_KNOWN] = other.state[NUM_KEPT] = 0
+        other.state[[NUM_KNOWN, NUM_KEPT]] = 0
+
+    def _add(self, other: "_Table") -> None:
+        load().pour(other.slots, other.bits, other.kept, self.slots, self.bits, self.kept, self.state)
 
 
 def _count(blocks: Iterable[bytes], special_tokens: Sequence[str], num_threads: int) -> _Table:
     """How often each distinct pre-token occurs."""
-    kernels = load()
     special = SpecialTokens.of(dict.fromkeys(special_tokens, 0))
     classes = code_point_classes()
-    total = _Table(_TEXT_TABLE_BITS, _KEPT_BYTES)
-    total_lock = threading.Lock()
+    total = _Table(_TEXT_TABLE_BITS)
+    lock = threading.Lock()  # of `total`
     tables: list[_Table] = []
-    local = threading.local()
+    own = threading.local()
 
     def count(chunk: bytes) -> None:
-        if not hasattr(local, "table"):
-            local.table = _Table(_THREAD_TABLE_BITS, _KEPT_BYTES)
-            local.starts = np.empty(0, np.uint32)
-            tables.append(local.table)
-        size = len(chunk)
-        if len(local.starts) <= size:
-            local.starts = np.empty(2 * size + 1, np.uint32)
-        if local.table.state[MAX_KEPT] < size:  # one pre-token may be the whole chunk
-            with total_lock:
-                total.pour(local.table)
-            local.table.__init__(_THREAD_TABLE_BITS, size)
+        if not hasattr(own, "table"):
+            own.table, own.starts = _Table(_THREAD_TABLE_BITS), np.empty(0, np.uint32)
+            tables.append(own.table)
+        table, size = own.table, len(chunk)
+        if len(own.starts) <= size:
+            own.starts = np.empty(2 * size + 1, np.uint32)
+        if table.state[MAX_KEPT] < size:  # one pre-token may be the whole chunk
+            table.make_room(0, size)
         data = np.frombuffer(chunk + PADDING, np.uint8)
         at = 0
         while at < size:
-            table = local.table
-            at = kernels.count_pre_tokens(
+            at = load().count_pre_tokens(
                 data, at, size, special.texts, special.bounds, special.num_tokens, classes,
-                local.starts, table.slots, table.bits, table.kept, table.state,
+                own.starts, table.slots, table.bits, table.kept, table.state,
             )  # fmt: skip
             if at < size:
-                with total_lock:
+                with lock:
                     total.pour(table)
 
     for _ in in_order(count, cut(blocks, special_tokens), num_threads):
@@ -124,10 +130,12 @@ class _Learner:
         num_tokens = 256 + num_merges
         self._state = np.zeros(NUM_MERGE_FIELDS, np.int64)
         self._state[NUM_TOKENS], self._state[MAX_TOKENS] = 256, num_tokens
-        self._state[FLOOR] = 1 + int(counts.slots[3::4].sum()) // (_PART_OF_PAIRS * max(1, num_merges))
+        self._state[FLOOR] = 1 + int(counts.slots[3::4].sum()) // (_PART_OF_LAST_PAIR * max(1, num_merges))
 
         # The 256 bytes come first, so that each stands somewhere in the text; they are no pre-token.
         self._num_cells = 256 + kernels.measure(counts.slots, counts.bits)
+        if self._num_cells >= 1 << 32:
+            raise UserError("tokenizer: the text has more than 4 GB of distinct pre-tokens; train on a part of it")
         self._text = np.empty(self._num_cells, np.uint8)
         self._cells = np.empty(self._num_cells, np.uint32)
         self._weights = np.empty(self._num_cells, np.int64)

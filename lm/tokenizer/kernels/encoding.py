@@ -3,10 +3,9 @@
 The table of known pre-tokens (see `table`) answers most of them by reading one slot:
 
     up to 15 bytes, up to 3 ids    key | key | id 0, id 1 | id 2, number of ids
-    others up to 62 bytes          key | key | place of the ids in `known_ids`, of the bytes in `known_bytes` | 0, number
+    others up to 62 bytes          key | key | places of its ids in `known_ids` and bytes in `known_bytes` | -, number of ids
 
-The place of the bytes and the number of ids are upper halves. Longer pre-tokens hardly ever come again: they are merged
-each time.
+Of two in one number, the second is the upper half. Longer pre-tokens hardly ever come again: they are merged each time.
 
 A merge is a lookup too: the table of pairs holds `left, right, product` in one number. Symbols are the 256 bytes, then
 the products in the order of the merges, so the pair with the least product is the next to merge.

@@ -5,8 +5,8 @@ and its last cell hold its symbol, so both neighbours of a token are found witho
 
     |  t  h  e  |        |  th th e  |        |  the .. the |         (. is GONE)
 
-A table knows the pairs of neighbours: how often each occurs, and the positions where it did when it was made. A position
-is not removed when its pair is broken up there, but checked when it is used.
+A table knows the pairs of neighbours: how often each occurs, and the positions where it did when its later token was
+made. A position is not removed when its pair is broken up there, but checked when it is used.
 
 Most pairs are too rare ever to be merged. Those that occur less than `floor` times are not kept at all; only when none
 is left above the floor, it is lowered and the pairs are indexed anew.

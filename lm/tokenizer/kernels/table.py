@@ -3,7 +3,7 @@
 2^bits slots of four 64-bit numbers, found by linear probing, of which the first two are the key:
 
     up to 15 bytes    bytes 0-7 | bytes 8-14, length | any | any
-    more              hash      | length << 32       | place of the bytes in `kept` << 32, any | any
+    more              hash      | length << 8        | place of the bytes in `kept` << 32, any | any
 
 A short pre-token is its own key, and comparing two is comparing two numbers. A free slot has a 0 in its second number.
 """
@@ -19,6 +19,7 @@ LOWER_HALF = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
 _FREE = np.uint64(0)
 _LENGTH_AT = np.uint64(56)
+_LONG_LENGTH_AT = np.uint64(8)
 _FIRST_BYTES = np.array([(1 << 8 * min(length, 8)) - 1 for length in range(16)], dtype=np.uint64)
 _OTHER_BYTES = np.array([(1 << 8 * max(length - 8, 0)) - 1 for length in range(16)], dtype=np.uint64)
 # Odd numbers without a pattern in their bits: multiplied by them, all bits of a key reach the upper ones.
@@ -36,13 +37,13 @@ def key(data, at, length):
     for place in range(at, at + length - 7, 8):
         value = (value ^ load_8_bytes(data, place)) * MIX
         value ^= value >> HALF
-    return value ^ load_8_bytes(data, at + length - 8), np.uint64(length) << HALF
+    return value ^ load_8_bytes(data, at + length - 8), np.uint64(length) << _LONG_LENGTH_AT
 
 
 @inlined
 def length_of(second):
     """The length of a pre-token, from the second number of its key."""
-    return np.int64(second >> _LENGTH_AT) if second >> _LENGTH_AT else np.int64(second >> HALF)
+    return np.int64(second >> _LENGTH_AT) if second >> _LENGTH_AT else np.int64(second >> _LONG_LENGTH_AT)
 
 
 @inlined

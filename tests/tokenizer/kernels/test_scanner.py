@@ -1,11 +1,12 @@
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import regex
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.tokenizer.bulk.chunks import PADDING, code_point_classes
@@ -64,6 +65,7 @@ def test_every_code_point_alone(scan: Scanner) -> None:
         assert scan(data) == [0, len(data)]
 
 
+@settings(max_examples=500)
 @given(
     text=st.text() | st.text(st.sampled_from(OF_EACH_CLASS), max_size=200),
     shift=st.integers(0, 70),
@@ -73,6 +75,7 @@ def test_any_text(scan: Scanner, text: str, shift: int) -> None:
         assert scan((start + text).encode()) == starts_by_regex(start + text)
 
 
+@settings(max_examples=500)
 @given(
     text=st.text(st.sampled_from(OF_EACH_CLASS), max_size=150),
     before=st.binary(max_size=80),
@@ -122,7 +125,7 @@ def test_a_generated_text(scan: Scanner, text: str) -> None:
     assert scan(text.encode()) == starts_by_regex(text)
 
 
-def test_real_texts(scan: Scanner, shared_data) -> None:
+def test_real_texts(scan: Scanner, shared_data: Path) -> None:
     for name in ("multilingual.txt", "code_python.txt", "chinese_sanguo.txt"):
         text = (shared_data / name).read_bytes()[:3_000_000].decode(errors="ignore")
         assert scan(text.encode()) == starts_by_regex(text)

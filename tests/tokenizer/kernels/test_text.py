@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.tokenizer.bulk.chunks import PADDING, SpecialTokens
@@ -37,6 +37,7 @@ def find_invalid(kernels: SimpleNamespace) -> Callable[..., int]:
     return find
 
 
+@settings(max_examples=500)
 @given(
     parts=st.lists(st.text().map(str.encode) | st.binary(max_size=6) | st.sampled_from([*NOT_UTF8, UTF8.encode()])),
     shift=st.integers(0, 130),
@@ -89,6 +90,7 @@ def find_special(kernels: SimpleNamespace) -> Callable[..., int]:
     return find
 
 
+@settings(max_examples=500)
 @given(
     text=PIECES,
     tokens=st.lists(st.sampled_from(SPECIAL), unique=True) | st.lists(st.text(min_size=1, max_size=4), unique=True),
