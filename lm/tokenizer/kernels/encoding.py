@@ -3,7 +3,7 @@
 The table of known pre-tokens (see `table`) answers most of them by reading one slot:
 
     up to 15 bytes, up to 3 ids    key | key | id 0, id 1 | id 2, number of ids
-    others up to 62 bytes          key | key | places of its ids in `known_ids` and bytes in `known_bytes` | -, number of ids
+    others up to 62 bytes          key | key | places in `known_ids` and in `known_bytes` | -, number of ids
 
 Of two in one number, the second is the upper half. Longer pre-tokens hardly ever come again: they are merged each time.
 

@@ -66,7 +66,7 @@ def test_borders_by_hand() -> None:
     assert last_border("one two one two", ["o xy"]) == 11
     assert last_border("one two", ["o xy"]) == 0
     assert last_border("one two one two ", ["o o"]) == 11
-    assert last_border("one two one none ", ["o o", "e n"]) == 3
+    assert last_border("a one two one none ", ["o o", "e n"]) == 5
 
 
 @given(text=TEXTS, tokens=TOKENS, size=st.integers(1, 40))
@@ -98,7 +98,7 @@ def test_chunks_are_about_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("unit", ["a", " ", "🙂", "a b"])
 def test_text_without_a_border_stays_whole_in_linear_time(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 100)
-    text = unit * (1_000_000 // len(unit))
+    text = unit * (300_000 // len(unit))
     assert list(pieces(text, ["a ba", "b a"])) == [text]
     assert list(cut(in_blocks(text.encode(), [1000]), ["a ba", "b a"])) == [text.encode()]
 
