@@ -246,48 +246,44 @@ def _second_slot(pair, pair_bits):
 def _merge(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count):
     """Write the ids of a pre-token of up to 62 bytes from ids[count] on; return the new count.
 
-    A symbol stands at the place of its first byte, from 1 on; `live` has a bit for each. Beside it stands the key of
-    its pair with the next: the product, then the place, so that the least key is the next merge, the leftmost of its
-    kind. Before the first and behind the last symbol stands one that makes no pair.
+    A symbol stands at the place of its first byte, from 1 on; `live` has a bit for each. Beside it stands the product of
+    its pair with the next: the least is the next merge, the leftmost of its kind first. Before the first and behind the
+    last symbol stands one that makes no pair.
     """
     symbols = 0
-    keys = 64
+    products = 64
     for place in range(length):
         work[symbols + place + 1] = data[at + place]
     for place in range(1, length):
         pair = np.int64(data[at + place - 1]) << 8 | np.int64(data[at + place])
-        work[keys + place] = _key(byte_pairs[pair], place)
+        work[products + place] = byte_pairs[pair]
     work[symbols] = work[symbols + length + 1] = _NO_SYMBOL
-    work[keys + length] = _NO_PAIR
+    work[products + length] = _NO_PAIR
     live = _ALL >> np.uint64(62 - length)
     while True:
-        least = work[keys + 1]
-        for place in range(2, length):
-            least = min(least, work[keys + place])
-        if least == _NO_PAIR:
+        product = work[products + 1]
+        place = 1
+        for other in range(2, length):
+            if work[products + other] < product:
+                product = work[products + other]
+                place = other
+        if product == _NO_PAIR:
             break
-        product = least >> np.uint32(6)
-        place = np.int64(least & np.uint32(63))
         before = highest_bit(live & ((_ONE << np.uint64(place)) - _ONE))
         rest = live & (_ALL << np.uint64(place) << _ONE)
         second = lowest_bit(rest)
         live &= ~(_ONE << np.uint64(second))
         following = lowest_bit(rest & (rest - _ONE))
         work[symbols + place] = product
-        work[keys + second] = _NO_PAIR
-        work[keys + place] = _key(_product(pairs, pair_bits, product, work[symbols + following]), place)
-        work[keys + before] = _key(_product(pairs, pair_bits, work[symbols + before], product), before)
+        work[products + second] = _NO_PAIR
+        work[products + place] = _product(pairs, pair_bits, product, work[symbols + following])
+        work[products + before] = _product(pairs, pair_bits, work[symbols + before], product)
     live &= ~(_ONE | _ONE << np.uint64(length + 1))
     while live:
         ids[count] = symbol_ids[work[symbols + lowest_bit(live)]]
         count += 1
         live &= live - _ONE
     return count
-
-
-@inlined
-def _key(product, place):
-    return _NO_PAIR if product == _NO_PAIR else product << np.uint32(6) | np.uint32(place)
 
 
 @compiled
