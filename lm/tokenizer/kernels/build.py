@@ -1,7 +1,7 @@
 """Machine code of the kernels: compiled by numba once, kept on disk, and loaded again without numba.
 
-Importing numba and loading from its own cache takes four times as long as encoding a megabyte; so what it compiles is
-kept as an object file in the user's cache folder, named by all that determines it, and loaded by llvmlite alone:
+numba has a cache of its own, but to use that, numba must be imported and set up: a quarter of a second, and more where
+other packages extend it. What it compiles is kept as an object file instead, which llvmlite loads in a few hundredths:
 
     kernels = load()
     kernels.find_invalid(data, end)
@@ -75,6 +75,7 @@ def load() -> SimpleNamespace:
 
 
 def _argument_type(name: str) -> Any:
+    """A number, or an array whose type is checked in every call."""
     return ctypes.c_int64 if name == "int" else np.ctypeslib.ndpointer(np.dtype(name), flags="C_CONTIGUOUS")
 
 
@@ -101,9 +102,9 @@ def _stored_or_compiled(binding: Any, machine: Any) -> bytes:
 
 @cache
 def _path(binding: Any) -> Path:
-    """Named by all that determines the machine code: sources, compilers and processor.
+    """Where the machine code is kept: named by all that determines it, the sources, compilers and processor.
 
-    It is not in the package's own folder, which may be read-only, and whose copies share it so.
+    Not in the package's own folder: that may be read-only, and copies of the package share what they have in common.
     """
     from platformdirs import user_cache_path
 

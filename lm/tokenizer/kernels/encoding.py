@@ -246,9 +246,9 @@ def _second_slot(pair, pair_bits):
 def _merge(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count):
     """Write the ids of a pre-token of up to 62 bytes from ids[count] on; return the new count.
 
-    A symbol stands at the place of its first byte, from 1 on; `live` has a bit for each. Beside it stands the product of
-    its pair with the next: the least is the next merge, the leftmost of its kind first. Before the first and behind the
-    last symbol stands one that makes no pair.
+    A symbol stands at the place of its first byte, from 1 on; `live` has a bit for each. Beside it stands the product
+    of its pair with the next: the least is the next merge, the leftmost of its kind first. Before the first and behind
+    the last symbol stands one that makes no pair.
     """
     symbols = 0
     products = 64
@@ -288,7 +288,10 @@ def _merge(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids
 
 @compiled
 def _merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count):
-    """The same for a pre-token of any length: a heap holds `product, place` of the pairs, and of some that are gone."""
+    """The same for a pre-token of any length, in time n log n.
+
+    A heap holds `product, place` of the pairs, and of some that are gone.
+    """
     symbols = 0
     following = length
     preceding = 2 * length
