@@ -207,16 +207,26 @@ def test_a_missing_input_is_named_with_the_stage_that_makes_it(raw: Path, name: 
         read_text_facts(raw)
 
 
-def test_text_larger_than_the_memory_taken_is_encoded_and_checked(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    documents = 40_000
-    path = tmp_path / "train.txt"
+def peak_of_encoding(folder: Path, documents: int) -> int:
+    """The bytes that writing and checking the tokens of a text takes at most."""
+    path = folder / "train.txt"
     path.write_text(f"the quick brown fox jumps over the lazy dogs, all of them, again and again{END}" * documents)
     facts = {"bytes": path.stat().st_size - 13 * documents, "documents": documents}
+    tokenizer = Tokenizer(build_vocab(MERGES, [END]), MERGES, [END])
     tracemalloc.start()
-    entry, _ = encode_split(path, facts, tokenizer, tmp_path / "train.bin")
-    write_manifest(tmp_path, tokenizer, {"train": entry})
-    tokens, _ = open_tokens(tmp_path, "train", tokenizer.hash)
+    entry, _ = encode_split(path, facts, tokenizer, folder / "train.bin")
+    write_manifest(folder, tokenizer, {"train": entry})
+    tokens, _ = open_tokens(folder, "train", tokenizer.hash)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(tokens) > 2_000_000
-    assert peak < 1_500_000, f"{peak:,} bytes for a text of {path.stat().st_size:,} and {2 * len(tokens):,} of tokens"
+    assert len(tokens) > 60 * documents
+    return peak
+
+
+def test_memory_does_not_depend_on_the_length_of_the_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # With more threads, chance says how many chunks are worked on at once.
+    monkeypatch.setattr("lm.tokenizer.tokenizer.resolve_num_threads", lambda num_threads: 1)
+    short = peak_of_encoding(tmp_path, 60_000)
+    long = peak_of_encoding(tmp_path, 240_000)
+    assert long < short + 2_000_000, f"{short:,} bytes for 5 MB of text, {long:,} for 21"
+    assert long < 64_000_000

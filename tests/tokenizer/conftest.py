@@ -1,5 +1,6 @@
 """Text to train on, a tokenizer trained on it, and what is known to be right."""
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -81,7 +82,7 @@ def naive_merges() -> Callable[[Mapping[str, int], int], Merges]:
         while len(merges) < num_merges:
             pairs: Counter[tuple[bytes, bytes]] = Counter()
             for word, tokens in words.items():
-                for pair in zip(tokens, tokens[1:]):
+                for pair in itertools.pairwise(tokens):
                     pairs[pair] += counts[word]
             if not pairs:
                 break
@@ -99,15 +100,15 @@ def naive_merges() -> Callable[[Mapping[str, int], int], Merges]:
 
 
 @pytest.fixture(scope="session")
-def split_whole() -> Callable[[str, Sequence[str]], list[str]]:
-    """The pre-tokens of a whole text by definition: at special tokens, the longest first; then GPT-2's pattern."""
+def split_whole() -> Callable[..., list[str]]:
+    """The definition, on the whole text at once: special tokens, the longest first; then the pattern."""
 
-    def split(text: str, special_tokens: Sequence[str] = ()) -> list[str]:
+    def split(text: str, special_tokens: Sequence[str] = (), pattern: str = "gpt2") -> list[str]:
         longest_first = sorted(special_tokens, key=len, reverse=True)
         parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text) if special_tokens else [text]
         pre_tokens: list[str] = []
         for part in parts:
-            pre_tokens += [part] if part in special_tokens else regex.findall(PATTERNS["gpt2"], part)
+            pre_tokens += [part] if part in special_tokens else regex.findall(PATTERNS.get(pattern, pattern), part)
         return [pre_token for pre_token in pre_tokens if pre_token]
 
     return split

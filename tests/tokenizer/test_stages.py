@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lm.errors import UserError
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens import open_tokens
 
@@ -33,14 +36,17 @@ def work(tmp_path: Path, text: str) -> Path:
     return tmp_path
 
 
-def run(stage: str, work: Path) -> subprocess.CompletedProcess[str]:
+def command(stage: str) -> list[str]:
     flags = ["--raw", "data/raw", "--tokenizer", "data/tokenizer", "--timing", "data/.timing"]
     if stage == "train_bpe":
         flags += ["--metrics", "metrics/tokenizer.json"]
     else:
         flags += ["--tokens", "data/tokens", "--metrics", "metrics/tokens.json"]
-    command = [sys.executable, str(PROJECT / "stages" / f"{stage}.py"), *flags]
-    return subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    return [str(PROJECT / "stages" / f"{stage}.py"), *flags]
+
+
+def run(stage: str, work: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command(stage)], cwd=work, capture_output=True, text=True, check=False)
 
 
 def refusal(stage: str, work: Path) -> str:
@@ -125,3 +131,103 @@ def test_the_stages_import_no_torch() -> None:
     for stage in ("train_bpe", "encode_memmap"):
         code = f"import runpy, sys; runpy.run_path('stages/{stage}.py'); sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+
+
+# Runs a stage by kernels, in small blocks, and kills it before or after the n-th call of a function.
+KILLED = """
+import importlib, os, runpy, signal, sys
+from functools import partial
+from lm.tokenizer import tokenizer
+from lm.tokenizer.bulk.text_file import read_blocks
+
+tokenizer._WORTH_COMPILING = 0
+tokenizer.read_blocks = partial(read_blocks, block_bytes=4096)
+module, name, number, when = sys.argv[1].split()
+function = getattr(importlib.import_module(module), name)
+calls = 0
+
+def killing(*arguments, **named):
+    global calls
+    calls += 1
+    if calls == int(number) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = function(*arguments, **named)
+    if calls == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(importlib.import_module(module), name, killing)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+# Of each split a block is counted before it is written, the file is brought to disk, then it gets its name; the
+# manifest is the third file, the metrics are the fourth.
+POINTS = [
+    "numpy bincount 1 before", "numpy bincount 9 after", "os fsync 1 before", "os fsync 1 after", "os replace 1 before",
+    "os replace 1 after", "os fsync 2 after", "os replace 2 after", "os replace 3 before", "os replace 3 after",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_kill_at_any_point_leaves_no_unfinished_file_and_a_second_run_succeeds(work: Path) -> None:
+    assert run("train_bpe", work).returncode == 0
+    assert run("encode_memmap", work).returncode == 0
+    folder = work / "data/tokens"
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(expected) == {"train.bin", "val.bin", "manifest.json"}
+    num_left = []
+    for point in POINTS:
+        shutil.rmtree(folder)
+        result = subprocess.run(
+            [sys.executable, "-c", KILLED, point, *command("encode_memmap")], cwd=work, capture_output=True, check=False
+        )
+        assert result.returncode == -signal.SIGKILL, (point, result.stderr)
+        left = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".part"}
+        assert all(expected[name] == content for name, content in left.items()), point
+        num_left.append(len(left))
+    assert num_left == [0, 0, 0, 0, 0, 1, 1, 2, 2, 3], "each point should be where its name says"
+    assert run("encode_memmap", work).returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("seconds", [0.15, 0.3, 0.45])
+def test_a_kill_at_any_moment(work: Path, seconds: float) -> None:
+    assert run("train_bpe", work).returncode == 0
+    assert run("encode_memmap", work).returncode == 0
+    folder = work / "data/tokens"
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    process = subprocess.Popen(
+        [sys.executable, *command("encode_memmap")], cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    left = {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix != ".part"}
+    assert all(expected[name] == content for name, content in left.items())
+    assert run("encode_memmap", work).returncode == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_killed_run_leaves_the_files_of_the_run_before_refused_or_whole(work: Path) -> None:
+    assert run("train_bpe", work).returncode == 0
+    assert run("encode_memmap", work).returncode == 0
+    # Another text, and a kill when its train split has taken the place of the old one.
+    raw = work / "data/raw"
+    manifest = json.loads((raw / "manifest.json").read_text())
+    (raw / "train.txt").write_bytes((raw / "val.txt").read_bytes())
+    manifest["splits"]["train"] = manifest["splits"]["val"]
+    (raw / "manifest.json").write_text(json.dumps(manifest))
+    subprocess.run(
+        [sys.executable, "-c", KILLED, "os replace 1 after", *command("encode_memmap")],
+        cwd=work, capture_output=True, check=False,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"train\.bin: .*make it again with: dvc repro encode_memmap"):
+        open_tokens(work / "data/tokens", "train", None)
+    assert run("encode_memmap", work).returncode == 0
+    assert len(open_tokens(work / "data/tokens", "train", None)[0]) > 1000

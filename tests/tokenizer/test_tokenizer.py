@@ -1,6 +1,6 @@
 import itertools
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given
@@ -105,28 +105,40 @@ def test_encode_iterable_reads_only_as_far_as_needed(tokenizer: Tokenizer) -> No
     assert next(read) < 100
 
 
-def test_encode_iterable_takes_constant_memory(tokenizer: Tokenizer) -> None:
-    def lines() -> Iterator[str]:
-        # 3 MB, all of them different: what has passed must not be kept.
-        for number in range(60_000):
-            yield f"word{number:x} in line {number * 7919} of a text without an end \n"
-
-    tokenizer.encode("warm")
+def peak_of_encoding(tokenizer: Tokenizer, chunks: Iterable[str]) -> int:
+    """The bytes that encode_iterable of a fresh tokenizer takes at most."""
+    fresh = Tokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens, tokenizer.pattern)
     tracemalloc.start()
-    count = sum(1 for _ in tokenizer.encode_iterable(lines()))
+    for _ in fresh.encode_iterable(chunks):
+        pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert count > 1_000_000
-    assert peak < 8_000_000, f"{peak:,} bytes, most of them the cache of 32,768 pre-tokens"
+    return peak
 
 
-def test_one_chunk_of_any_length_takes_little_more_memory_than_itself(tokenizer: Tokenizer) -> None:
-    text = "some words that repeat\n" * 200_000
-    tracemalloc.start()
-    sum(1 for _ in tokenizer.encode_iterable([text]))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 2_000_000, f"{peak:,} bytes for {len(text):,} characters"
+def different_lines(count: int) -> Iterator[str]:
+    for number in range(count):
+        yield f"word{number:x} in line {number * 7919} of a text without an end \n"
+
+
+# What is kept of the lines has its full size after `count` of them: kernels know a table of pre-tokens and room to work
+# in, the plain path a cache.
+@pytest.mark.parametrize(("pattern", "count", "most"), [("gpt2", 50_000, 64_000_000), ("gpt4", 20_000, 8_000_000)])
+def test_encode_iterable_takes_constant_memory(trained, pattern: str, count: int, most: int) -> None:
+    # All lines are different: what has passed must not be kept.
+    short = peak_of_encoding(trained(pattern), different_lines(count))
+    long = peak_of_encoding(trained(pattern), different_lines(2 * count))
+    assert long < short + 500_000, f"{short:,} bytes for {count:,} lines, {long:,} for twice as many"
+    assert long < most
+
+
+@pytest.mark.parametrize(("pattern", "most"), [("gpt2", 48_000_000), ("gpt4", 2_000_000)])
+def test_one_chunk_of_any_length_takes_little_more_memory_than_itself(trained, pattern: str, most: int) -> None:
+    line = "some words that repeat\n"
+    short = peak_of_encoding(trained(pattern), [line * 60_000])
+    long = peak_of_encoding(trained(pattern), [line * 120_000])
+    assert long < short + 500_000, f"{short:,} bytes for 1.4 million characters, {long:,} for 2.8"
+    assert long < most
 
 
 def test_a_million_letters_without_a_space_are_no_trap(tokenizer: Tokenizer, text: str) -> None:

@@ -29,11 +29,15 @@ def test_any_block_size_gives_the_bytes_with_characters_whole(path: Path, block_
 @given(
     parts=st.lists(
         st.text(st.sampled_from("aé中🙂"), max_size=40).map(str.encode)
-        | st.sampled_from([b"\xff", b"\x80", b"\xc3", b"\xe4\xb8", b"\xf0\x9f\x99", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"])
+        | st.sampled_from(
+            [b"\xff", b"\x80", b"\xc3", b"\xe4\xb8", b"\xf0\x9f\x99", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]
+        )
     ),
     block_bytes=st.sampled_from(BLOCKS),
 )
-def test_the_same_text_or_the_same_refusal_as_the_plain_reader(path: Path, parts: list[bytes], block_bytes: int) -> None:
+def test_the_same_text_or_the_same_refusal_as_the_plain_reader(
+    path: Path, parts: list[bytes], block_bytes: int
+) -> None:
     path.write_bytes(b"".join(parts))
     results = []
     for read in (
