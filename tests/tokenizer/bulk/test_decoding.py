@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.errors import UserError
@@ -36,6 +36,7 @@ FORMS: dict[str, Callable] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=40)
 @given(ids=st.lists(st.integers(0, 956)))
 def test_any_ids_in_any_form_decode_as_in_tiktoken(
     tokenizer: Tokenizer, as_tiktoken, form: str, ids: list[int]

@@ -136,14 +136,14 @@ def corpus(text: str) -> str:
     return (text + text.join(runs))[: 3 * len(text)] + text.swapcase() + "".join(runs) * 5 + text * 4
 
 
-@pytest.mark.parametrize(("num_threads", "size"), [(1, 1 << 18), (2, 50_000), (3, 5000), (5, 1000)])
 def test_a_generated_text_gives_the_ids_of_tiktoken_with_any_threads_and_chunks(
-    tokenizer: Tokenizer, as_tiktoken, corpus: str, file_path: Path, num_threads: int, size: int
+    tokenizer: Tokenizer, as_tiktoken, corpus: str, file_path: Path
 ) -> None:
     expected = as_tiktoken(tokenizer).encode(corpus, allowed_special="all")
     assert len(corpus) > 1 << 20 and len(set(expected)) > 600, "the text should use most of the merges"
-    for way, ids in ids_of_all_ways(tokenizer, corpus, num_threads, size, file_path).items():
-        assert ids == expected, way
+    for num_threads, size in ((1, 1 << 18), (2, 50_000), (3, 5000), (5, 1000)):
+        for way, ids in ids_of_all_ways(tokenizer, corpus, num_threads, size, file_path).items():
+            assert ids == expected, (way, num_threads, size)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -198,7 +198,6 @@ def test_a_pre_token_of_a_megabyte(tokenizer: Tokenizer, plain: Callable[[str], 
     letters = ("".join(filter(str.isalpha, text)) * 20)[:1_000_000]
     ids = tokenizer.encode(letters)
     assert ids == plain(letters)
-    assert list(tokenizer.encode_iterable([letters[:700_000], letters[700_000:]])) == ids
     assert tokenizer.decode(ids) == letters
 
 
