@@ -201,8 +201,10 @@ class Tokenizer:
                 yield text
 
         yield from self._plain_encode(beginning(), allow_special)
-        for ids in self._bulk_encoder.encode_blocks(_gathered(chain([rest], slices)), allow_special, num_threads=1):
-            yield from ids.tolist()
+        if rest:
+            blocks = _gathered(chain([rest], slices))
+            for ids in self._bulk_encoder.encode_blocks(blocks, allow_special, num_threads=1):
+                yield from ids.tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
