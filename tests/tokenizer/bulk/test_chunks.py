@@ -26,9 +26,9 @@ Split = Callable[..., list[str]]
 # One is the start of another, one the end; several hold a place where text without them might be cut.
 SPECIAL = ["<|a|>", "<|a|><|b|>", "|><|", "a|>x", "a b", "b ", "x x x", " c"]
 TOKENS = st.lists(st.sampled_from(SPECIAL), unique=True)
-TEXTS = st.lists(st.sampled_from([*SPECIAL, "<|", "a", "|>", "x", " ", "  ", "\n", "'l", "l", "é", "٣", "🙂"])).map(
-    "".join
-) | st.text(st.sampled_from("ab '\n1é中!🙂\u3000sl"), max_size=60)
+TEXTS = st.lists(
+    st.sampled_from([*SPECIAL, "<|", "a", "|>", "x", " ", "  ", "\n", "'l", "l", "é", "12", "7", "٣", "🙂"])
+).map("".join) | st.text(st.sampled_from("ab '\n1é中!🙂\u3000sl"), max_size=60)
 
 
 def in_blocks(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
@@ -60,7 +60,8 @@ def test_borders_by_hand() -> None:
     assert last_border("one two three", []) == 7
     assert last_border("it's 2  \n", []) == 6
     assert last_border("中é٣!", []) == 3
-    for text in ("", "a", "aaaa", " a", "   ", "!?", "a\ud800", "\ud800 a"):
+    assert last_border("in 1984", []) == 2
+    for text in ("", "a", "aaaa", "123", "a1", " a", "   ", "!?", "a\ud800", "\ud800 a"):
         assert last_border(text, []) == 0, text
     # The last three characters might begin "o xy", and the first three end it.
     assert last_border("one two one two", ["o xy"]) == 11

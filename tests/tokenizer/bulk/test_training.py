@@ -92,6 +92,14 @@ def test_ties_go_to_the_lexicographically_greater_pair_of_byte_strings(naive_mer
         assert merges_of(text, 90, [END]) == naive_merges(Counter(text.split(END)), 90)
 
 
+def test_ties_of_tokens_that_agree_in_their_first_eight_bytes() -> None:
+    # Both words become tokens first; then (..ba, x) goes before (..az, x) for its ninth byte, though z > a.
+    words = ["abcdefghaz", "abcdefghba"]
+    text = END.join(words * 9 + [word + "x" for word in words] * 5)
+    merges = merges_of(text, 100, [END])
+    assert merges[-2:] == [(words[1].encode(), b"x"), (words[0].encode(), b"x")]
+
+
 def test_a_text_of_the_shortest_kind() -> None:
     assert learn_merges([], 5, [], 1) == learn_merges([b""], 5, [END], 2) == []
     assert merges_of("a", 5) == merges_of(END, 5, [END]) == merges_of("a b"[:1], 0) == []

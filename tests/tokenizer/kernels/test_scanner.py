@@ -99,6 +99,13 @@ def test_contractions_in_every_case_at_every_offset(scan: Scanner) -> None:
                 assert scan(text.encode()) == starts_by_regex(text), text
 
 
+@pytest.mark.parametrize(("text", "behind"), [("x'", "s"), ("x'", "ll"), ("x'l", "l"), ("x'r", "e"), ("'v", "e ")])
+def test_a_contraction_does_not_go_on_behind_the_end(scan: Scanner, text: str, behind: str) -> None:
+    for offset in AROUND_A_BORDER:
+        data = ("x" * offset + text).encode()
+        assert scan(data + behind.encode(), 0, len(data)) == starts_by_regex(data.decode())
+
+
 def test_every_white_space_across_the_border_of_a_block(scan: Scanner) -> None:
     for space, offset, count in itertools.product(WHITE_SPACE, AROUND_A_BORDER, (1, 2, 3)):
         for behind in ["", "a", "1", "!", "'s", " b", "\u2003é"]:
