@@ -123,7 +123,7 @@ def test_a_folder_that_cannot_be_written_costs_only_a_message(tmp_path: Path, co
 
 def test_processes_that_start_together_compile_once(tmp_path: Path, code_file: Path) -> None:
     with ThreadPoolExecutor() as threads:
-        results = list(threads.map(run, [without_a_compiler(code_file, seconds=1)] * 3, [tmp_path] * 3))
+        results = list(threads.map(run, [without_a_compiler(code_file, seconds=0.5)] * 3, [tmp_path] * 3))
     assert [result.returncode for result in results] == [0, 0, 0]
     assert sorted(result.stderr for result in results) == ["", "", "compiled\n"]
 
