@@ -225,7 +225,7 @@ def peak_of_encoding(folder: Path, documents: int) -> int:
 
 def test_memory_does_not_depend_on_the_length_of_the_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # With more threads, chance says how many chunks are worked on at once.
-    monkeypatch.setattr("lm.tokenizer.tokenizer.resolve_num_threads", lambda num_threads: 1)
+    monkeypatch.setattr("lm.tokenizer.tokenizer.resolve_num_threads", lambda num_threads, length: 1)
     short = peak_of_encoding(tmp_path, 60_000)
     long = peak_of_encoding(tmp_path, 240_000)
     assert long < short + 2_000_000, f"{short:,} bytes for 5 MB of text, {long:,} for 21"

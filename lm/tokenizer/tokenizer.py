@@ -144,7 +144,7 @@ class Tokenizer:
 
     def encode_array(self, text: str, allow_special: bool = True, num_threads: int | None = None) -> np.ndarray:
         """The same as an array of `dtype`, worked out by `num_threads` threads, by default one for each core."""
-        num_threads = resolve_num_threads(num_threads)
+        num_threads = resolve_num_threads(num_threads, len(text))
         if not self._is_bulk(len(text)):
             return np.fromiter(self._plain_encode([text], allow_special), self.dtype)
         with refusing_half_characters():
@@ -154,8 +154,9 @@ class Tokenizer:
         self, texts: Sequence[str], allow_special: bool = True, num_threads: int | None = None
     ) -> list[np.ndarray]:
         """The same of each of many texts."""
-        num_threads = resolve_num_threads(num_threads)
-        if not self._is_bulk(sum(map(len, texts))):
+        length = sum(map(len, texts))
+        num_threads = resolve_num_threads(num_threads, length)
+        if not self._is_bulk(length):
             return [np.fromiter(self._plain_encode([text], allow_special), self.dtype) for text in texts]
         with refusing_half_characters():
             return list(self._bulk_encoder.encode_texts(texts, allow_special, num_threads))
@@ -166,9 +167,10 @@ class Tokenizer:
         Raises:
             UserError: the file cannot be read, or holds bytes that are not UTF-8.
         """
-        num_threads = resolve_num_threads(num_threads)
+        length = path.stat().st_size if path.is_file() else 0
+        num_threads = resolve_num_threads(num_threads, length)
         progress = f"encoding {path.name}"
-        if path.is_file() and self._is_bulk(path.stat().st_size):
+        if self._is_bulk(length):
             yield from self._bulk_encoder.encode_blocks(read_blocks(path, progress), True, num_threads)
             return
         ids = self._plain_encode(read_text(path, progress), True)

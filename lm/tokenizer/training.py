@@ -68,13 +68,9 @@ def train_bpe(
             raise UserError(f"tokenizer.special_tokens: expected two bytes or more, got {token!r}")
     pre_tokenizer = PreTokenizer(pattern, special_tokens)
     path = Path(input_path)
-    num_threads = resolve_num_threads(num_threads)
-    if (
-        path.is_file()
-        and path.stat().st_size >= _BULK_BYTES
-        and pre_tokenizer.pattern == PATTERNS["gpt2"]
-        and can_load()
-    ):
+    length = path.stat().st_size if path.is_file() else 0
+    num_threads = resolve_num_threads(num_threads, length)
+    if length >= _BULK_BYTES and pre_tokenizer.pattern == PATTERNS["gpt2"] and can_load():
         merges = bulk_learn_merges(read_blocks(path, "counting"), num_merges, special_tokens, num_threads)
     else:
         merges = learn_merges(count_pre_tokens(read_text(path, "counting"), pre_tokenizer), num_merges)

@@ -23,6 +23,7 @@ PADDING = bytes(128)  # kernels may read so far behind the text
 # Not before half of a character, which might be one of a letter; `surrogateescape` makes category Cs of it.
 _BORDER = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{Cs}])")
 _FIRST_WINDOW = 1 << 8
+_LENGTH_PER_THREAD = 1 << 22  # each thread has to learn the pre-tokens anew, which takes as long as this at least
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -130,17 +131,17 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_thre
                 future.cancel()
 
 
-def resolve_num_threads(num_threads: int | None) -> int:
-    """The number of threads to use; by default one for each core that the process may use.
+def resolve_num_threads(num_threads: int | None, length: int) -> int:
+    """The number of threads for a text: by default one for each core, and no more than the text keeps busy.
 
     Raises:
         UserError: it is less than 1.
     """
     if num_threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if num_threads < 1:
         raise UserError(f"num_threads: expected 1 or more, got {num_threads}")
-    return num_threads
+    return min(num_threads, 1 + length // _LENGTH_PER_THREAD)
 
 
 @cache

@@ -158,8 +158,10 @@ def test_classes_of_code_points_by_hand() -> None:
 
 
 def test_the_number_of_threads() -> None:
-    assert 1 <= resolve_num_threads(None) <= (os.cpu_count() or 1)
-    assert resolve_num_threads(7) == 7
+    assert 1 <= resolve_num_threads(None, 10**9) <= (os.cpu_count() or 1)
+    assert resolve_num_threads(7, 10**9) == 7
+    assert resolve_num_threads(7, 10**6) == 1
+    assert resolve_num_threads(7, 10**7) == 3
     for number in (0, -1):
         with pytest.raises(UserError, match=f"num_threads: expected 1 or more, got {number}"):
-            resolve_num_threads(number)
+            resolve_num_threads(number, 10**9)

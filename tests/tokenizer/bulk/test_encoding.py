@@ -34,9 +34,10 @@ TEXTS = st.text(ASSIGNED | PLANES | st.sampled_from(" \n'sbak")) | st.lists(st.s
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled(kernels) -> Iterator[None]:
-    """Every text, the smallest too, goes through kernels."""
+    """Every text, the smallest too, goes through kernels, and through as many threads as asked for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{MODULE}._WORTH_COMPILING", 0)
+        patch.setattr(chunks, "_LENGTH_PER_THREAD", 1)
         yield
 
 
