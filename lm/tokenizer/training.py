@@ -20,13 +20,12 @@ from tqdm import tqdm
 from lm.errors import UserError
 from lm.tokenizer.bulk.chunks import resolve_num_threads
 from lm.tokenizer.bulk.text_file import read_blocks
+from lm.tokenizer.bulk.training import Merges
 from lm.tokenizer.bulk.training import learn_merges as bulk_learn_merges
 from lm.tokenizer.byte_alphabet import BYTES_IN_ORDER
 from lm.tokenizer.kernels.build import can_load
 from lm.tokenizer.pretokenization import PATTERNS, PreTokenizer
 from lm.tokenizer.text_file import read_text
-
-Merges = list[tuple[bytes, bytes]]
 
 _BULK_BYTES = 1 << 20  # from which on kernels are worth loading
 

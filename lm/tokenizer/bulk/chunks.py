@@ -16,6 +16,7 @@ import numpy as np
 import regex
 
 from lm.errors import UserError
+from lm.tokenizer.kernels.layout import LETTER, NUMBER, SPACE
 
 CHUNK = 1 << 18  # characters, or bytes
 PADDING = bytes(128)  # kernels may read so far behind the text
@@ -149,7 +150,7 @@ def code_point_classes() -> np.ndarray:
     """The class of every code point by the module `regex`, as the scanner knows them."""
     classes = np.zeros(0x110000, np.uint8)
     characters = np.arange(0x110000, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
-    for value, pattern in enumerate((r"\p{L}+", r"\p{N}+", r"\s+"), start=1):
+    for value, pattern in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):
         for match in regex.finditer(pattern, characters):
             classes[match.start() : match.end()] = value
     return classes

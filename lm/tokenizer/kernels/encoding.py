@@ -129,9 +129,10 @@ def encode(
         ends: where each text ends.
         special_texts, special_bounds, special_ids: see `find_special`.
         byte_pairs, pairs: see `fill_pairs`.
-        state: the fields named above. Nothing more is remembered when one of the maxima is reached.
+        known, known_ids, known_bytes, state: see above, and `layout`. At a maximum, nothing more is remembered.
         starts, ids: room for a number for every byte of data, and 4 more.
         work, heap: room for 3 numbers for every byte of data, and 128 more.
+        keys: room for 2 numbers for each pre-token of a group.
     """
     count = 0
     at = 0

@@ -57,10 +57,10 @@ compiled = numba.njit(error_model="numpy")
 
 
 @intrinsic
-def bytes_between(_, data, at, first, last):  # noqa: ANN001, ANN201
+def bytes_between(_, data, at, first, last):
     """A 64-bit mask: bit i says whether first <= data[at + i] <= last. Reads 64 bytes, whatever their alignment."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         data, at, first, last = arguments
         distance = builder.sub(_load(builder, data, at, _BYTES), _broadcast(builder, first))
         inside = builder.icmp_unsigned("<=", distance, _broadcast(builder, builder.sub(last, first)))
@@ -70,20 +70,20 @@ def bytes_between(_, data, at, first, last):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def load_8_bytes(_, data, at):  # noqa: ANN001, ANN201
+def load_8_bytes(_, data, at):
     """data[at] to data[at + 7] as one number, the first byte the lowest."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         return _load(builder, *arguments, ir.IntType(64))
 
     return types.uint64(data, types.int64), generate
 
 
 @intrinsic
-def store_8_bytes(_, data, at, value):  # noqa: ANN001, ANN201
+def store_8_bytes(_, data, at, value):
     """The inverse of `load_8_bytes`."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         data, at, value = arguments
         builder.store(value, builder.bitcast(builder.gep(data, [at]), value.type.as_pointer()), align=1)
         return context.get_dummy_value()
@@ -92,10 +92,10 @@ def store_8_bytes(_, data, at, value):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def store_two(_, numbers, at, both):  # noqa: ANN001, ANN201
+def store_two(_, numbers, at, both):
     """numbers[at] and numbers[at + 1] become the lower and the upper half of `both`."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         numbers, at, both = arguments
         builder.store(both, builder.bitcast(builder.gep(numbers, [at]), both.type.as_pointer()), align=4)
         return context.get_dummy_value()
@@ -104,11 +104,12 @@ def store_two(_, numbers, at, both):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def prefetch(_, numbers, at):  # noqa: ANN001, ANN201
+def prefetch(_, numbers, at):
     """Begin to bring numbers[at] into the cache."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
-        pointer = builder.bitcast(builder.gep(*[arguments[0], [arguments[1]]]), ir.IntType(8).as_pointer())
+    def generate(context, builder, signature, arguments):
+        numbers, at = arguments
+        pointer = builder.bitcast(builder.gep(numbers, [at]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         name = "llvm.prefetch.p0"
         function = builder.module.globals.get(name) or ir.Function(
@@ -121,20 +122,20 @@ def prefetch(_, numbers, at):  # noqa: ANN001, ANN201
 
 
 @intrinsic
-def lowest_bit(_, mask):  # noqa: ANN001, ANN201
+def lowest_bit(_, mask):
     """The place of the lowest bit that is set in `mask`, which is not 0."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], _ZERO_IS_UNDEFINED)
 
     return types.int64(types.uint64), generate
 
 
 @intrinsic
-def highest_bit(_, mask):  # noqa: ANN001, ANN201
+def highest_bit(_, mask):
     """The place of the highest bit that is set in `mask`, which is not 0."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         return builder.sub(ir.Constant(ir.IntType(64), 63), builder.ctlz(arguments[0], _ZERO_IS_UNDEFINED))
 
     return types.int64(types.uint64), generate
