@@ -21,7 +21,7 @@ from lm.tokenizer.kernels.layout import (
 
 MAX_SYMBOLS = (1 << SYMBOL_BITS) - 1
 
-_FIRST_BITS, _LAST_BITS = 16, 19  # of the table of known pre-tokens: 2 MB, then 16 MB
+_FIRST_BITS, _LAST_BITS = 16, 19  # of the table of known pre-tokens: 2 MB, doubled up to 16 MB
 _KNOWN_IDS, _KNOWN_BYTES = 1 << 21, 1 << 22
 
 
@@ -162,7 +162,7 @@ class _Memory:
         if self.known_bits < _LAST_BITS:
             if 2 * state[NUM_KNOWN] > state[MAX_KNOWN]:
                 known, bits = self.known, self.known_bits
-                self._make_table(_LAST_BITS)
+                self._make_table(bits + 1)
                 load().rehash(known, bits, self.known, self.known_bits, self.known_bytes)
         elif (10 * state[[NUM_KNOWN, NUM_IDS, NUM_KEPT]] > 9 * state[[MAX_KNOWN, MAX_IDS, MAX_KEPT]]).any():
             self.known.fill(0)
