@@ -6,14 +6,22 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and its schedule; `decay_steps` is the length of the last, falling part of `schedule: wsd`."""
+    """The optimizer and its schedule.
 
+    `name: muon` updates the matrices of the blocks by Muon with `momentum`, and the rest by AdamW, at the same rate;
+    `beta1`, `beta2` and `eps` are AdamW's. `decay_steps` is the length of the last, falling part of `schedule: wsd`,
+    `decay_shape` its form.
+    """
+
+    name: Literal["adamw", "muon"]
     max_learning_rate: float
     min_learning_rate: float
     schedule: Literal["cosine", "wsd"]
     warmup_steps: int
     decay_steps: int
+    decay_shape: Literal["linear", "cosine", "1-sqrt"]
     weight_decay: float
+    momentum: float
     beta1: float
     beta2: float
     eps: float
@@ -30,7 +38,7 @@ class OptimConfig:
         for name in ("warmup_steps", "decay_steps", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
+        for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 or more and less than 1, got {getattr(self, name)}")
         for name in ("eps", "max_grad_norm"):
@@ -40,13 +48,19 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """`batch_size` counts sequences an update; `prompt` is continued greedily at every evaluation."""
+    """`batch_size` counts sequences an update; `prompt` is continued greedily at every evaluation.
+
+    `document_mask` keeps the documents of a window from seeing each other; `z_loss` weighs the square of the
+    logarithm of the softmax's denominator in the loss that is trained.
+    """
 
     max_steps: int
     batch_size: int
     eval_every: int
     seed: int
     precision: Literal["float32", "bfloat16"]
+    document_mask: bool
+    z_loss: float
     prompt: str
 
     def __post_init__(self) -> None:
@@ -55,6 +69,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
+        if self.z_loss < 0:
+            raise ValueError(f"z_loss: expected 0 or more, got {self.z_loss}")
         if not self.prompt:
             raise ValueError("prompt: expected some text, got ''")
 
@@ -63,13 +79,15 @@ class TrainConfig:
 class RuntimeConfig:
     """What changes speed and never results beyond rounding; no stage tracks it.
 
-    `micro_batch_size` counts the sequences in memory at once; 0 takes the whole batch.
+    `micro_batch_size` counts the sequences in memory at once; 0 takes the whole batch. `checkpoint_activations` keeps
+    only what enters a block, and computes the rest of it again on the way back.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     compile: bool
-    attention_backend: Literal["reference", "sdpa"]
+    attention_backend: Literal["reference", "sdpa", "flash"]
     micro_batch_size: int
+    checkpoint_activations: bool
     checkpoint_every: int
 
     def __post_init__(self) -> None:
