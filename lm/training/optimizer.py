@@ -1,51 +1,33 @@
-"""AdamW and gradient clipping."""
+"""Which parameters are updated by what, and gradient clipping."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lm.model.transformer import TransformerLM
+from lm.training.adamw import AdamW
+from lm.training.config import OptimConfig
+from lm.training.muon import Muon
 
-class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
 
-    m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
-    p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
+def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
+    """The optimizer that `config` names; the loop sets the learning rate of all its groups at every step.
+
+    Muon takes the matrices of the blocks. Embeddings and the head stay with AdamW: their rows belong to tokens, each
+    with a gradient of its own size, and no product of theirs follows another one (Jordan et al. 2024).
     """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            lr, (beta1, beta2) = group["lr"], group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-                state["step"] += 1
-                m, v, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
-                m.lerp_(p.grad, 1 - beta1)
-                v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                denominator = v.sqrt().div_((1 - beta2**t) ** 0.5).add_(group["eps"])
-                p.mul_(1 - lr * group["weight_decay"])
-                p.addcdiv_(m, denominator, value=-lr / (1 - beta1**t))
-        return loss
+    betas = config.beta1, config.beta2
+    groups = decay_groups(model, config.weight_decay)
+    if config.name == "adamw":
+        return AdamW(groups, betas=betas, eps=config.eps)
+    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
+    return Muon(
+        matrices, others, momentum=config.momentum, betas=betas, eps=config.eps, weight_decay=config.weight_decay
+    )
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -66,8 +48,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, eps: flo
     Example: gradients 3 and 4 have norm 5; with `max_norm` 1 they become 0.6 and 0.8.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
-    scale = (max_norm / (norm + eps)).clamp(max=1.0)  # no branch on the value: a GPU need not wait for it
-    for gradient in gradients:
-        gradient.mul_(scale)
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    scale = (max_norm / (norm + eps)).clamp(max=1.0)
+    # A GPU need not wait for the value; for a CPU, a look at it may save the second pass over all gradients.
+    if scale.is_cuda or scale != 1:
+        torch._foreach_mul_(gradients, scale)
     return norm
