@@ -1,0 +1,255 @@
+"""The systems whose training is measured side by side: what each makes of a shape, and one step of its training.
+
+A system is a class. `System(config, vocab_size, attention, source)` builds a model of that shape; `loss(inputs,
+targets)` is its own loss, in nats a token, through `model`, which may be compiled. `attentions` names, for a kind of
+device, the ways it has to compute attention that are worth trying there. `source` is the checkout or nothing.
+
+All have the same widths, heads, vocabulary and context, and a head of its own beside the embedding. `transformers`,
+`llama2c` and `litgpt` are ours in other words; the first two start with our weights, so that their first loss must be
+ours. nanoGPT has learned positions and a GELU layer of 4 d_model instead of SwiGLU's d_ff: about the same parameters.
+
+Each library is imported where it is used, so that another may be missing.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lm.model.config import ModelConfig
+from lm.training.config import OptimConfig
+from lm.training.optimizer import decay_groups
+
+_EPS = 1e-5  # of every RMSNorm
+
+
+class Lm:
+    attentions = {"cpu": ("reference", "sdpa"), "cuda": ("sdpa", "flash")}
+
+    def __init__(self, config: ModelConfig, vocab_size: int, attention: str, source: Path | None) -> None:
+        from lm.model.transformer import TransformerLM
+
+        torch.manual_seed(1)
+        self.model = TransformerLM(config, vocab_size, attention)
+
+
+class Transformers:
+    """Hugging Face's Llama."""
+
+    attentions = {"cpu": ("sdpa", "eager"), "cuda": ("sdpa", "eager")}
+
+    def __init__(self, config: ModelConfig, vocab_size: int, attention: str, source: Path | None) -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        llama_config = LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            max_position_embeddings=config.context_length,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            rms_norm_eps=_EPS,
+            tie_word_embeddings=False,
+            attn_implementation=attention,
+            use_cache=False,
+        )
+        self.model = LlamaForCausalLM(llama_config)
+        names = {
+            "token_embeddings": "model.embed_tokens",
+            "ln_final": "model.norm",
+            "layers": "model.layers",
+            "attn.output_proj": "self_attn.o_proj",
+            "attn": "self_attn",
+            "ffn.w1": "mlp.gate_proj",
+            "ffn.w2": "mlp.down_proj",
+            "ffn.w3": "mlp.up_proj",
+            "ln1": "input_layernorm",
+            "ln2": "post_attention_layernorm",
+        }
+        weights = _our_weights(config, vocab_size, names)
+        for name, weight in weights.items():
+            if "q_proj" in name or "k_proj" in name:
+                # It turns the two halves of a head against each other, where ours turns neighbours.
+                pairs = weight.view(-1, config.d_head // 2, 2, config.d_model)
+                weights[name] = pairs.transpose(1, 2).reshape(weight.shape)
+        self.model.load_state_dict(weights)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        # shift_labels are the targets; labels would be shifted, and are there because without them it returns no loss.
+        return self.model(input_ids=inputs, labels=targets, shift_labels=targets).loss
+
+
+class NanoGpt:
+    attentions = {"cpu": ("sdpa",), "cuda": ("sdpa",)}
+
+    def __init__(self, config: ModelConfig, vocab_size: int, attention: str, source: Path | None) -> None:
+        module = _module(source)
+        settings = module.GPTConfig(
+            block_size=config.context_length,
+            vocab_size=vocab_size,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            n_embd=config.d_model,
+            dropout=0.0,
+            bias=False,
+        )
+        self.model = module.GPT(settings)
+        self.model.lm_head.weight = nn.Parameter(self.model.lm_head.weight.detach().clone())
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self.model(inputs, targets)[1]
+
+
+class Llama2c:
+    attentions = {"cpu": ("sdpa",), "cuda": ("sdpa",)}
+
+    def __init__(self, config: ModelConfig, vocab_size: int, attention: str, source: Path | None) -> None:
+        module = _module(source)
+        settings = module.ModelArgs(
+            dim=config.d_model,
+            n_layers=config.num_layers,
+            n_heads=config.num_heads,
+            n_kv_heads=config.num_kv_heads,
+            vocab_size=vocab_size,
+            hidden_dim=config.d_ff,
+            norm_eps=_EPS,
+            max_seq_len=config.context_length,
+            dropout=0.0,
+        )
+        self.model = module.Transformer(settings)
+        self.model.output.weight = nn.Parameter(torch.empty_like(self.model.output.weight))
+        names = {
+            "token_embeddings": "tok_embeddings",
+            "ln_final": "norm",
+            "lm_head": "output",
+            "attn.q_proj": "attention.wq",
+            "attn.k_proj": "attention.wk",
+            "attn.v_proj": "attention.wv",
+            "attn.output_proj": "attention.wo",
+            "ffn": "feed_forward",
+            "ln1": "attention_norm",
+            "ln2": "ffn_norm",
+        }
+        self.model.load_state_dict(_our_weights(config, vocab_size, names))
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        self.model(inputs, targets)
+        return self.model.last_loss
+
+
+class LitGpt:
+    attentions = {"cpu": ("sdpa",), "cuda": ("sdpa",)}
+
+    def __init__(self, config: ModelConfig, vocab_size: int, attention: str, source: Path | None) -> None:
+        from litgpt import GPT, Config
+        from litgpt.utils import chunked_cross_entropy
+
+        settings = Config(
+            block_size=config.context_length,
+            vocab_size=vocab_size,
+            padded_vocab_size=vocab_size,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            n_query_groups=config.num_kv_heads,
+            n_embd=config.d_model,
+            intermediate_size=config.d_ff,
+            rotary_percentage=1.0,
+            rope_base=int(config.rope_theta),
+            parallel_residual=False,
+            bias=False,
+            norm_class_name="RMSNorm",
+            norm_eps=_EPS,
+            mlp_class_name="LLaMAMLP",
+        )
+        self.model = GPT(settings)
+        for module in self.model.modules():  # as its pretraining does: the layers' own start is far from ln(vocab_size)
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+        self._cross_entropy = chunked_cross_entropy
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._cross_entropy(self.model(inputs), targets, chunk_size=0)
+
+
+SYSTEMS: dict[str, type] = {
+    "lm": Lm,
+    "transformers": Transformers,
+    "nanogpt": NanoGpt,
+    "llama2c": Llama2c,
+    "litgpt": LitGpt,
+}
+SAME_START = ("lm", "transformers", "llama2c")  # the same function of the same weights
+
+Step = Callable[[Tensor, Tensor], float | Tensor]
+
+
+def make_step(system: Any, optim: OptimConfig, precision: str, device: torch.device, compiled: bool) -> Step:
+    """One training step of a system at a constant learning rate; it returns the loss before the update.
+
+    Ours is `lm.training.update`; the others have what a PyTorch user writes: autocast, the norm clipped by PyTorch, its
+    fused AdamW, and no look at a value of the device, so that a GPU need not be waited for.
+    """
+    model = system.model.to(device)
+    if isinstance(system, Lm):
+        from lm.training.optimizer import make_optimizer
+        from lm.training.update import Update
+
+        update = Update(
+            model,
+            make_optimizer(model, optim),
+            precision=precision,
+            max_grad_norm=optim.max_grad_norm,
+            compile=compiled,
+        )
+        return lambda inputs, targets: update(inputs, targets, optim.max_learning_rate)[0]
+
+    optimizer = torch.optim.AdamW(
+        decay_groups(model, optim.weight_decay),
+        lr=optim.max_learning_rate,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        fused=True,
+    )
+    if compiled:
+        system.model = torch.compile(model)
+
+    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = system.loss(inputs.to(device), targets.to(device))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step
+
+
+def _our_weights(config: ModelConfig, vocab_size: int, names: dict[str, str]) -> dict[str, Tensor]:
+    """The weights that `Lm` starts with, under another system's names of layers."""
+    weights = {}
+    for name, weight in Lm(config, vocab_size, "sdpa", None).model.state_dict().items():
+        path = f".{name}"
+        for ours, theirs in names.items():  # the first that fits wins: attn.output_proj before attn
+            path = path.replace(f".{ours}.", f".{theirs}.")
+        weights[path[1:]] = weight
+    return weights
+
+
+def _module(source: Path | None) -> ModuleType:
+    """`model.py` of a checkout."""
+    if source is None:
+        raise ValueError("this system needs the path of a checkout")
+    name = f"{source.name}_model"
+    spec = importlib.util.spec_from_file_location(name, source / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,374 @@
+"""Train with this project and with others, side by side: tokens a second, share of the machine's peak, memory.
+
+    python bench/training.py [--quick] [--nanogpt DIR] [--llama2c DIR] [--litgpt PYTHON] [--json FILE]
+
+All systems train the same shape with a head of its own, on the same tokens, in the same precision, with AdamW of the
+same settings and gradients clipped at norm 1; learners.py says how each is used. A figure is the median of
+measurements in fresh processes, in which the systems take turns, and each of these the median of its steps;
+measure_training.py does that. A system that has several ways to compute attention is measured once with each, and then
+with the fastest. `mfu` is tokens a second times lm.model.accounting's FLOPs a token, the same for all, over the FLOP/s
+of a large matrix product in the same precision, measured in the same run.
+
+Losses are checked: the first one of a system that starts with our weights must be ours, and that of any system must lie
+within 5% of ln(vocab_size). One that differs, fails or is missing is named below the tables.
+
+The allocator `default` is the C library's as it comes; `tuned` keeps what is freed. This project's training loop asks
+for that itself, so that its figures are the same in both; in `tuned` the others get it too.
+
+The shapes: 17m and 125m are Llama-like; laptop is the model of params.yaml. The text is the story grammar's.
+"""
+
+import argparse
+import dataclasses
+import math
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from comparison import OURS, Problem, machine, not_measured, table
+from jobs import NotMeasured, run_job
+from learners import SAME_START, SYSTEMS
+from tqdm import tqdm
+
+from lm import config
+from lm.atomic import make_folder, write_json
+from lm.corpus.config import END_OF_TEXT
+from lm.corpus.stories import stories
+from lm.errors import UserError, exit_cleanly
+from lm.model.accounting import training_flops_per_token
+from lm.model.config import ModelConfig
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.training import train_bpe
+from lm.training.config import OptimConfig
+from lm.training.device import pick_device
+
+_PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
+_MEASURE = Path(__file__).with_name("measure_training.py")
+
+# The plain recipe of params.yaml, in these sizes.
+_SIZES = {
+    "17m": {"d_model": 512, "num_layers": 4, "num_heads": 16, "num_kv_heads": 16, "d_ff": 1344, "context_length": 256},
+    "laptop": {},
+    "125m": {
+        "d_model": 768,
+        "num_layers": 12,
+        "num_heads": 12,
+        "num_kv_heads": 12,
+        "d_ff": 2048,
+        "context_length": 1024,
+    },
+}
+_VOCAB_SIZES = {"17m": 10_000, "laptop": 2048, "125m": 32_000}
+_DTYPES = ("bfloat16", "float32")
+_ALLOCATORS = ("default", "tuned")
+_LEARNING_RATE = 3e-4
+
+_STORIES = 3000  # about 2 MB
+_TOKENIZER_VOCAB_SIZE = 2000  # the grammar has no more words to learn: the other ids of a vocabulary never occur
+
+_REPEATS = 3
+_SECONDS = 6.0  # of timed steps in a process
+_QUICK_SECONDS = 3.0
+_TIMEOUT = 900.0
+
+_START_TOLERANCE = 0.05  # of ln(vocab_size)
+_SAME_START_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # in nats; bfloat16 has 8 bits
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the systems are compared on."""
+
+    shape: str
+    dtype: str
+    compile: bool
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.shape}, {self.dtype}, {'compiled' if self.compile else 'eager'}, batch size {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A system as it is measured on a cell."""
+
+    system: str
+    allocator: str
+    attention: str
+
+
+Run = dict[str, Any]
+
+
+def main() -> None:
+    args = parse()
+    device = pick_device(args.device)
+    systems, missing = present(args)
+    cells = plan(args, device)
+    repeats, seconds = (1, _QUICK_SECONDS) if args.quick else (args.repeats, _SECONDS)
+    if args.json:
+        make_folder(args.json.parent)
+    runs: dict[Cell, dict[Setup, list[Run]]] = {}
+    peaks: dict[str, float] = {}
+    problems = missing
+    with TemporaryDirectory() as folder:
+        tokens = write_tokens(Path(folder))
+        job = {"device": device.type, "tokens": str(tokens), "seconds": seconds}
+        try:
+            for _ in measure(cells, systems, args.allocators, repeats, job, runs, peaks, problems):
+                if args.json:
+                    write_json(args.json, summary(runs, peaks, args.allocators))
+        finally:  # on Ctrl-C too
+            print(report(summary(runs, peaks, args.allocators), peaks, device, problems))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def choose(flag: str, choices: Any, default: Any, text: str) -> None:
+        parser.add_argument(flag, nargs="+", choices=choices, default=default, metavar="NAME", help=text)
+
+    choose("--shapes", list(_SIZES), None, f"{', '.join(_SIZES)}; default: 17m laptop, on a GPU 125m")
+    choose("--dtypes", _DTYPES, list(_DTYPES), "bfloat16, float32; default: both")
+    choose("--systems", list(SYSTEMS), list(SYSTEMS), f"{', '.join(SYSTEMS)}; default: all")
+    choose("--allocators", _ALLOCATORS, list(_ALLOCATORS), "default, tuned; default: both")
+    parser.add_argument("--compile", choices=["both", "yes", "no"], default="both", help="default: both")
+    parser.add_argument(
+        "--batch-sizes", nargs="+", type=int, metavar="N", help="sequences; default: 8, and 32 in compiled bfloat16"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
+    parser.add_argument("--repeats", type=int, default=_REPEATS, metavar="N", help=f"default: {_REPEATS}")
+    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a checkout of nanoGPT; runs its model.py")
+    parser.add_argument("--llama2c", type=Path, metavar="DIR", help="a checkout of llama2.c; runs its model.py")
+    parser.add_argument(
+        "--litgpt", type=Path, metavar="PYTHON", help="the interpreter of an environment of its own that has litgpt"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one measurement of lm and transformers on two cells of 17m: 4 minutes"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there, a row for each")
+    args = parser.parse_args()
+    for number in [args.repeats, *(args.batch_sizes or [])]:
+        if number < 1:
+            raise UserError(f"--repeats, --batch-sizes: expected 1 or more, got {number}")
+    for flag in ("nanogpt", "llama2c"):
+        path = getattr(args, flag)
+        if path and not (path / "model.py").is_file():
+            raise UserError(f"--{flag}: {path} has no model.py; expected the folder of a checkout")
+    if args.litgpt and not args.litgpt.is_file():
+        raise UserError(f"--litgpt: {args.litgpt} is no file; expected a Python interpreter")
+    return args
+
+
+def present(args: argparse.Namespace) -> tuple[dict[str, Path | None], list[Problem]]:
+    """The systems that can run, with the path of a checkout or an interpreter, and a problem for each of the others."""
+    wanted = [name for name in SYSTEMS if name in args.systems]
+    if args.quick:
+        wanted = [name for name in wanted if name in ("lm", "transformers")]
+    systems: dict[str, Path | None] = {}
+    missing = []
+    for name in wanted:
+        path = getattr(args, name, None)
+        if hasattr(args, name) and path is None:
+            missing.append(Problem(name, f"no --{name}"))
+        elif name == "transformers" and not _installed(name):
+            missing.append(Problem(name, "not installed"))
+        else:
+            systems[name] = path.absolute() if path else None
+    return systems, missing
+
+
+def plan(args: argparse.Namespace, device: torch.device) -> list[Cell]:
+    if args.quick:
+        return [Cell("17m", "bfloat16", True, 8), Cell("17m", "float32", False, 8)]
+    shapes = args.shapes or (["125m"] if device.type == "cuda" else ["17m", "laptop"])
+    cells = []
+    for shape in shapes:
+        for dtype in args.dtypes:
+            for compiled in {"both": (True, False), "yes": (True,), "no": (False,)}[args.compile]:
+                default = [8, 32] if compiled and dtype == "bfloat16" else [8]
+                cells += [Cell(shape, dtype, compiled, size) for size in args.batch_sizes or default]
+    return cells
+
+
+def write_tokens(folder: Path) -> Path:
+    """Stories of the grammar as ids, for the measuring processes."""
+    text = folder / "stories.txt"
+    text.write_bytes("".join(story.text + END_OF_TEXT for story in islice(stories(1), _STORIES)).encode())
+    tokenizer = Tokenizer(*train_bpe(text, _TOKENIZER_VOCAB_SIZE, [END_OF_TEXT]), [END_OF_TEXT])
+    path = folder / "tokens.npy"
+    np.save(path, tokenizer.encode_array(text.read_bytes().decode()))
+    return path
+
+
+def shape_config(shape: str) -> tuple[ModelConfig, int]:
+    """The model of a shape and the size of its vocabulary."""
+    return dataclasses.replace(config.load(_PARAMS).model, **_SIZES[shape]), _VOCAB_SIZES[shape]
+
+
+def optim_config() -> OptimConfig:
+    """AdamW as in params.yaml, at a learning rate at which every shape is stable from the first step."""
+    return dataclasses.replace(
+        config.load(_PARAMS).optim, max_learning_rate=_LEARNING_RATE, min_learning_rate=_LEARNING_RATE
+    )
+
+
+def measure(
+    cells: list[Cell],
+    systems: dict[str, Path | None],
+    allocators: list[str],
+    repeats: int,
+    job: dict[str, Any],
+    runs: dict[Cell, dict[Setup, list[Run]]],
+    peaks: dict[str, float],
+    problems: list[Problem],
+) -> Iterator[None]:
+    """Measure every system on every cell, adding to `runs`, `peaks` and `problems`; yields after each measurement."""
+    optim = asdict(optim_config())
+    per_cell = [setup for name in systems for setup in setups(name, allocators, job["device"])]
+    fixed = {(setup.system, setup.allocator) for setup in per_cell}
+    with tqdm(total=len(cells) * (len(per_cell) + (repeats - 1) * len(fixed)), unit="process") as bar:
+        for cell in cells:
+            model, vocab_size = shape_config(cell.shape)
+            of_cell = runs.setdefault(cell, {})
+            shared = job | asdict(cell) | {"task": "training", "vocab_size": vocab_size}
+            shared |= {"model": asdict(model), "optim": optim}
+            # Anew for each cell, and the most of all: a machine that others use is not always at its best.
+            flops = run_job(_MEASURE, job | {"task": "product", "dtype": cell.dtype}, _TIMEOUT)["flops"]
+            peaks[cell.dtype] = max(flops, peaks.get(cell.dtype, 0.0))
+            for repeat in range(repeats):
+                for setup in per_cell if repeat == 0 else fastest(of_cell):
+                    bar.set_postfix_str(f"{cell}, {setup.system}, {setup.attention}")
+                    try:
+                        run = train(shared | asdict(setup), systems[setup.system])
+                        check_start(run, setup, of_cell, cell.dtype, vocab_size)
+                        of_cell.setdefault(setup, []).append(run)
+                    except NotMeasured as error:
+                        problems.append(Problem(setup.system, str(error), f"{cell}, {setup.attention} attention"))
+                    bar.update()
+                    yield
+
+
+def setups(system: str, allocators: list[str], device: str) -> list[Setup]:
+    """What is tried of a system; ours is measured once, since it tunes the allocator itself."""
+    own = ["tuned"] if system == OURS else allocators
+    return [
+        Setup(system, allocator, attention) for allocator in own for attention in SYSTEMS[system].attentions[device]
+    ]
+
+
+def train(job: dict[str, Any], path: Path | None) -> Run:
+    """What measure_training.py finds; `path` is the system's checkout, or its interpreter."""
+    is_python = job["system"] == "litgpt"
+    job = job | {"source": str(path) if path and not is_python else None}
+    return run_job(_MEASURE, job, _TIMEOUT, str(path) if is_python else None)
+
+
+def check_start(run: Run, setup: Setup, of_cell: dict[Setup, list[Run]], dtype: str, vocab_size: int) -> None:
+    """Refuse a run whose first loss shows that it does not do the same work."""
+    loss, expected = run["first_loss"], math.log(vocab_size)
+    if not abs(loss - expected) <= _START_TOLERANCE * expected:
+        raise NotMeasured(f"starts at a loss of {loss:.3f}, far from ln(vocab_size) = {expected:.3f}")
+    ours = next((runs[0]["first_loss"] for other, runs in of_cell.items() if other.system == OURS), None)
+    if ours is not None and setup.system in SAME_START and abs(loss - ours) > _SAME_START_TOLERANCE[dtype]:
+        raise NotMeasured(f"starts at a loss of {loss:.5f}, ours with the same weights at {ours:.5f}")
+
+
+def fastest(of_cell: dict[Setup, list[Run]]) -> list[Setup]:
+    """For each system and allocator the setup whose attention is the fastest."""
+    best: dict[tuple[str, str], Setup] = {}
+    for setup in sorted(of_cell, key=lambda setup: _seconds(of_cell[setup]), reverse=True):
+        best[setup.system, setup.allocator] = setup
+    return [setup for setup in of_cell if setup in best.values()]
+
+
+def summary(
+    runs: dict[Cell, dict[Setup, list[Run]]], peaks: dict[str, float], allocators: list[str]
+) -> list[dict[str, Any]]:
+    """A row for each cell, allocator and system that has a figure, ours under each allocator."""
+    rows = []
+    for cell, of_cell in runs.items():
+        model, vocab_size = shape_config(cell.shape)
+        flops = training_flops_per_token(model, vocab_size)
+        tokens = cell.batch_size * model.context_length
+        for setup in fastest(of_cell):
+            best = of_cell[setup]
+            speeds = {
+                other.attention: round(tokens / _seconds(of_other))
+                for other, of_other in of_cell.items()
+                if (other.system, other.allocator) == (setup.system, setup.allocator)
+            }
+            seconds = _seconds(best)
+            figures = {
+                "system": setup.system,
+                "tokens_per_second": tokens / seconds,
+                "mfu": tokens / seconds * flops / peaks[cell.dtype],
+                "peak_mb": median(run["peak_mb"] for run in best),
+                "seconds_per_step": seconds,
+                "first_step_seconds": median(run["first_step_seconds"] for run in best),
+                "first_loss": best[0]["first_loss"],
+                "parameters": best[0]["parameters"],
+                "attention": setup.attention,
+                "tokens_per_second_by_attention": speeds,
+                "measurements": len(best),
+            }
+            for allocator in allocators if setup.system == OURS else [setup.allocator]:
+                rows.append({"task": "training"} | asdict(cell) | {"allocator": allocator} | figures)
+    return rows
+
+
+def report(rows: list[dict[str, Any]], peaks: dict[str, float], device: torch.device, problems: list[Problem]) -> str:
+    """Markdown of the rows."""
+    products = ", ".join(f"{dtype} {flops / 1e9:,.0f} GFLOP/s" for dtype, flops in peaks.items())
+    versions = {name: metadata.version(name) for name in ("torch", "transformers") if _installed(name)}
+    named = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    lines = [
+        f"{machine()}, {named}.",
+        f"Versions: Python {platform.python_version()}, {', '.join(map(' '.join, versions.items()))}.",
+        f"A large matrix product: {products}.",
+        f"`{OURS}` tunes the allocator itself; its figures under default and tuned are the same measurements.",
+    ]
+    keys = ("dtype", "compile", "batch_size", "allocator")
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        of_shape = [row for row in rows if row["shape"] == shape]
+        lines += ["", f"### {shape}, tokens/s (share of peak)", ""]
+        lines += table(of_shape, keys, list(SYSTEMS), _speed, "tokens_per_second")
+        lines += [
+            "",
+            "Peak memory, MB:",
+            "",
+            *table(of_shape, keys, list(SYSTEMS), lambda row: f"{row['peak_mb']:.0f}"),
+        ]
+        lines += ["", "Attention:", "", *table(of_shape, keys, list(SYSTEMS), lambda row: row["attention"])]
+        parameters = {row["system"]: f"{row['system']} {row['parameters']:,}" for row in of_shape}
+        losses = {row["system"]: f"{row['system']} {row['first_loss']:.4f}" for row in of_shape}
+        lines += ["", f"Parameters: {', '.join(parameters.values())}.", f"First loss: {', '.join(losses.values())}."]
+    return "\n".join(lines + not_measured(problems))
+
+
+def _speed(row: dict[str, Any]) -> str:
+    return f"{row['tokens_per_second']:,.0f} ({row['mfu']:.0%})"
+
+
+def _seconds(runs: list[Run]) -> float:
+    return median(run["seconds_per_step"] for run in runs)
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
