@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+DecayShape = Literal["linear", "cosine", "1-sqrt"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -19,7 +21,7 @@ class OptimConfig:
     schedule: Literal["cosine", "wsd"]
     warmup_steps: int
     decay_steps: int
-    decay_shape: Literal["linear", "cosine", "1-sqrt"]
+    decay_shape: DecayShape
     weight_decay: float
     momentum: float
     beta1: float
