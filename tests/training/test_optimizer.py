@@ -4,40 +4,9 @@ import pytest
 import torch
 
 from lm.model.transformer import TransformerLM
-from lm.training.optimizer import AdamW, clip_gradients, decay_groups
-
-
-def test_adamw_equals_torchs_over_many_steps():
-    torch.manual_seed(0)
-    start = [torch.randn(4, 3), torch.randn(5)]
-    results = []
-    for kind in (AdamW, torch.optim.AdamW):
-        weights = [w.clone().requires_grad_() for w in start]
-        optimizer = kind(weights, lr=0.02, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.1)
-        torch.manual_seed(1)
-        for _ in range(30):
-            optimizer.zero_grad()
-            sum(((w - torch.randn_like(w)) ** 2).sum() for w in weights).backward()
-            optimizer.step()
-        results.append(weights)
-    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
-
-
-def test_the_first_step_by_hand():
-    weight = torch.tensor([2.0], requires_grad=True)
-    optimizer = AdamW([weight], lr=0.1, betas=(0.9, 0.99), eps=0.0, weight_decay=0.5)
-    weight.grad = torch.tensor([7.0])
-    optimizer.step()
-    # corrected moments are g and g², so that the step is lr · sign(g), besides the decay lr · 0.5 · 2
-    assert weight.item() == pytest.approx(2 - 0.1 * 0.5 * 2 - 0.1)
-
-
-def test_parameters_without_gradient_stay():
-    used, unused = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
-    optimizer = AdamW([used, unused])
-    used.grad = torch.ones(1)
-    optimizer.step()
-    assert used.item() != 1 and unused.item() == 1
+from lm.training.adamw import AdamW
+from lm.training.muon import Muon
+from lm.training.optimizer import clip_gradients, decay_groups, make_optimizer
 
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])
@@ -48,6 +17,54 @@ def test_matrices_decay_and_norms_do_not(small, tie_embeddings):
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     assert {names[id(p)] for p in kept["params"]} == {name for name in names.values() if "ln" in name}
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
+
+
+def test_adamw_takes_every_parameter_and_the_configured_numbers(small, params):
+    model = TransformerLM(small, vocab_size=61)
+    optim = dataclasses.replace(params.optim, name="adamw", beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.3)
+    optimizer = make_optimizer(model, optim)
+    assert type(optimizer) is AdamW
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    assert all((group["betas"], group["eps"]) == ((0.8, 0.9), 1e-4) for group in optimizer.param_groups)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(small, params, tie_embeddings):
+    config = dataclasses.replace(small, tie_embeddings=tie_embeddings, norm="layernorm", position="learned")
+    model = TransformerLM(config, vocab_size=61)
+    optim = dataclasses.replace(params.optim, name="muon", momentum=0.9, weight_decay=0.3)
+    optimizer = make_optimizer(model, optim)
+    names = {id(p): name for name, p in model.named_parameters()}
+    by_muon, decayed, kept = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert type(optimizer) is Muon
+    assert set(by_muon) == {name for name in names.values() if ".attn." in name or ".ffn." in name}
+    head = [] if tie_embeddings else ["lm_head.weight"]
+    assert sorted(decayed) == sorted(["token_embeddings.weight", "position_embeddings.weight", *head])
+    assert set(kept) == {name for name in names.values() if "ln" in name}
+    assert len(by_muon) + len(decayed) + len(kept) == len(names)
+    assert [group.get("momentum") for group in optimizer.param_groups] == [0.9, None, None]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_update_lowers_the_loss_and_moves_every_parameter(small, params, name):
+    torch.manual_seed(0)
+    model = TransformerLM(small, vocab_size=61)
+    optimizer = make_optimizer(model, dataclasses.replace(params.optim, name=name))
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    ids = torch.randint(0, 61, (4, 17))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True)
+    assert all((p != before[name]).any() for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
@@ -65,3 +82,16 @@ def test_clipping_equals_torchs(max_norm):
     norm = clip_gradients(ours, max_norm)
     torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(theirs, max_norm))
     torch.testing.assert_close([p.grad for p in ours[:2]], [p.grad for p in theirs[:2]])
+
+
+def test_gradients_within_the_bound_stay_bit_for_bit():
+    p = torch.zeros(2, requires_grad=True)
+    p.grad = torch.tensor([0.3, -0.1])
+    assert clip_gradients([p], 1.0).item() == pytest.approx(0.1**0.5)
+    assert torch.equal(p.grad, torch.tensor([0.3, -0.1]))
+
+
+def test_a_gradient_that_is_not_finite_shows_in_the_norm():
+    p = torch.zeros(2, requires_grad=True)
+    p.grad = torch.tensor([1.0, float("nan")])
+    assert clip_gradients([p], 1.0).isnan()

@@ -25,6 +25,27 @@ def test_warmup_stable_decay_by_hand():
     assert rates == pytest.approx([0, 0.5, 1, 1, 0.6, 0.2, 0.2])
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        # A quarter, a half, three quarters of the way down from 1 to 0.2.
+        ("linear", [0.8, 0.6, 0.4]),
+        ("cosine", [1 - 0.8 * (2 - 2**0.5) / 4, 0.6, 1 - 0.8 * (2 + 2**0.5) / 4]),
+        ("1-sqrt", [0.6, 1 - 0.8 / 2**0.5, 1 - 0.8 * 3**0.5 / 2]),
+    ],
+)
+def test_the_shapes_of_the_decay_by_hand(shape, expected):
+    rates = [warmup_stable_decay(step, 1.0, 0.2, 2, 4, 20, shape) for step in (1, 2, 16, 17, 18, 19, 20)]
+    assert rates == pytest.approx([0.5, 1, 1, *expected, 0.2])
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "1-sqrt"])
+def test_the_configured_shape_is_taken(params, shape):
+    optim = dataclasses.replace(params.optim, schedule="wsd", warmup_steps=2, decay_steps=4, decay_shape=shape)
+    bounds = optim.max_learning_rate, optim.min_learning_rate
+    assert learning_rate(17, optim, 20) == warmup_stable_decay(17, *bounds, 2, 4, 20, shape)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_the_last_update_has_the_minimum_and_the_end_of_warm_up_the_maximum(params, schedule):
     optim = dataclasses.replace(params.optim, schedule=schedule, warmup_steps=5, decay_steps=3)

@@ -1,0 +1,95 @@
+import copy
+
+import pytest
+import torch
+
+from lm.training.adamw import AdamW
+
+
+def test_adamw_equals_torchs_over_many_steps():
+    torch.manual_seed(0)
+    start = [torch.randn(4, 3), torch.randn(5)]
+    results = []
+    for kind in (AdamW, torch.optim.AdamW):
+        weights = [w.clone().requires_grad_() for w in start]
+        optimizer = kind(weights, lr=0.02, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.1)
+        torch.manual_seed(1)
+        for _ in range(30):
+            optimizer.zero_grad()
+            sum(((w - torch.randn_like(w)) ** 2).sum() for w in weights).backward()
+            optimizer.step()
+        results.append(weights)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
+
+
+def test_the_first_step_by_hand():
+    weight = torch.tensor([2.0], requires_grad=True)
+    optimizer = AdamW([weight], lr=0.1, betas=(0.9, 0.99), eps=0.0, weight_decay=0.5)
+    weight.grad = torch.tensor([7.0])
+    optimizer.step()
+    # corrected moments are g and g², so that the step is lr · sign(g), besides the decay lr · 0.5 · 2
+    assert weight.item() == pytest.approx(2 - 0.1 * 0.5 * 2 - 0.1)
+
+
+def test_parameters_without_gradient_stay():
+    used, unused = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    optimizer = AdamW([used, unused])
+    used.grad = torch.ones(1)
+    optimizer.step()
+    assert used.item() != 1 and unused.item() == 1
+
+
+def test_each_parameter_counts_its_own_steps():
+    """One that gets its gradients later starts its corrections later, as in PyTorch."""
+    results = []
+    for kind in (AdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        early, late = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
+        optimizer = kind([early, late], lr=0.1)
+        for step in range(4):
+            early.grad = torch.randn(3)
+            late.grad = torch.randn(3) if step >= 2 else None
+            optimizer.step()
+        results.append([early, late])
+    torch.testing.assert_close(*results)
+
+
+def test_a_gradient_laid_out_in_another_order_of_memory_counts_the_same():
+    torch.manual_seed(0)
+    gradient = torch.randn(4, 6)
+    weights = []
+    for laid_out in (gradient, gradient.T.contiguous().T):
+        weight = torch.ones(4, 6, requires_grad=True)
+        weight.grad = laid_out
+        AdamW([weight]).step()
+        weights.append(weight)
+    assert torch.equal(*weights)
+
+
+def test_the_state_put_into_another_optimizer_gives_equal_next_steps():
+    torch.manual_seed(0)
+    weight = torch.randn(4, 3, requires_grad=True)
+    optimizer = AdamW([weight], lr=0.1)
+    weight.grad = torch.randn(4, 3)
+    optimizer.step()
+    other = weight.detach().clone().requires_grad_()
+    other_optimizer = AdamW([other], lr=0.5)
+    other_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    weight.grad = torch.randn(4, 3)
+    other.grad = weight.grad.clone()
+    optimizer.step()
+    other_optimizer.step()
+    assert torch.equal(weight, other)
+
+
+def test_a_closure_is_evaluated_with_gradients_before_the_step():
+    weight = torch.tensor([1.0], requires_grad=True)
+    optimizer = AdamW([weight], lr=0.1, weight_decay=0.0)
+
+    def closure() -> float:
+        loss = (weight**2).sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 1
+    assert weight.item() == pytest.approx(0.9)
