@@ -1,0 +1,281 @@
+"""FlashAttention-2 as Triton kernels (Dao 2023, arXiv 2307.08691, algorithms 1 and 2), behind flash_attention.py.
+
+A program owns the rows that it writes, so that nothing is added up across programs and every run gives the same bits:
+a tile of queries its O and L in `flash_forward`, its D and dQ in `flash_query_gradient`; a tile of keys its dK and dV in
+`flash_key_gradients`. A tile of which no query sees a key is never visited. The tiles that the diagonal crosses are
+visited in a loop of their own: the others need no causal mask.
+
+Beside the tensors that come and go there are L, D and where documents end: O(T) memory. Sums and softmax are float32.
+Powers are of 2, which is what the hardware has: exp(x) = 2^(x log2(e)). A product of float32 is three products in TF32
+("tf32x3"), whose error is near float32's own: one ("tf32") would keep 10 bits, and "ieee" leaves the tensor cores idle.
+That takes a GPU of compute capability 8.0 or more.
+
+Shapes: B batch, H heads, T sequence, d d_head, W the power of two that holds d, r and c the rows of a tile of queries
+and of keys. `head` counts all B * H of them; its matrix is (T, d).
+"""
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_LOG2_E = tl.constexpr(math.log2(math.e))
+_PRECISION = tl.constexpr("tf32x3")
+
+
+def forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Q, K, V (B, H, T, d) in bfloat16 or float32 -> O (B, H, T, d) and L (B, H, T) in float32."""
+    (B, H, T, d), W = Q.shape, _width(Q)
+    Q, K, V = (_dense_rows(x) for x in (Q, K, V))
+    O, L = torch.empty_like(Q), Q.new_empty(B, H, T, dtype=torch.float32)
+    tiles = _forward_tiles(W, Q.dtype)
+    flash_forward[(B * H * triton.cdiv(T, tiles["r"]),)](
+        *(Q, K, V, O, L, _dense(document_starts)),
+        *(x.stride()[:3] for x in (Q, K, V, O)),
+        *(H, T, 1 / math.sqrt(d), d, W),
+        **tiles,
+    )
+    return O, L
+
+
+def backward(
+    dO: Tensor, Q: Tensor, K: Tensor, V: Tensor, O: Tensor, L: Tensor, document_starts: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients dQ, dK, dV (B, H, T, d) of what `dO` is the gradient of."""
+    (B, H, T, d), W = Q.shape, _width(Q)
+    dO, Q, K, V, O = (_dense_rows(x) for x in (dO, Q, K, V, O))
+    dQ, dK, dV, D = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V), torch.empty_like(L)
+    document_starts = _dense(document_starts)
+    numbers = (H, T, 1 / math.sqrt(d), d, W)
+
+    tiles = _query_gradient_tiles(W, Q.dtype)
+    flash_query_gradient[(B * H * triton.cdiv(T, tiles["r"]),)](
+        *(dO, Q, K, V, O, L, D, dQ, document_starts),
+        *(x.stride()[:3] for x in (dO, Q, K, V, O, dQ)),
+        *numbers,
+        **tiles,
+    )
+
+    tiles = _key_gradients_tiles(W, Q.dtype)
+    num_tiles = triton.cdiv(T, tiles["c"])
+    ends = None
+    if document_starts is not None:
+        # The queries that see any key of a tile end where its last key's document does.
+        last_keys = torch.arange(1, num_tiles + 1, device=Q.device) * tiles["c"] - 1
+        ends = torch.searchsorted(document_starts, last_keys.repeat(B, 1), right=True)  # (B, num_tiles)
+    flash_key_gradients[(B * H * num_tiles,)](
+        *(dO, Q, K, V, L, D, dK, dV, document_starts, ends),
+        *(x.stride()[:3] for x in (dO, Q, K, V, dK, dV)),
+        *numbers,
+        **tiles,
+    )
+    return dQ, dK, dV
+
+
+def _width(Q: Tensor) -> int:
+    return max(16, triton.next_power_of_2(Q.shape[-1]))  # the least that a tensor core multiplies
+
+
+def _dense_rows(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _dense(document_starts: Tensor | None) -> Tensor | None:
+    return None if document_starts is None else document_starts.contiguous()
+
+
+def _forward_tiles(W: int, dtype: torch.dtype) -> dict[str, Any]:
+    if dtype == torch.float32:
+        return {"r": 64, "c": 32, "num_warps": 4, "num_stages": 2}
+    return {"r": 128, "c": 64, "num_warps": 8 if W == 128 else 4, "num_stages": 2 if W == 128 else 3}
+
+
+def _query_gradient_tiles(W: int, dtype: torch.dtype) -> dict[str, Any]:
+    if dtype == torch.float32:
+        return {"r": 64, "c": 32, "num_warps": 4, "num_stages": 2}
+    return {"r": 128, "c": 64, "num_warps": 8 if W == 128 else 4, "num_stages": 2 if W == 128 else 3}
+
+
+def _key_gradients_tiles(W: int, dtype: torch.dtype) -> dict[str, Any]:
+    if dtype == torch.float32:
+        return {"r": 32, "c": 64, "num_warps": 4, "num_stages": 2}
+    return {"r": 64, "c": 128, "num_warps": 8 if W == 128 else 4, "num_stages": 2 if W == 128 else 3}
+
+
+@triton.jit
+def flash_forward(
+    Q, K, V, O, L, document_starts, Q_strides, K_strides, V_strides, O_strides,
+    H, T, scale, d: tl.constexpr, W: tl.constexpr, r: tl.constexpr, c: tl.constexpr,
+):  # fmt: skip
+    """Algorithm 1 for one tile of queries of one head."""
+    tiles = tl.cdiv(T, r)
+    head = tl.program_id(0) // tiles
+    first_row = (tiles - 1 - tl.program_id(0) % tiles) * r  # the last rows see most keys, and are started first
+    rows = first_row + tl.arange(0, r)
+    starts, first_key = None, 0
+    if document_starts is not None:
+        starts = _load_rows(document_starts, head // H, first_row, T, r)
+        first_key = tl.min(starts, 0).to(tl.int32) // c * c
+        starts = starts[:, None]
+
+    Q_i = _load(_matrix(Q, Q_strides, head, H), Q_strides, first_row, T, d, W, r)  # (r, W)
+    K, V = _matrix(K, K_strides, head, H), _matrix(V, V_strides, head, H)
+    O_i = tl.zeros([r, W], tl.float32)
+    l_i = tl.zeros([r], tl.float32)
+    m_i = tl.full([r], -1e30, tl.float32)  # finite: a row without a key so far would subtract infinity from infinity
+    for on_diagonal in tl.static_range(2):
+        begin, end = first_key, first_row // c * c
+        if on_diagonal:
+            begin, end = first_row // c * c, tl.minimum(first_row + r, T)
+        for first_column in range(begin, end, c):
+            columns = first_column + tl.arange(0, c)
+            K_j = _load(K, K_strides, first_column, T, d, W, c)  # (c, W)
+            S = tl.dot(Q_i, tl.trans(K_j), input_precision=_PRECISION)  # (r, c), not scaled yet
+            S = _mask(S, rows[:, None], columns[None, :], starts, on_diagonal)
+            m_new = tl.maximum(m_i, tl.max(S, 1) * (scale * _LOG2_E))
+            P = tl.exp2(S * (scale * _LOG2_E) - m_new[:, None])
+            shrink = tl.exp2(m_i - m_new)
+            l_i = shrink * l_i + tl.sum(P, 1)
+            V_j = _load(V, V_strides, first_column, T, d, W, c)
+            O_i = tl.dot(P.to(V_j.dtype), V_j, O_i * shrink[:, None], input_precision=_PRECISION)
+            m_i = m_new
+    _store(_matrix(O, O_strides, head, H), O_strides, first_row, T, d, W, r, O_i / l_i[:, None])
+    _store_rows(L, head, first_row, T, r, (m_i + tl.log2(l_i)) / _LOG2_E)
+
+
+@triton.jit
+def flash_query_gradient(
+    dO, Q, K, V, O, L, D, dQ, document_starts, dO_strides, Q_strides, K_strides, V_strides, O_strides, dQ_strides,
+    H, T, scale, d: tl.constexpr, W: tl.constexpr, r: tl.constexpr, c: tl.constexpr,
+):  # fmt: skip
+    """D and dQ of algorithm 2 for one tile of queries of one head."""
+    tiles = tl.cdiv(T, r)
+    head = tl.program_id(0) // tiles
+    first_row = (tiles - 1 - tl.program_id(0) % tiles) * r
+    rows = first_row + tl.arange(0, r)
+    starts, first_key = None, 0
+    if document_starts is not None:
+        starts = _load_rows(document_starts, head // H, first_row, T, r)
+        first_key = tl.min(starts, 0).to(tl.int32) // c * c
+        starts = starts[:, None]
+
+    dO_i = _load(_matrix(dO, dO_strides, head, H), dO_strides, first_row, T, d, W, r)
+    O_i = _load(_matrix(O, O_strides, head, H), O_strides, first_row, T, d, W, r)
+    D_i = tl.sum(dO_i.to(tl.float32) * O_i.to(tl.float32), 1)
+    _store_rows(D, head, first_row, T, r, D_i)
+    L_i = _load_rows(L, head, first_row, T, r) * _LOG2_E
+    Q_i = _load(_matrix(Q, Q_strides, head, H), Q_strides, first_row, T, d, W, r)
+    K, V = _matrix(K, K_strides, head, H), _matrix(V, V_strides, head, H)
+    dQ_i = tl.zeros([r, W], tl.float32)
+    for on_diagonal in tl.static_range(2):
+        begin, end = first_key, first_row // c * c
+        if on_diagonal:
+            begin, end = first_row // c * c, tl.minimum(first_row + r, T)
+        for first_column in range(begin, end, c):
+            columns = first_column + tl.arange(0, c)
+            K_j = _load(K, K_strides, first_column, T, d, W, c)
+            V_j = _load(V, V_strides, first_column, T, d, W, c)
+            S = tl.dot(Q_i, tl.trans(K_j), input_precision=_PRECISION)
+            S = _mask(S, rows[:, None], columns[None, :], starts, on_diagonal)
+            P = tl.exp2(S * (scale * _LOG2_E) - L_i[:, None])
+            dP = tl.dot(dO_i, tl.trans(V_j), input_precision=_PRECISION)
+            dS = P * (dP - D_i[:, None])
+            dQ_i = tl.dot(dS.to(K_j.dtype), K_j, dQ_i, input_precision=_PRECISION)
+    _store(_matrix(dQ, dQ_strides, head, H), dQ_strides, first_row, T, d, W, r, scale * dQ_i)
+
+
+@triton.jit
+def flash_key_gradients(
+    dO, Q, K, V, L, D, dK, dV, document_starts, ends, dO_strides, Q_strides, K_strides, V_strides, dK_strides,
+    dV_strides, H, T, scale, d: tl.constexpr, W: tl.constexpr, r: tl.constexpr, c: tl.constexpr,
+):  # fmt: skip
+    """dK and dV of algorithm 2 for one tile of keys of one head; all tiles are transposed, (c, r)."""
+    tiles = tl.cdiv(T, c)
+    head = tl.program_id(0) // tiles
+    first_column = tl.program_id(0) % tiles * c  # the first keys are seen by most rows, and are started first
+    columns = first_column + tl.arange(0, c)
+    end_of_rows = T
+    if document_starts is not None:
+        end_of_rows = tl.load(ends + head // H * tiles + tl.program_id(0) % tiles).to(tl.int32)
+
+    K_j = _load(_matrix(K, K_strides, head, H), K_strides, first_column, T, d, W, c)
+    V_j = _load(_matrix(V, V_strides, head, H), V_strides, first_column, T, d, W, c)
+    Q, dO = _matrix(Q, Q_strides, head, H), _matrix(dO, dO_strides, head, H)
+    dK_j = tl.zeros([c, W], tl.float32)
+    dV_j = tl.zeros([c, W], tl.float32)
+    for off_diagonal in tl.static_range(2):
+        begin, end = first_column // r * r, tl.minimum(tl.cdiv(first_column + c, r) * r, end_of_rows)
+        if off_diagonal:
+            begin, end = tl.cdiv(first_column + c, r) * r, end_of_rows
+        for first_row in range(begin, end, r):
+            # Rows from T on are loaded as zeros, and add nothing.
+            rows = first_row + tl.arange(0, r)
+            Q_i = _load(Q, Q_strides, first_row, T, d, W, r)
+            dO_i = _load(dO, dO_strides, first_row, T, d, W, r)
+            L_i = _load_rows(L, head, first_row, T, r) * _LOG2_E
+            D_i = _load_rows(D, head, first_row, T, r)
+            starts = None
+            if document_starts is not None:
+                starts = _load_rows(document_starts, head // H, first_row, T, r)[None, :]
+            S = tl.dot(K_j, tl.trans(Q_i), input_precision=_PRECISION)
+            S = _mask(S, rows[None, :], columns[:, None], starts, not off_diagonal)
+            P = tl.exp2(S * (scale * _LOG2_E) - L_i[None, :])
+            dV_j = tl.dot(P.to(dO_i.dtype), dO_i, dV_j, input_precision=_PRECISION)
+            dP = tl.dot(V_j, tl.trans(dO_i), input_precision=_PRECISION)
+            dS = P * (dP - D_i[None, :])
+            dK_j = tl.dot(dS.to(Q_i.dtype), Q_i, dK_j, input_precision=_PRECISION)
+    _store(_matrix(dK, dK_strides, head, H), dK_strides, first_column, T, d, W, c, scale * dK_j)
+    _store(_matrix(dV, dV_strides, head, H), dV_strides, first_column, T, d, W, c, dV_j)
+
+
+@triton.jit
+def _mask(S, rows, columns, starts, causal: tl.constexpr):
+    """S, -inf where a query (of `rows`) may not see a key (of `columns`)."""
+    if causal:
+        S = tl.where(columns <= rows, S, float("-inf"))
+    if starts is not None:
+        S = tl.where(starts <= columns, S, float("-inf"))
+    return S
+
+
+@triton.jit
+def _matrix(pointer, strides, head, H):
+    """Where the matrix (T, d) of a head begins; a product with a stride may pass 2^31."""
+    return pointer + tl.cast(head // H, tl.int64) * strides[0] + tl.cast(head % H, tl.int64) * strides[1]
+
+
+@triton.jit
+def _pointers(matrix, strides, first, T, d: tl.constexpr, W: tl.constexpr, count: tl.constexpr):
+    """To the rows first, ..., first + count - 1 of a matrix (T, d), and which of their W columns there are."""
+    rows, columns = tl.arange(0, count)[:, None], tl.arange(0, W)[None, :]
+    pointers = matrix + tl.cast(first, tl.int64) * strides[2] + rows * strides[2] + columns
+    return pointers, (first + rows < T) & (columns < d)
+
+
+@triton.jit
+def _load(matrix, strides, first, T, d: tl.constexpr, W: tl.constexpr, count: tl.constexpr):
+    """Rows of a matrix (T, d), widened to (count, W) by zeros."""
+    pointers, there = _pointers(matrix, strides, first, T, d, W, count)
+    return tl.load(pointers, there, other=0.0)
+
+
+@triton.jit
+def _store(matrix, strides, first, T, d: tl.constexpr, W: tl.constexpr, count: tl.constexpr, values):
+    pointers, there = _pointers(matrix, strides, first, T, d, W, count)
+    tl.store(pointers, values.to(matrix.dtype.element_ty), there)
+
+
+@triton.jit
+def _load_rows(vectors, index, first, T, count: tl.constexpr):
+    """Elements first, ..., first + count - 1 of a row of `vectors` (..., T), zeros from T on."""
+    rows = first + tl.arange(0, count)
+    return tl.load(vectors + tl.cast(index, tl.int64) * T + rows, rows < T, other=0)
+
+
+@triton.jit
+def _store_rows(vectors, index, first, T, count: tl.constexpr, values):
+    rows = first + tl.arange(0, count)
+    tl.store(vectors + tl.cast(index, tl.int64) * T + rows, values, rows < T)
