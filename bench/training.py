@@ -15,64 +15,37 @@ within 5% of ln(vocab_size). One that differs, fails or is missing is named belo
 The allocator `default` is the C library's as it comes; `tuned` keeps what is freed. This project's training loop asks
 for that itself, so that its figures are the same in both; in `tuned` the others get it too.
 
-The shapes: 17m and 125m are Llama-like; laptop is the model of params.yaml. The text is the story grammar's.
+The shapes are Llama-like; laptop is the model of params.yaml as released. The text is the story grammar's.
 """
 
 import argparse
-import dataclasses
 import math
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from comparison import OURS, Problem, machine, not_measured, table
 from jobs import NotMeasured, run_job
 from learners import SAME_START, SYSTEMS
+from shapes import OPTIM, SHAPES, write_tokens
 from tqdm import tqdm
 
-from lm import config
 from lm.atomic import make_folder, write_json
-from lm.corpus.config import END_OF_TEXT
-from lm.corpus.stories import stories
 from lm.errors import UserError, exit_cleanly
 from lm.model.accounting import training_flops_per_token
-from lm.model.config import ModelConfig
-from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import train_bpe
-from lm.training.config import OptimConfig
 from lm.training.device import pick_device
 
-_PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 _MEASURE = Path(__file__).with_name("measure_training.py")
 
-# The plain recipe of params.yaml, in these sizes.
-_SIZES = {
-    "17m": {"d_model": 512, "num_layers": 4, "num_heads": 16, "num_kv_heads": 16, "d_ff": 1344, "context_length": 256},
-    "laptop": {},
-    "125m": {
-        "d_model": 768,
-        "num_layers": 12,
-        "num_heads": 12,
-        "num_kv_heads": 12,
-        "d_ff": 2048,
-        "context_length": 1024,
-    },
-}
-_VOCAB_SIZES = {"17m": 10_000, "laptop": 2048, "125m": 32_000}
+
 _DTYPES = ("bfloat16", "float32")
 _ALLOCATORS = ("default", "tuned")
-_LEARNING_RATE = 3e-4
-
-_STORIES = 3000  # about 2 MB
-_TOKENIZER_VOCAB_SIZE = 2000  # the grammar has no more words to learn: the other ids of a vocabulary never occur
 
 _REPEATS = 3
 _SECONDS = 6.0  # of timed steps in a process
@@ -136,7 +109,7 @@ def parse() -> argparse.Namespace:
     def choose(flag: str, choices: Any, default: Any, text: str) -> None:
         parser.add_argument(flag, nargs="+", choices=choices, default=default, metavar="NAME", help=text)
 
-    choose("--shapes", list(_SIZES), None, f"{', '.join(_SIZES)}; default: 17m laptop, on a GPU 125m")
+    choose("--shapes", list(SHAPES), None, f"{', '.join(SHAPES)}; default: 17m laptop, on a GPU 125m")
     choose("--dtypes", _DTYPES, list(_DTYPES), "bfloat16, float32; default: both")
     choose("--systems", list(SYSTEMS), list(SYSTEMS), f"{', '.join(SYSTEMS)}; default: all")
     choose("--allocators", _ALLOCATORS, list(_ALLOCATORS), "default, tuned; default: both")
@@ -199,28 +172,6 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[Cell]:
     return cells
 
 
-def write_tokens(folder: Path) -> Path:
-    """Stories of the grammar as ids, for the measuring processes."""
-    text = folder / "stories.txt"
-    text.write_bytes("".join(story.text + END_OF_TEXT for story in islice(stories(1), _STORIES)).encode())
-    tokenizer = Tokenizer(*train_bpe(text, _TOKENIZER_VOCAB_SIZE, [END_OF_TEXT]), [END_OF_TEXT])
-    path = folder / "tokens.npy"
-    np.save(path, tokenizer.encode_array(text.read_bytes().decode()))
-    return path
-
-
-def shape_config(shape: str) -> tuple[ModelConfig, int]:
-    """The model of a shape and the size of its vocabulary."""
-    return dataclasses.replace(config.load(_PARAMS).model, **_SIZES[shape]), _VOCAB_SIZES[shape]
-
-
-def optim_config() -> OptimConfig:
-    """AdamW as in params.yaml, at a learning rate at which every shape is stable from the first step."""
-    return dataclasses.replace(
-        config.load(_PARAMS).optim, max_learning_rate=_LEARNING_RATE, min_learning_rate=_LEARNING_RATE
-    )
-
-
 def measure(
     cells: list[Cell],
     systems: dict[str, Path | None],
@@ -232,15 +183,14 @@ def measure(
     problems: list[Problem],
 ) -> Iterator[None]:
     """Measure every system on every cell, adding to `runs`, `peaks` and `problems`; yields after each measurement."""
-    optim = asdict(optim_config())
     per_cell = [setup for name in systems for setup in setups(name, allocators, job["device"])]
     fixed = {(setup.system, setup.allocator) for setup in per_cell}
     with tqdm(total=len(cells) * (len(per_cell) + (repeats - 1) * len(fixed)), unit="process") as bar:
         for cell in cells:
-            model, vocab_size = shape_config(cell.shape)
+            shape = SHAPES[cell.shape]
             of_cell = runs.setdefault(cell, {})
-            shared = job | asdict(cell) | {"task": "training", "vocab_size": vocab_size}
-            shared |= {"model": asdict(model), "optim": optim}
+            shared = job | asdict(cell) | {"task": "training", "vocab_size": shape.vocab_size}
+            shared |= {"model": asdict(shape.model), "optim": asdict(OPTIM)}
             # Anew for each cell, and the most of all: a machine that others use is not always at its best.
             flops = run_job(_MEASURE, job | {"task": "product", "dtype": cell.dtype}, _TIMEOUT)["flops"]
             peaks[cell.dtype] = max(flops, peaks.get(cell.dtype, 0.0))
@@ -249,7 +199,7 @@ def measure(
                     bar.set_postfix_str(f"{cell}, {setup.system}, {setup.attention}")
                     try:
                         run = train(shared | asdict(setup), systems[setup.system])
-                        check_start(run, setup, of_cell, cell.dtype, vocab_size)
+                        check_start(run, setup, of_cell, cell.dtype, shape.vocab_size)
                         of_cell.setdefault(setup, []).append(run)
                     except NotMeasured as error:
                         problems.append(Problem(setup.system, str(error), f"{cell}, {setup.attention} attention"))
@@ -296,9 +246,9 @@ def summary(
     """A row for each cell, allocator and system that has a figure, ours under each allocator."""
     rows = []
     for cell, of_cell in runs.items():
-        model, vocab_size = shape_config(cell.shape)
-        flops = training_flops_per_token(model, vocab_size)
-        tokens = cell.batch_size * model.context_length
+        shape = SHAPES[cell.shape]
+        flops = training_flops_per_token(shape.model, shape.vocab_size)
+        tokens = cell.batch_size * shape.context_length
         for setup in fastest(of_cell):
             best = of_cell[setup]
             speeds = {
