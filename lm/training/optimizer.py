@@ -1,7 +1,7 @@
 """Which parameters are updated by what, and gradient clipping."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ from lm.training.config import OptimConfig
 from lm.training.muon import Muon
 
 
-def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
+def make_optimizer(
+    model: TransformerLM, config: OptimConfig, precision: Literal["float32", "bfloat16"] = "float32"
+) -> AdamW | Muon:
     """The optimizer that `config` names; the loop sets the learning rate of all its groups at every step.
 
-    Muon takes the matrices of the blocks. Embeddings and the head stay with AdamW: their rows belong to tokens, each
-    with a gradient of its own size, and no product of theirs follows another one (Jordan et al. 2024).
+    Muon takes the matrices of the blocks, and orthogonalises them in `precision`, the training's. Embeddings and head
+    stay with AdamW (Jordan et al. 2024): a row of theirs belongs to one token, and its gradient has a size of its own.
     """
     betas = config.beta1, config.beta2
     groups = decay_groups(model, config.weight_decay)
@@ -26,7 +28,13 @@ def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
     taken = {id(p) for p in matrices}
     others = [{**group, "params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
     return Muon(
-        matrices, others, momentum=config.momentum, betas=betas, eps=config.eps, weight_decay=config.weight_decay
+        matrices,
+        others,
+        momentum=config.momentum,
+        betas=betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        dtype=getattr(torch, precision),
     )
 
 

@@ -31,20 +31,29 @@ def test_adamw_takes_every_parameter_and_the_configured_numbers(small, params):
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(small, params, tie_embeddings):
-    config = dataclasses.replace(small, tie_embeddings=tie_embeddings, norm="layernorm", position="learned")
+    config = dataclasses.replace(
+        small, tie_embeddings=tie_embeddings, norm="layernorm", position="learned", qk_norm=True
+    )
     model = TransformerLM(config, vocab_size=61)
     optim = dataclasses.replace(params.optim, name="muon", momentum=0.9, weight_decay=0.3)
     optimizer = make_optimizer(model, optim)
     names = {id(p): name for name, p in model.named_parameters()}
     by_muon, decayed, kept = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
     assert type(optimizer) is Muon
-    assert set(by_muon) == {name for name in names.values() if ".attn." in name or ".ffn." in name}
+    assert set(by_muon) == {name for name in names.values() if "_proj." in name or ".ffn." in name}
     head = [] if tie_embeddings else ["lm_head.weight"]
     assert sorted(decayed) == sorted(["token_embeddings.weight", "position_embeddings.weight", *head])
-    assert set(kept) == {name for name in names.values() if "ln" in name}
+    assert set(kept) == {name for name in names.values() if "ln" in name or "_norm." in name}
     assert len(by_muon) + len(decayed) + len(kept) == len(names)
     assert [group.get("momentum") for group in optimizer.param_groups] == [0.9, None, None]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0.0]
+
+
+def test_muon_orthogonalises_in_the_precision_of_the_training(small, params):
+    model = TransformerLM(small, vocab_size=61)
+    optim = dataclasses.replace(params.optim, name="muon")
+    assert make_optimizer(model, optim).dtype == torch.float32
+    assert make_optimizer(model, optim, "bfloat16").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
