@@ -297,7 +297,7 @@ def report(rows: list[dict[str, Any]], peaks: dict[str, float], device: torch.de
             "",
             *table(of_shape, keys, list(SYSTEMS), lambda row: f"{row['peak_mb']:.0f}"),
         ]
-        lines += ["", "Attention:", "", *table(of_shape, keys, list(SYSTEMS), lambda row: row["attention"])]
+        lines += ["", "Attention, tokens/s:", "", *table(of_shape, keys, list(SYSTEMS), _by_attention)]
         parameters = {row["system"]: f"{row['system']} {row['parameters']:,}" for row in of_shape}
         losses = {row["system"]: f"{row['system']} {row['first_loss']:.4f}" for row in of_shape}
         lines += ["", f"Parameters: {', '.join(parameters.values())}.", f"First loss: {', '.join(losses.values())}."]
@@ -306,6 +306,10 @@ def report(rows: list[dict[str, Any]], peaks: dict[str, float], device: torch.de
 
 def _speed(row: dict[str, Any]) -> str:
     return f"{row['tokens_per_second']:,.0f} ({row['mfu']:.0%})"
+
+
+def _by_attention(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {speed:,}" for name, speed in row["tokens_per_second_by_attention"].items())
 
 
 def _seconds(runs: list[Run]) -> float:

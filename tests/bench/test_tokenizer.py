@@ -1,8 +1,6 @@
-import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,17 +13,6 @@ from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training import train_bpe
 
 TEXT = f"low lower newest widest.{END_OF_TEXT}I've seen 12 new snowmen ☃ ☃.  They melt.\n\n{END_OF_TEXT}" * 20
-
-
-@pytest.fixture
-def bench(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The scripts of the folder bench/ by name, importable as when one of them is run."""
-    monkeypatch.syspath_prepend(project / "bench")
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == project / "bench":
-            del sys.modules[name]
 
 
 @pytest.fixture
