@@ -11,9 +11,12 @@ keys; document_starts is (B, T).
 
 import math
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
+
+from lm.errors import UserError
 
 _TILE = 64  # rows
 
@@ -71,7 +74,7 @@ def tiled_forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | Non
 def tiled_backward(
     dO: Tensor, Q: Tensor, K: Tensor, V: Tensor, O: Tensor, L: Tensor, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Algorithm 2: the gradients dQ, dK, dV (B, H, T, d) of what `dO` is the gradient of."""
+    """Algorithm 2, queries outside as in the forward pass: the gradients dQ, dK, dV (B, H, T, d), of that of O."""
     dtype, scale = L.dtype, 1 / math.sqrt(Q.shape[-1])
     dQ, dK, dV = (torch.zeros_like(x, dtype=dtype) for x in (Q, K, V))
     D = (dO.to(dtype) * O.to(dtype)).sum(-1, keepdim=True)  # (B, H, T, 1)
@@ -108,13 +111,20 @@ def _scores(Q_i: Tensor, K_j: Tensor, rows: slice, columns: slice, document_star
     return S
 
 
+def _kernels() -> ModuleType:
+    try:
+        from lm.model import flash_kernels  # not above: only PyTorch for CUDA brings Triton with it
+    except ImportError as error:
+        raise UserError(f"runtime.attention_backend: on a GPU, flash needs Triton ({error}); use sdpa") from error
+    return flash_kernels
+
+
 # An operator of PyTorch's own kind, rather than an autograd.Function: torch.compile then leaves it whole in its graph.
 @torch.library.custom_op("lm::flash_attention", mutates_args=())
 def _forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
     if Q.is_cuda:
-        from lm.model import flash_kernels  # needs Triton, which comes with PyTorch for CUDA only
-
-        return flash_kernels.forward(Q, K, V, document_starts)
+        with torch.cuda.device(Q.device):
+            return _kernels().forward(Q, K, V, document_starts)
     with torch.autocast(Q.device.type, enabled=False):  # which would round the tiles
         return tiled_forward(Q, K, V, document_starts)
 
@@ -124,9 +134,8 @@ def _backward(
     dO: Tensor, Q: Tensor, K: Tensor, V: Tensor, O: Tensor, L: Tensor, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     if Q.is_cuda:
-        from lm.model import flash_kernels
-
-        return flash_kernels.backward(dO, Q, K, V, O, L, document_starts)
+        with torch.cuda.device(Q.device):
+            return _kernels().backward(dO, Q, K, V, O, L, document_starts)
     with torch.autocast(Q.device.type, enabled=False):
         return tiled_backward(dO, Q, K, V, O, L, document_starts)
 

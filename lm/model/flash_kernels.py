@@ -1,8 +1,8 @@
 """FlashAttention-2 as Triton kernels (Dao 2023, arXiv 2307.08691, algorithms 1 and 2), behind flash_attention.py.
 
 A program owns the rows that it writes, so that nothing is added up across programs and every run gives the same bits:
-a tile of queries its O and L in `flash_forward`, its D and dQ in `flash_query_gradient`; a tile of keys its dK and dV in
-`flash_key_gradients`. A tile of which no query sees a key is never visited. The tiles that the diagonal crosses are
+a tile of queries its O and L in `flash_forward`, its D and dQ in `flash_query_gradient`; a tile of keys its dK and dV
+in `flash_key_gradients`. A tile of which no query sees a key is never visited. The tiles that the diagonal crosses are
 visited in a loop of their own: the others need no causal mask.
 
 Beside the tensors that come and go there are L, D and where documents end: O(T) memory. Sums and softmax are float32.
@@ -15,15 +15,43 @@ and of keys. `head` counts all B * H of them; its matrix is (T, d).
 """
 
 import math
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from lm.errors import UserError
+
 _LOG2_E = tl.constexpr(math.log2(math.e))
 _PRECISION = tl.constexpr("tf32x3")
+
+
+def _launch(r: int, c: int, num_warps: int, num_stages: int) -> dict[str, int]:
+    return {"r": r, "c": c, "num_warps": num_warps, "num_stages": num_stages}
+
+
+# By type and W (64 stands for all up to it). As compiled for compute capability 8.0 and 9.0, none needs more than 99 KB
+# of shared memory, which all later GPUs have, and their registers suffice, or lack some 100 bytes. An owned tile is as
+# tall as they allow: the taller it is, the less often the other side is loaded.
+_FORWARD = {
+    (torch.bfloat16, 64): _launch(r=128, c=64, num_warps=4, num_stages=3),
+    (torch.bfloat16, 128): _launch(r=128, c=64, num_warps=8, num_stages=2),
+    (torch.float32, 64): _launch(r=32, c=32, num_warps=4, num_stages=2),
+    (torch.float32, 128): _launch(r=32, c=32, num_warps=8, num_stages=2),
+}
+_QUERY_GRADIENT = {
+    (torch.bfloat16, 64): _launch(r=128, c=64, num_warps=8, num_stages=3),
+    (torch.bfloat16, 128): _launch(r=128, c=32, num_warps=8, num_stages=2),
+    (torch.float32, 64): _launch(r=32, c=32, num_warps=4, num_stages=2),
+    (torch.float32, 128): _launch(r=32, c=16, num_warps=8, num_stages=2),
+}
+_KEY_GRADIENTS = {
+    (torch.bfloat16, 64): _launch(r=64, c=128, num_warps=8, num_stages=3),
+    (torch.bfloat16, 128): _launch(r=32, c=128, num_warps=8, num_stages=2),
+    (torch.float32, 64): _launch(r=32, c=32, num_warps=4, num_stages=2),
+    (torch.float32, 128): _launch(r=16, c=32, num_warps=8, num_stages=2),
+}
 
 
 def forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -31,7 +59,7 @@ def forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> 
     (B, H, T, d), W = Q.shape, _width(Q)
     Q, K, V = (_dense_rows(x) for x in (Q, K, V))
     O, L = torch.empty_like(Q), Q.new_empty(B, H, T, dtype=torch.float32)
-    tiles = _forward_tiles(W, Q.dtype)
+    tiles = _tiles(_FORWARD, Q)
     flash_forward[(B * H * triton.cdiv(T, tiles["r"]),)](
         *(Q, K, V, O, L, _dense(document_starts)),
         *(x.stride()[:3] for x in (Q, K, V, O)),
@@ -44,14 +72,14 @@ def forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> 
 def backward(
     dO: Tensor, Q: Tensor, K: Tensor, V: Tensor, O: Tensor, L: Tensor, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients dQ, dK, dV (B, H, T, d) of what `dO` is the gradient of."""
+    """The gradients dQ, dK, dV (B, H, T, d), of that of O."""
     (B, H, T, d), W = Q.shape, _width(Q)
     dO, Q, K, V, O = (_dense_rows(x) for x in (dO, Q, K, V, O))
     dQ, dK, dV, D = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V), torch.empty_like(L)
     document_starts = _dense(document_starts)
     numbers = (H, T, 1 / math.sqrt(d), d, W)
 
-    tiles = _query_gradient_tiles(W, Q.dtype)
+    tiles = _tiles(_QUERY_GRADIENT, Q)
     flash_query_gradient[(B * H * triton.cdiv(T, tiles["r"]),)](
         *(dO, Q, K, V, O, L, D, dQ, document_starts),
         *(x.stride()[:3] for x in (dO, Q, K, V, O, dQ)),
@@ -59,7 +87,7 @@ def backward(
         **tiles,
     )
 
-    tiles = _key_gradients_tiles(W, Q.dtype)
+    tiles = _tiles(_KEY_GRADIENTS, Q)
     num_tiles = triton.cdiv(T, tiles["c"])
     ends = None
     if document_starts is not None:
@@ -87,22 +115,14 @@ def _dense(document_starts: Tensor | None) -> Tensor | None:
     return None if document_starts is None else document_starts.contiguous()
 
 
-def _forward_tiles(W: int, dtype: torch.dtype) -> dict[str, Any]:
-    if dtype == torch.float32:
-        return {"r": 64, "c": 32, "num_warps": 4, "num_stages": 2}
-    return {"r": 128, "c": 64, "num_warps": 8 if W == 128 else 4, "num_stages": 2 if W == 128 else 3}
-
-
-def _query_gradient_tiles(W: int, dtype: torch.dtype) -> dict[str, Any]:
-    if dtype == torch.float32:
-        return {"r": 64, "c": 32, "num_warps": 4, "num_stages": 2}
-    return {"r": 128, "c": 64, "num_warps": 8 if W == 128 else 4, "num_stages": 2 if W == 128 else 3}
-
-
-def _key_gradients_tiles(W: int, dtype: torch.dtype) -> dict[str, Any]:
-    if dtype == torch.float32:
-        return {"r": 32, "c": 64, "num_warps": 4, "num_stages": 2}
-    return {"r": 64, "c": 128, "num_warps": 8 if W == 128 else 4, "num_stages": 2 if W == 128 else 3}
+def _tiles(table: dict[tuple[torch.dtype, int], dict[str, int]], Q: Tensor) -> dict[str, int]:
+    try:
+        return table[Q.dtype, max(_width(Q), 64)]
+    except KeyError:
+        raise UserError(
+            "runtime.attention_backend: on a GPU, flash takes heads of up to 128 in float32 or bfloat16, "
+            f"got {Q.shape[-1]} in {str(Q.dtype).removeprefix('torch.')}; use sdpa"
+        ) from None
 
 
 @triton.jit
@@ -117,9 +137,8 @@ def flash_forward(
     rows = first_row + tl.arange(0, r)
     starts, first_key = None, 0
     if document_starts is not None:
-        starts = _load_rows(document_starts, head // H, first_row, T, r)
-        first_key = tl.min(starts, 0).to(tl.int32) // c * c
-        starts = starts[:, None]
+        starts = _load_rows(document_starts, head // H, first_row, T, r)[:, None]
+        first_key = tl.load(document_starts + tl.cast(head // H, tl.int64) * T + first_row).to(tl.int32) // c * c
 
     Q_i = _load(_matrix(Q, Q_strides, head, H), Q_strides, first_row, T, d, W, r)  # (r, W)
     K, V = _matrix(K, K_strides, head, H), _matrix(V, V_strides, head, H)
@@ -158,9 +177,8 @@ def flash_query_gradient(
     rows = first_row + tl.arange(0, r)
     starts, first_key = None, 0
     if document_starts is not None:
-        starts = _load_rows(document_starts, head // H, first_row, T, r)
-        first_key = tl.min(starts, 0).to(tl.int32) // c * c
-        starts = starts[:, None]
+        starts = _load_rows(document_starts, head // H, first_row, T, r)[:, None]
+        first_key = tl.load(document_starts + tl.cast(head // H, tl.int64) * T + first_row).to(tl.int32) // c * c
 
     dO_i = _load(_matrix(dO, dO_strides, head, H), dO_strides, first_row, T, d, W, r)
     O_i = _load(_matrix(O, O_strides, head, H), O_strides, first_row, T, d, W, r)
