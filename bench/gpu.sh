@@ -104,7 +104,11 @@ main() {
     local steps=("${@:-all}") step
     for step in "${steps[@]}"; do
         case $step in
-            tests | attention | training | profile | memory | all) ;;
+            tests | attention | training | profile | memory) ;;
+            all)
+                steps=(tests attention training profile memory)
+                break
+                ;;
             *)
                 echo "error: no step '$step'; there are tests, attention, training, profile, memory, all" >&2
                 exit 2
@@ -122,7 +126,6 @@ main() {
     if ! mkdir -p "$out"; then
         exit 1
     fi
-    [ "${steps[0]}" = all ] && steps=(tests attention training profile memory)
     for step in "${steps[@]}"; do
         "$step"
     done

@@ -37,6 +37,9 @@ class Lm:
         torch.manual_seed(1)
         self.model = TransformerLM(config, vocab_size, attention)
 
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.model(inputs).flatten(0, -2), targets.flatten())
+
 
 class Transformers:
     """Hugging Face's Llama."""
@@ -101,7 +104,8 @@ class NanoGpt:
             bias=False,
         )
         self.model = module.GPT(settings)
-        self.model.lm_head.weight = nn.Parameter(self.model.lm_head.weight.detach().clone())
+        if not config.tie_embeddings:
+            self.model.lm_head.weight = nn.Parameter(self.model.lm_head.weight.detach().clone())
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return self.model(inputs, targets)[1]
@@ -142,6 +146,33 @@ class Llama2c:
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self.model(inputs, targets)
         return self.model.last_loss
+
+
+class Gpt2:
+    """Hugging Face's GPT-2, its head tied to the embedding as it was made; the width of its layers is d_ff."""
+
+    attentions = {"cpu": ("sdpa",), "cuda": ("sdpa",)}
+
+    def __init__(self, config: ModelConfig, vocab_size: int, attention: str, source: Path | None) -> None:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(1)
+        settings = GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=config.context_length,
+            n_embd=config.d_model,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            n_inner=config.d_ff,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation=attention,
+            use_cache=False,
+        )
+        self.model = GPT2LMHeadModel(settings)
+
+    loss = Transformers.loss
 
 
 class LitGpt:
@@ -185,13 +216,14 @@ SYSTEMS: dict[str, type] = {
     "llama2c": Llama2c,
     "litgpt": LitGpt,
 }
+LEARNERS = SYSTEMS | {"gpt2": Gpt2}  # of another shape, so only where it is asked which learns faster
 SAME_START = ("lm", "transformers", "llama2c")  # the same function of the same weights
 
-Step = Callable[[Tensor, Tensor], float | Tensor]
+Step = Callable[[Tensor, Tensor, float], float | Tensor]
 
 
 def make_step(system: Any, optim: OptimConfig, precision: str, device: torch.device, compiled: bool) -> Step:
-    """One training step of a system at a constant learning rate; it returns the loss before the update.
+    """One training step of a system, given inputs, targets and the learning rate; returns the loss before the update.
 
     Ours is `lm.training.update`; the others have what a PyTorch user writes: autocast, the norm clipped by PyTorch, its
     fused AdamW, and no look at a value of the device, so that a GPU need not be waited for.
@@ -208,11 +240,10 @@ def make_step(system: Any, optim: OptimConfig, precision: str, device: torch.dev
             max_grad_norm=optim.max_grad_norm,
             compile=compiled,
         )
-        return lambda inputs, targets: update(inputs, targets, optim.max_learning_rate)[0]
+        return lambda inputs, targets, learning_rate: update(inputs, targets, learning_rate)[0]
 
     optimizer = torch.optim.AdamW(
         decay_groups(model, optim.weight_decay),
-        lr=optim.max_learning_rate,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
         fused=True,
@@ -220,7 +251,9 @@ def make_step(system: Any, optim: OptimConfig, precision: str, device: torch.dev
     if compiled:
         system.model = torch.compile(model)
 
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+    def step(inputs: Tensor, targets: Tensor, learning_rate: float) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             loss = system.loss(inputs.to(device), targets.to(device))
         loss.backward()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learners import SYSTEMS, make_step
+from learners import LEARNERS, make_step
 from measure import _peak as resident_peak
 from measure import _reset_peak as reset_resident_peak
 
@@ -52,7 +52,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     if job["compile"] and (reason := why_not_compile(device)):
         raise RuntimeError(f"torch.compile does not work here: {reason}")
     config, optim = ModelConfig(**job["model"]), OptimConfig(**job["optim"])
-    System = SYSTEMS[job["system"]]
+    System = LEARNERS[job["system"]]
     source = Path(job["source"]) if job["source"] else None
     tokens = np.load(job["tokens"])
     tokens = np.resize(tokens, (_BATCHES * job["batch_size"] + 1) * config.context_length)
@@ -64,7 +64,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     tiny = ModelConfig(**job["model"] | {"d_model": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 64})
     tiny_system = System(tiny, job["vocab_size"], job["attention"], source)
     inputs, targets = batches[0]
-    make_step(tiny_system, optim, dtype, device, compiled=False)(inputs[:1], targets[:1])
+    make_step(tiny_system, optim, dtype, device, compiled=False)(inputs[:1], targets[:1], optim.max_learning_rate)
     del tiny_system
     before = _reset_peak(device)
 
@@ -72,10 +72,10 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     parameters = sum(p.numel() for p in system.model.parameters())
     step = make_step(system, optim, dtype, device, job["compile"])
     start = time.perf_counter()
-    first_loss = float(step(*batches[0]))
+    first_loss = float(step(*batches[0], optim.max_learning_rate))
     first_seconds = time.perf_counter() - start
     for number in range(_WARM_UP_STEPS):
-        step(*batches[number % _BATCHES])
+        step(*batches[number % _BATCHES], optim.max_learning_rate)
     _synchronize(device)
     _reset_peak(device)
     timings: list[float] = []
@@ -83,7 +83,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     while len(timings) < _LEAST_TIMINGS or sum(timings) * group < job["seconds"]:
         start = time.perf_counter()
         for _ in range(group):
-            step(*batches[number % _BATCHES])
+            step(*batches[number % _BATCHES], optim.max_learning_rate)
             number += 1
         _synchronize(device)
         timings.append((time.perf_counter() - start) / group)

@@ -27,7 +27,7 @@ from lm.model.accounting import training_bytes, training_flops_per_token
 from lm.training.batches import batch
 from lm.training.device import keep_freed_memory, pick_device, why_not_compile
 
-# The first pattern that a kernel's name fits says its family: cuBLAS's names, PyTorch's own, and those it gives Triton's.
+# The first pattern that a kernel's name fits says its family: cuBLAS's names, PyTorch's, and those it gives Triton's.
 FAMILIES = {
     "attention": r"flash|fmha|sdpa|attention",
     "matrix products": r"gemm|cutlass|nvjet|cublas|xmma|aten::(mm|addmm|bmm)|mkldnn.*linear|triton_tem",
@@ -77,16 +77,16 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         Lm(shape.model, shape.vocab_size, args.attention, None), OPTIM, args.dtype, device, not args.no_compile
     )
     for _ in range(_WARM_UP_STEPS):
-        step(inputs, targets)
+        step(inputs, targets, OPTIM.max_learning_rate)
     peak = None
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        step(inputs, targets)
+        step(inputs, targets, OPTIM.max_learning_rate)
         peak = torch.cuda.max_memory_allocated()
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiler:
         for _ in range(_STEPS):
-            step(inputs, targets)
+            step(inputs, targets, OPTIM.max_learning_rate)
     kernels: Counter[str] = Counter()
     for event in profiler.key_averages():
         microseconds = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total

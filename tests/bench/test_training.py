@@ -66,13 +66,13 @@ def test_a_step_of_ours_is_that_of_the_others(tiny: Any, bench: Any) -> None:
     """Ten steps of two implementations of model, loss, clipping and AdamW, from the same weights."""
     learners, shapes = bench("learners"), bench("shapes")
     shape = shapes.SHAPES["laptop"]
-    optim = replace(shapes.OPTIM, max_learning_rate=3e-3)
     ids = torch.from_numpy(np.random.default_rng(1).integers(500, size=(2, 17)))
     losses = []
     for name in ("lm", "transformers"):
         system = learners.SYSTEMS[name](shape.model, shape.vocab_size, "sdpa", None)
-        step = learners.make_step(system, optim, "float32", torch.device("cpu"), compiled=False)
-        losses.append([float(step(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())) for _ in range(10)])
+        step = learners.make_step(system, shapes.OPTIM, "float32", torch.device("cpu"), compiled=False)
+        inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        losses.append([float(step(inputs, targets, 3e-3)) for _ in range(10)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
     assert losses[0][-1] < losses[0][0] - 0.3
 
