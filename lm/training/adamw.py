@@ -1,10 +1,6 @@
-"""AdamW, in as few passes over memory as element-wise operations allow.
+"""AdamW: eight passes over memory, or a single one where they are compiled."""
 
-It works on lists of tensors (torch._foreach_*, on which PyTorch builds its own optimizers): on a GPU, where it is a
-kernel's launch that costs, one call updates all of them. On a CPU, where it is memory that costs, a list is one tensor,
-which stays in the cache from the first pass to the last.
-"""
-
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +24,11 @@ class AdamW(torch.optim.Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.compiled: Callable[..., None] | None = None
+
+    def compile(self) -> None:
+        """Let torch.compile make one pass of the update's eight; it works for some seconds at the first step."""
+        self.compiled = torch.compile(_adamw, dynamic=False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -43,25 +44,35 @@ class AdamW(torch.optim.Optimizer):
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step of `params`, those of `group` that have a gradient."""
+        by_step: dict[int, list[Tensor]] = defaultdict(list)  # one entry, but for those without gradients at times
         for p in params:
             if not self.state[p]:
                 self.state[p].update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
             self.state[p]["step"] += 1
-        for together in [params] if params[0].is_cuda else [[p] for p in params]:
-            self._update_together(together, group)
-
-    def _update_together(self, params: list[Tensor], group: dict[str, Any]) -> None:
+            by_step[self.state[p]["step"]].append(p)
         lr, (beta1, beta2) = group["lr"], group["betas"]
-        gradients = [p.grad for p in params]
-        m = [self.state[p]["exp_avg"] for p in params]
-        v = [self.state[p]["exp_avg_sq"] for p in params]
-        steps = [self.state[p]["step"] for p in params]
-        # With c = sqrt(1 - beta2^t), m / (sqrt(v) / c + eps) is c m / (sqrt(v) + c eps): a pass less.
-        scales = [(1 - beta2**t) ** 0.5 for t in steps]
-        torch._foreach_lerp_(m, gradients, 1 - beta1)
-        torch._foreach_mul_(v, beta2)
-        torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
-        denominators = torch._foreach_sqrt(v)
-        torch._foreach_add_(denominators, [c * group["eps"] for c in scales])
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_addcdiv_(params, m, denominators, [-lr * c / (1 - beta1**t) for c, t in zip(scales, steps)])
+        for t, params in by_step.items():
+            # With c = sqrt(1 - beta2^t), m / (sqrt(v) / c + eps) is c m / (sqrt(v) + c eps).
+            c = (1 - beta2**t) ** 0.5
+            numbers = 1 - lr * group["weight_decay"], c * group["eps"], -lr * c / (1 - beta1**t)
+            tensors = [(p, p.grad, self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"]) for p in params]
+            if self.compiled:
+                # As tensors: a number would be part of the kernel, and every step would be compiled.
+                self.compiled(tensors, beta1, beta2, *map(torch.tensor, numbers))
+            else:
+                _adamw(tensors, beta1, beta2, *numbers)
+
+
+def _adamw(
+    tensors: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    beta1: float,
+    beta2: float,
+    decay: float | Tensor,
+    eps: float | Tensor,
+    rate: float | Tensor,
+) -> None:
+    """p = decay p + rate m / (sqrt(v) + eps) for every (p, g, m, v), after the moments m and v have taken in g."""
+    for p, g, m, v in tensors:
+        m.lerp_(g, 1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        p.mul_(decay).addcdiv_(m, v.sqrt().add_(eps).div_(rate))

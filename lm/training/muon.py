@@ -49,22 +49,22 @@ class Muon(AdamW):
         if "momentum" not in group:
             super()._update(params, group)
             return
+        momentum, lr = group["momentum"], group["lr"]
+        # Matrices of one shape, tall ones turned, go through the products together, which keeps every core busy.
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        gradients, m = [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params]
-        torch._foreach_lerp_(m, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, m, group["momentum"])
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        # Matrices of one shape, tall ones turned, go through the products together, which keeps every core busy.
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for p, update in zip(params, updates):
-            p, update = (p, update) if p.shape[0] <= p.shape[1] else (p.T, update.T)
-            by_shape[p.shape].append((p, update))
+            m = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
+            u = p.grad.lerp(m, momentum)
+            p.mul_(1 - lr * group["weight_decay"])
+            if p.shape[0] > p.shape[1]:
+                p, u = p.T, u.T
+            by_shape[p.shape].append((p, u))
         for (_, columns), pairs in by_shape.items():
-            directions = orthogonalise(torch.stack([update for _, update in pairs]), self.dtype)
+            directions = orthogonalise(torch.stack([u for _, u in pairs]), self.dtype)
             for (p, _), direction in zip(pairs, directions):
-                p.add_(direction, alpha=-group["lr"] * 0.2 * columns**0.5)
+                p.add_(direction, alpha=-lr * 0.2 * columns**0.5)
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -56,6 +56,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, eps: flo
     Example: gradients 3 and 4 have norm 5; with `max_norm` 1 they become 0.6 and 0.8.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    # PyTorch's own clipping is built on these too: on a GPU one launch for all gradients, where each costs its own.
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     scale = (max_norm / (norm + eps)).clamp(max=1.0)
     # A GPU need not wait for the value; for a CPU, a look at it may save the second pass over all gradients.

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lm.training.adamw import AdamW
+from lm.training.device import why_not_compile
 
 
 def test_adamw_equals_torchs_over_many_steps():
@@ -93,3 +94,32 @@ def test_a_closure_is_evaluated_with_gradients_before_the_step():
 
     assert optimizer.step(closure) == 1
     assert weight.item() == pytest.approx(0.9)
+
+
+def test_a_learning_rate_of_zero_moves_nothing():
+    weight = torch.tensor([1.0, -2.0], requires_grad=True)
+    weight.grad = torch.tensor([3.0, 0.0])
+    AdamW([weight], lr=0.0).step()
+    assert weight.tolist() == [1.0, -2.0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # the compiler's own
+def test_the_compiled_update_equals_the_plain_one_and_is_compiled_once():
+    if reason := why_not_compile(torch.device("cpu")):
+        pytest.skip(reason)
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        weights = [torch.randn(4, 3, requires_grad=True), torch.randn(5, requires_grad=True)]
+        optimizer = AdamW(weights, eps=1e-6, weight_decay=0.1)
+        if compiled:
+            optimizer.compile()
+        for step in range(5):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (1 + step)
+            for w in weights:
+                w.grad = torch.randn_like(w)
+            with torch.compiler.set_stance("default" if step == 0 else "fail_on_recompile"):
+                optimizer.step()
+        results.append(weights)
+    torch.testing.assert_close(*results)
