@@ -29,11 +29,14 @@ CASES = list(product(DTYPES, [16, 48], [False, True]))  # 48 is widened to 64
 
 
 def inputs(dtype: str, d_head: int, with_documents: bool, length: int = LENGTH) -> tuple[list[Tensor], Tensor | None]:
-    """q, k, v and the gradient of the output, and where the documents of two sequences start."""
+    """q, k, v and the gradient of the output, and where the documents of two sequences start.
+
+    One document starts at the last position of a tile: it is the next tile that goes on with it.
+    """
     generator = torch.Generator().manual_seed(d_head)
     tensors = [torch.randn(2, length, 2, d_head, generator=generator).to(DTYPES[dtype]) for _ in range(4)]
     positions = torch.arange(length)
-    starts = torch.stack([positions // 37 * 37, (positions >= 131) * 131])
+    starts = torch.stack([positions // 37 * 37, (positions >= 127) * 127])
     return [tensor.transpose(1, 2) for tensor in tensors], starts if with_documents else None
 
 
