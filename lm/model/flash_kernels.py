@@ -55,13 +55,15 @@ _KEY_GRADIENTS = {
 
 
 def forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Q, K, V (B, H, T, d) in bfloat16 or float32 -> O (B, H, T, d) and L (B, H, T) in float32."""
+    """Q, K, V (B, H, T, d) in bfloat16 or float32 -> O (B, H, T, d) and L (B, H, T) in float32.
+
+    The numbers of a row, in its last dimension, must be next to each other in memory; `document_starts` is contiguous.
+    """
     (B, H, T, d), W = Q.shape, _width(Q)
-    Q, K, V = (_dense_rows(x) for x in (Q, K, V))
     O, L = torch.empty_like(Q), Q.new_empty(B, H, T, dtype=torch.float32)
     tiles = _tiles(_FORWARD, Q)
     flash_forward[(B * H * triton.cdiv(T, tiles["r"]),)](
-        *(Q, K, V, O, L, _dense(document_starts)),
+        *(Q, K, V, O, L, document_starts),
         *(x.stride()[:3] for x in (Q, K, V, O)),
         *(H, T, 1 / math.sqrt(d), d, W),
         **tiles,
@@ -74,9 +76,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients dQ, dK, dV (B, H, T, d), of that of O."""
     (B, H, T, d), W = Q.shape, _width(Q)
-    dO, Q, K, V, O = (_dense_rows(x) for x in (dO, Q, K, V, O))
+    dO = dO if dO.stride(-1) == 1 else dO.contiguous()  # as of a sum, whose gradient is one number for all
     dQ, dK, dV, D = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V), torch.empty_like(L)
-    document_starts = _dense(document_starts)
     numbers = (H, T, 1 / math.sqrt(d), d, W)
 
     tiles = _tiles(_QUERY_GRADIENT, Q)
@@ -105,14 +106,6 @@ def backward(
 
 def _width(Q: Tensor) -> int:
     return max(16, triton.next_power_of_2(Q.shape[-1]))  # the least that a tensor core multiplies
-
-
-def _dense_rows(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _dense(document_starts: Tensor | None) -> Tensor | None:
-    return None if document_starts is None else document_starts.contiguous()
 
 
 def _tiles(table: dict[tuple[torch.dtype, int], dict[str, int]], Q: Tensor) -> dict[str, int]:
