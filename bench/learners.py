@@ -5,8 +5,8 @@ targets)` is its own loss, in nats a token, through `model`, which may be compil
 device, the ways it has to compute attention that are worth trying there. `source` is the checkout or nothing.
 
 All have the same widths, heads, vocabulary and context, and a head of its own beside the embedding. `transformers`,
-`llama2c` and `litgpt` are ours in other words; the first two start with our weights, so that their first loss must be
-ours. nanoGPT has learned positions and a GELU layer of 4 d_model instead of SwiGLU's d_ff: about the same parameters.
+`llama2c` and `litgpt` are ours in other words; the first two can `start_from` our weights, and must then have our loss.
+nanoGPT has learned positions and a GELU layer of 4 d_model instead of SwiGLU's d_ff: about the same parameters.
 
 Each library is imported where it is used, so that another may be missing.
 """
@@ -64,6 +64,8 @@ class Transformers:
             use_cache=False,
         )
         self.model = LlamaForCausalLM(llama_config)
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
         names = {
             "token_embeddings": "model.embed_tokens",
             "ln_final": "model.norm",
@@ -76,11 +78,12 @@ class Transformers:
             "ln1": "input_layernorm",
             "ln2": "post_attention_layernorm",
         }
-        weights = _our_weights(config, vocab_size, names)
+        weights = _renamed(weights, names)
+        d_head = self.model.config.head_dim
         for name, weight in weights.items():
             if "q_proj" in name or "k_proj" in name:
                 # It turns the two halves of a head against each other, where ours turns neighbours.
-                pairs = weight.view(-1, config.d_head // 2, 2, config.d_model)
+                pairs = weight.view(-1, d_head // 2, 2, weight.shape[1])
                 weights[name] = pairs.transpose(1, 2).reshape(weight.shape)
         self.model.load_state_dict(weights)
 
@@ -128,7 +131,9 @@ class Llama2c:
             dropout=0.0,
         )
         self.model = module.Transformer(settings)
-        self.model.output.weight = nn.Parameter(torch.empty_like(self.model.output.weight))
+        self.model.output.weight = nn.Parameter(self.model.output.weight.detach().clone())
+
+    def start_from(self, weights: dict[str, Tensor]) -> None:
         names = {
             "token_embeddings": "tok_embeddings",
             "ln_final": "norm",
@@ -141,7 +146,7 @@ class Llama2c:
             "ln1": "attention_norm",
             "ln2": "ffn_norm",
         }
-        self.model.load_state_dict(_our_weights(config, vocab_size, names))
+        self.model.load_state_dict(_renamed(weights, names))
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         self.model(inputs, targets)
@@ -217,7 +222,8 @@ SYSTEMS: dict[str, type] = {
     "litgpt": LitGpt,
 }
 LEARNERS = SYSTEMS | {"gpt2": Gpt2}  # of another shape, so only where it is asked which learns faster
-SAME_START = ("lm", "transformers", "llama2c")  # the same function of the same weights
+# The same function of the same weights as ours.
+SAME_FUNCTION = tuple(name for name, system in SYSTEMS.items() if hasattr(system, "start_from"))
 
 Step = Callable[[Tensor, Tensor, float], float | Tensor]
 
@@ -265,15 +271,15 @@ def make_step(system: Any, optim: OptimConfig, precision: str, device: torch.dev
     return step
 
 
-def _our_weights(config: ModelConfig, vocab_size: int, names: dict[str, str]) -> dict[str, Tensor]:
-    """The weights that `Lm` starts with, under another system's names of layers."""
-    weights = {}
-    for name, weight in Lm(config, vocab_size, "sdpa", None).model.state_dict().items():
+def _renamed(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Weights of ours under another system's names of layers."""
+    renamed = {}
+    for name, weight in weights.items():
         path = f".{name}"
         for ours, theirs in names.items():  # the first that fits wins: attn.output_proj before attn
             path = path.replace(f".{ours}.", f".{theirs}.")
-        weights[path[1:]] = weight
-    return weights
+        renamed[path[1:]] = weight
+    return renamed
 
 
 def _module(source: Path | None) -> ModuleType:

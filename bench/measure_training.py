@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learners import LEARNERS, make_step
+from learners import LEARNERS, SAME_FUNCTION, Lm, make_step
 from measure import _peak as resident_peak
 from measure import _reset_peak as reset_resident_peak
 
@@ -69,6 +69,8 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     before = _reset_peak(device)
 
     system = System(config, job["vocab_size"], job["attention"], source)
+    if job["system"] in SAME_FUNCTION:
+        system.start_from(Lm(config, job["vocab_size"], "sdpa", None).model.state_dict())
     parameters = sum(p.numel() for p in system.model.parameters())
     step = make_step(system, optim, dtype, device, job["compile"])
     start = time.perf_counter()

@@ -70,6 +70,8 @@ def test_a_step_of_ours_is_that_of_the_others(tiny: Any, bench: Any) -> None:
     losses = []
     for name in ("lm", "transformers"):
         system = learners.SYSTEMS[name](shape.model, shape.vocab_size, "sdpa", None)
+        if name != "lm":
+            system.start_from(learners.Lm(shape.model, shape.vocab_size, "sdpa", None).model.state_dict())
         step = learners.make_step(system, shapes.OPTIM, "float32", torch.device("cpu"), compiled=False)
         inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
         losses.append([float(step(inputs, targets, 3e-3)) for _ in range(10)])
