@@ -7,13 +7,14 @@ from lm.training.adamw import AdamW
 from lm.training.device import why_not_compile
 
 
-def test_adamw_equals_torchs_over_many_steps():
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+def test_adamw_equals_torchs_over_many_steps(eps):
     torch.manual_seed(0)
     start = [torch.randn(4, 3), torch.randn(5)]
     results = []
     for kind in (AdamW, torch.optim.AdamW):
         weights = [w.clone().requires_grad_() for w in start]
-        optimizer = kind(weights, lr=0.02, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.1)
+        optimizer = kind(weights, lr=0.02, betas=(0.9, 0.95), eps=eps, weight_decay=0.1)
         torch.manual_seed(1)
         for _ in range(30):
             optimizer.zero_grad()

@@ -81,6 +81,16 @@ def test_many_steps_equal_torchs(dtype):
         assert (mine - other).norm() < 0.03 * (mine - before).norm()
 
 
+def test_the_products_are_computed_in_the_dtype_asked_for():
+    directions = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.zeros(6, 15, requires_grad=True)
+        take_steps(Muon([weight], [], lr=1.0, dtype=dtype), 1, 1)
+        directions.append(weight.detach() / (0.2 * 15**0.5))
+    exact, rounded = directions
+    assert 1e-4 < (exact - rounded).norm() / exact.norm() < 0.03
+
+
 def test_many_steps_equal_a_plain_loop_over_the_matrices():
     ours, plain = weights(), [w.detach().double() for w in weights()]
     take_steps(Muon(ours, [], lr=0.02, momentum=0.9, weight_decay=0.1), 1, 10)
