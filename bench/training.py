@@ -5,8 +5,8 @@
 All systems train the same shape with a head of its own, on the same tokens, in the same precision, with AdamW of the
 same settings and gradients clipped at norm 1; learners.py says how each is used. A figure is the median of
 measurements in fresh processes, in which the systems take turns, and each of these the median of its steps;
-measure_training.py does that. A system that has several ways to compute attention is measured once with each, and then
-with the fastest. `mfu` is tokens a second times lm.model.accounting's FLOPs a token, the same for all, over the FLOP/s
+measure_training.py does that. A system that has several ways to compute attention is tried once with each, and then
+measured with the fastest. `mfu` is tokens a second times lm.model.accounting's FLOPs a token, the same for all, over the FLOP/s
 of a large matrix product in the same precision, measured in the same run.
 
 Losses are checked: the first one of a system that starts with our weights must be ours, and that of any system must lie
@@ -21,6 +21,7 @@ The shapes are Llama-like; laptop is the model of params.yaml as released. The t
 import argparse
 import math
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -50,6 +51,7 @@ _ALLOCATORS = ("default", "tuned")
 _REPEATS = 3
 _SECONDS = 6.0  # of timed steps in a process
 _QUICK_SECONDS = 3.0
+_QUICK_LIMIT = 190.0  # in seconds; what is under way then may take some more
 _TIMEOUT = 900.0
 
 _START_TOLERANCE = 0.05  # of ln(vocab_size)
@@ -83,6 +85,7 @@ Run = dict[str, Any]
 
 def main() -> None:
     args = parse()
+    started = time.monotonic()
     device = pick_device(args.device)
     systems, missing = present(args)
     cells = plan(args, device)
@@ -99,6 +102,9 @@ def main() -> None:
             for _ in measure(cells, systems, args.allocators, repeats, job, runs, peaks, problems):
                 if args.json:
                     write_json(args.json, summary(runs, peaks, args.allocators))
+                if args.quick and time.monotonic() - started > _QUICK_LIMIT:
+                    problems.append(Problem("the rest", "--quick ends after four minutes"))
+                    break
         finally:  # on Ctrl-C too
             print(report(summary(runs, peaks, args.allocators), peaks, device, problems))
 
@@ -182,10 +188,15 @@ def measure(
     peaks: dict[str, float],
     problems: list[Problem],
 ) -> Iterator[None]:
-    """Measure every system on every cell, adding to `runs`, `peaks` and `problems`; yields after each measurement."""
+    """Measure every system on every cell, adding to `runs`, `peaks` and `problems`; yields after each measurement.
+
+    The ways to compute attention are tried once, with one allocator; then a system goes on with its fastest.
+    """
     per_cell = [setup for name in systems for setup in setups(name, allocators, job["device"])]
-    fixed = {(setup.system, setup.allocator) for setup in per_cell}
-    with tqdm(total=len(cells) * (len(per_cell) + (repeats - 1) * len(fixed)), unit="process") as bar:
+    first = {setup.system: setup.allocator for setup in reversed(per_cell)}
+    tried = sum(setup.allocator == first[setup.system] for setup in per_cell)
+    repeated = len({(setup.system, setup.allocator) for setup in per_cell})
+    with tqdm(total=len(cells) * (tried + repeats * repeated - len(systems)), unit="process") as bar:
         for cell in cells:
             shape = SHAPES[cell.shape]
             of_cell = runs.setdefault(cell, {})
@@ -194,7 +205,10 @@ def measure(
             # Anew for each cell, and the most of all: a machine that others use is not always at its best.
             peaks[cell.dtype] = max(peak(cell.dtype, job), peaks.get(cell.dtype, 0.0))
             for repeat in range(repeats):
-                for setup in per_cell if repeat == 0 else fastest(of_cell):
+                for setup in per_cell:
+                    is_trial = repeat == 0 and setup.allocator == first[setup.system]
+                    if not is_trial and setup.attention != fastest_attention(of_cell, setup.system):
+                        continue
                     bar.set_postfix_str(f"{cell}, {setup.system}, {setup.attention}")
                     try:
                         run = train(shared | asdict(setup), systems[setup.system])
@@ -237,6 +251,12 @@ def check_start(run: Run, setup: Setup, of_cell: dict[Setup, list[Run]], dtype: 
     ours = next((runs[0]["first_loss"] for other, runs in of_cell.items() if other.system == OURS), None)
     if ours is not None and setup.system in SAME_FUNCTION and abs(loss - ours) > _SAME_FUNCTION_TOLERANCE[dtype]:
         raise NotMeasured(f"starts at a loss of {loss:.5f}, ours with the same weights at {ours:.5f}")
+
+
+def fastest_attention(of_cell: dict[Setup, list[Run]], system: str) -> str | None:
+    """The attention of a system's fastest setup, or None if it failed with each."""
+    of_system = [setup for setup in of_cell if setup.system == system]
+    return min(of_system, key=lambda setup: _seconds(of_cell[setup])).attention if of_system else None
 
 
 def fastest(of_cell: dict[Setup, list[Run]]) -> list[Setup]:
