@@ -71,10 +71,20 @@ def load(path: Path) -> Params:
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
     except ValueError as error:  # a number that Python refuses
         raise UserError(f"{path}: not valid YAML: {error}") from error
+    _complete_variants(values)
     try:
         return _build(Params, values, "")
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _complete_variants(values: Any) -> None:
+    """Give each of `ablate.variants`, which holds what it changes, the rest of `ablate.switches`."""
+    match values:
+        case {"ablate": {"switches": dict(switches), "variants": dict(variants)}}:
+            for name, changes in variants.items():
+                if isinstance(changes, dict):
+                    variants[name] = {**switches, **changes}
 
 
 def _build(kind: Any, value: Any, key: str) -> Any:

@@ -6,12 +6,12 @@ from typing import Literal
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPosition = Literal["pre", "post"]
 Position = Literal["rope", "learned", "none"]
-FeedForward = Literal["swiglu", "silu"]
+Activation = Literal["swiglu", "silu", "gelu", "relu_squared"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """`d_ff` is SwiGLU's width; `ffn: silu` is widened to 3/2 of it, so that both have the same parameters."""
+    """`d_ff` is SwiGLU's width; the others are widened to 3/2 of it, so that all have the same parameters."""
 
     d_model: int
     num_layers: int
@@ -23,7 +23,8 @@ class ModelConfig:
     norm: Norm
     norm_position: NormPosition
     position: Position
-    ffn: FeedForward
+    qk_norm: bool
+    ffn: Activation
     tie_embeddings: bool
 
     def __post_init__(self) -> None:
@@ -38,8 +39,8 @@ class ModelConfig:
             )
         if self.position == "rope" and self.d_head % 2:
             raise ValueError(f"num_heads: rope needs an even d_model / num_heads, got {self.d_head}")
-        if self.ffn == "silu" and self.d_ff % 2:
-            raise ValueError(f"d_ff: expected an even number (silu takes 3/2 of it), got {self.d_ff}")
+        if self.ffn != "swiglu" and self.d_ff % 2:
+            raise ValueError(f"d_ff: expected an even number ({self.ffn} takes 3/2 of it), got {self.d_ff}")
         if self.rope_theta <= 0:
             raise ValueError(f"rope_theta: expected a positive number, got {self.rope_theta}")
 

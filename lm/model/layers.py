@@ -4,9 +4,12 @@ Shapes: ... any leading dimensions, T sequence, D d_model, F feed-forward width,
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from lm.model.products import product
 
 
 class Linear(nn.Module):
@@ -22,7 +25,7 @@ class Linear(nn.Module):
         nn.init.trunc_normal_(self.weight, std=std, a=-3 * std, b=3 * std)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.T  # (..., d_in) -> (..., d_out)
+        return product(x, self.weight)  # (..., d_in) -> (..., d_out)
 
 
 class Embedding(nn.Module):
@@ -39,7 +42,10 @@ class Embedding(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """y = x / sqrt(mean(x²) + eps) · weight, in float32 inside (Zhang & Sennrich 2019)."""
+    """y = x / sqrt(mean(x²) + eps) · weight, in float32 inside (Zhang & Sennrich 2019).
+
+    Under autocast y has its dtype: what reads it is a product, or several, and would convert it each time.
+    """
 
     def __init__(self, d_model: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -47,9 +53,32 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        return _RMSNorm.apply(x, self.weight, self.eps, dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """With r = 1 / sqrt(mean(x²) + eps), y = x r w and h = w dL/dy: dL/dx = r (h - x r² mean(h x)), dL/dw = dL/dy x r.
+
+    PyTorch's own derivative of the forward pass keeps three tensors of the size of x; this one keeps x.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, eps, dtype):
         x32 = x.float()  # bfloat16 has 8 bits of mantissa: a sum of D squares would lose most of them
-        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return (x32 * self.weight).to(x.dtype)
+        r = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, r)
+        return (x32 * r * weight).to(dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, r = ctx.saved_tensors
+        x32, gradient = x.float(), gradient.float()
+        weight_gradient = (gradient * x32 * r).flatten(0, -2).sum(0)
+        h = gradient * weight
+        x_gradient = r * (h - x32 * (r.square() * (h * x32).mean(-1, keepdim=True)))
+        return x_gradient.to(x.dtype), weight_gradient, None, None
 
 
 class LayerNorm(nn.Module):
@@ -86,13 +115,24 @@ class SwiGLU(nn.Module):
         return self.w2(silu(self.w1(x)) * self.w3(x))
 
 
-class SiLU(nn.Module):
-    """y = W2 silu(W1 x), of width 3/2 d_ff: two matrices with the parameters of SwiGLU's three."""
+def gelu(x: Tensor) -> Tensor:
+    """x · Phi(x) (Hendrycks & Gimpel 2016), Phi being the normal distribution's cumulative function."""
+    return x * (0.5 + 0.5 * torch.erf(x / math.sqrt(2)))
 
-    def __init__(self, d_model: int, d_ff: int) -> None:
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)² (So et al. 2021)."""
+    return x.relu().square()
+
+
+class FeedForward(nn.Module):
+    """y = W2 f(W1 x), of width 3/2 d_ff: two matrices with the parameters of SwiGLU's three."""
+
+    def __init__(self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.w1 = Linear(d_model, 3 * d_ff // 2)
         self.w2 = Linear(3 * d_ff // 2, d_model)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(silu(self.w1(x)))
+        return self.w2(self.activation(self.w1(x)))

@@ -3,14 +3,23 @@
 Shapes: ... any leading dimensions, T sequence, D d_model, V vocabulary.
 """
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lm.model.attention import AttentionBackend, MultiHeadSelfAttention, RotaryEmbedding
-from lm.model.config import FeedForward, ModelConfig, Norm, NormPosition
-from lm.model.layers import Embedding, LayerNorm, Linear, RMSNorm, SiLU, SwiGLU
+from lm.model.config import Activation, ModelConfig, Norm, NormPosition
+from lm.model.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU, gelu, relu_squared, silu
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm, "none": lambda d_model: nn.Identity()}
-FEED_FORWARDS = {"swiglu": SwiGLU, "silu": SiLU}
+FEED_FORWARDS = {
+    "swiglu": SwiGLU,
+    "silu": partial(FeedForward, activation=silu),
+    "gelu": partial(FeedForward, activation=gelu),
+    "relu_squared": partial(FeedForward, activation=relu_squared),
+}
 
 
 class TransformerBlock(nn.Module):
@@ -29,22 +38,25 @@ class TransformerBlock(nn.Module):
         rope: RotaryEmbedding | None = None,
         norm: Norm = "rmsnorm",
         norm_position: NormPosition = "pre",
-        ffn: FeedForward = "swiglu",
+        qk_norm: bool = False,
+        ffn: Activation = "swiglu",
         attention_backend: AttentionBackend = "sdpa",
     ) -> None:
         super().__init__()
         self.norm_position = norm_position
         self.ln1 = NORMS[norm](d_model)
-        self.attn = MultiHeadSelfAttention(d_model, num_heads, num_kv_heads, rope, attention_backend)
+        self.attn = MultiHeadSelfAttention(d_model, num_heads, num_kv_heads, rope, qk_norm, attention_backend)
         self.ln2 = NORMS[norm](d_model)
         self.ffn = FEED_FORWARDS[ffn](d_model, d_ff)
 
-    def forward(self, x: Tensor, token_positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, token_positions: Tensor | None = None, document_starts: Tensor | None = None
+    ) -> Tensor:
         """(..., T, D) -> (..., T, D)."""
         if self.norm_position == "pre":
-            x = x + self.attn(self.ln1(x), token_positions)
+            x = x + self.attn(self.ln1(x), token_positions, document_starts)
             return x + self.ffn(self.ln2(x))
-        x = self.ln1(x + self.attn(x, token_positions))
+        x = self.ln1(x + self.attn(x, token_positions, document_starts))
         return self.ln2(x + self.ffn(x))
 
 
@@ -57,10 +69,17 @@ class TransformerLM(nn.Module):
         torch.Size([1, 3, 1000])
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, attention_backend: AttentionBackend = "sdpa") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        attention_backend: AttentionBackend = "sdpa",
+        checkpoint_activations: bool = False,
+    ) -> None:
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
+        self.checkpoint_activations = checkpoint_activations
         # A tied matrix is also the head, whose logits of a normalised vector should start at the size of 1.
         std = config.d_model**-0.5 if config.tie_embeddings else 1.0
         self.token_embeddings = Embedding(vocab_size, config.d_model, std)
@@ -79,6 +98,7 @@ class TransformerLM(nn.Module):
                 rope,
                 config.norm,
                 config.norm_position,
+                config.qk_norm,
                 config.ffn,
                 attention_backend,
             )
@@ -90,12 +110,32 @@ class TransformerLM(nn.Module):
         if config.tie_embeddings:
             self.lm_head.weight = self.token_embeddings.weight
 
-    def forward(self, token_ids: Tensor, token_positions: Tensor | None = None) -> Tensor:
-        """`token_positions` (..., T) defaults to 0, 1, ..., T - 1; T is at most `context_length`."""
+    def forward(
+        self, token_ids: Tensor, token_positions: Tensor | None = None, document_starts: Tensor | None = None
+    ) -> Tensor:
+        """`token_positions` (..., T) defaults to 0, 1, ..., T - 1; T is at most `context_length`.
+
+        With `document_starts` (B, T), a position sees no other before the one where its document begins.
+        """
+        return self.lm_head(self.hidden(token_ids, token_positions, document_starts))
+
+    def hidden(
+        self, token_ids: Tensor, token_positions: Tensor | None = None, document_starts: Tensor | None = None
+    ) -> Tensor:
+        """What the head reads, (..., T, D); arguments as for `forward`.
+
+        `checkpoint_activations` keeps only what goes into each block, and computes the rest of it again for the
+        backward pass (Chen et al. 2016).
+        """
         x = self.token_embeddings(token_ids)  # (..., T, D)
         if self.config.position == "learned":
             learned = self.position_embeddings.weight
             x = x + (learned[: x.shape[-2]] if token_positions is None else learned[token_positions])
         for layer in self.layers:
-            x = layer(x, token_positions)
-        return self.lm_head(self.ln_final(x))
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(
+                    layer, x, token_positions, document_starts, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = layer(x, token_positions, document_starts)
+        return self.ln_final(x)

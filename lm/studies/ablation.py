@@ -1,4 +1,4 @@
-"""Ablations: one switch of the model changed at a time, everything else equal, over several seeds."""
+"""Ablations: one switch changed at a time, everything else equal, over several seeds."""
 
 import dataclasses
 
@@ -8,12 +8,24 @@ from lm.training.loop import Run
 
 def cell(params: Params, variant: str, seed: int) -> Run:
     """The run of one cell: the sizes of `model`, the variant's switches, the seed, and the shorter training."""
-    switches = dataclasses.asdict(params.ablate.variants[variant])
-    scale = switches.pop("learning_rate_scale")
+    switches = params.ablate.variants[variant]
+    model = dataclasses.replace(
+        params.model,
+        norm=switches.norm,
+        norm_position=switches.norm_position,
+        position=switches.position,
+        qk_norm=switches.qk_norm,
+        ffn=switches.ffn,
+        tie_embeddings=switches.tie_embeddings,
+    )
     optim = dataclasses.replace(
         params.optim,
-        max_learning_rate=params.optim.max_learning_rate * scale,
-        min_learning_rate=params.optim.min_learning_rate * scale,
+        name=switches.optimizer,
+        schedule=switches.schedule,
+        decay_steps=switches.decay_steps,
+        decay_shape=switches.decay_shape,
+        max_learning_rate=params.optim.max_learning_rate * switches.learning_rate_scale,
+        min_learning_rate=params.optim.min_learning_rate * switches.learning_rate_scale,
     )
     train = dataclasses.replace(
         params.train,
@@ -21,5 +33,7 @@ def cell(params: Params, variant: str, seed: int) -> Run:
         max_steps=params.ablate.max_steps,
         batch_size=params.ablate.batch_size,
         eval_every=params.ablate.eval_every,
+        document_mask=switches.document_mask,
+        z_loss=switches.z_loss,
     )
-    return Run(model=dataclasses.replace(params.model, **switches), optim=optim, train=train)
+    return Run(model=model, optim=optim, train=train)

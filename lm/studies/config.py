@@ -1,37 +1,55 @@
-"""The section `ablate`: the variants of the model that are compared."""
+"""The section `ablate`: the variants of the model and its training that are compared."""
 
 import re
 from dataclasses import dataclass
 
-from lm.model.config import FeedForward, Norm, NormPosition, Position
+from lm.model.config import Activation, Norm, NormPosition, Position
+from lm.training.config import DecayShape, OptimizerName, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantConfig:
-    """Every switch of the model, so that a row of the table never depends on the section `model`."""
+class SwitchesConfig:
+    """Every switch that a variant may change, so that no row of the table depends on `model`, `optim.name` and so on.
+
+    `optimizer` is `optim.name`; the learning rates are those of `optim`, times `learning_rate_scale`.
+    """
 
     norm: Norm
     norm_position: NormPosition
     position: Position
-    ffn: FeedForward
+    qk_norm: bool
+    ffn: Activation
     tie_embeddings: bool
+    optimizer: OptimizerName
+    schedule: Schedule
+    decay_steps: int
+    decay_shape: DecayShape
+    document_mask: bool
+    z_loss: float
     learning_rate_scale: float
 
     def __post_init__(self) -> None:
         if self.learning_rate_scale <= 0:
             raise ValueError(f"learning_rate_scale: expected a positive number, got {self.learning_rate_scale}")
+        for name in ("decay_steps", "z_loss"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig:
-    """Which variants are trained, the first being the baseline, with which seeds; their shorter training."""
+    """Which variants are trained, the first being the baseline, with which seeds; their shorter training.
+
+    In params.yaml a variant holds what it changes of `switches`; here it is complete.
+    """
 
     run: list[str]
     seeds: list[int]
     max_steps: int
     batch_size: int
     eval_every: int
-    variants: dict[str, VariantConfig]
+    switches: SwitchesConfig
+    variants: dict[str, SwitchesConfig]
 
     def __post_init__(self) -> None:
         for name in ("run", "seeds"):

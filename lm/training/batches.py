@@ -62,3 +62,12 @@ def batch(tokens: np.ndarray, step: int, batch_size: int, context_length: int, s
     starts = windows * context_length
     rows = np.stack([tokens[start : start + context_length + 1] for start in starts]).astype(np.int64)
     return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
+
+
+def document_starts(token_ids: Tensor, separator: int) -> Tensor:
+    """Where the document of each position of a window begins, (B, T): a separator is the first token of its document.
+
+    Example: with separator 0 the window 5 6 0 7 8 0 has the starts 0 0 2 2 2 5.
+    """
+    positions = torch.arange(token_ids.shape[-1], device=token_ids.device)
+    return torch.where(token_ids == separator, positions, 0).cummax(-1).values

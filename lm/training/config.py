@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "wsd"]
 DecayShape = Literal["linear", "cosine", "1-sqrt"]
 
 
@@ -15,10 +17,10 @@ class OptimConfig:
     `decay_shape` its form.
     """
 
-    name: Literal["adamw", "muon"]
+    name: OptimizerName
     max_learning_rate: float
     min_learning_rate: float
-    schedule: Literal["cosine", "wsd"]
+    schedule: Schedule
     warmup_steps: int
     decay_steps: int
     decay_shape: DecayShape

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.training.loss import cross_entropy
+from lm.training.batches import document_starts
+from lm.training.loss import linear_cross_entropy
 
 CONTINUATION_TOKENS = 64
 
@@ -37,7 +38,13 @@ def windows(tokens: np.ndarray, first_input: int, length: int, batch_size: int) 
 
 @torch.no_grad()
 def mean_loss(
-    model: TransformerLM, tokens: np.ndarray, end_of_text_id: int, batch_size: int, device: torch.device, precision: str
+    model: TransformerLM,
+    tokens: np.ndarray,
+    end_of_text_id: int,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    document_mask: bool = False,
 ) -> float:
     """Mean nats a token over all of `tokens`; the sum is taken in float64."""
     length = model.config.context_length
@@ -46,9 +53,10 @@ def mean_loss(
     nats = 0.0
     for inputs, targets in tqdm(batches, "evaluating", total, leave=False, delay=2, unit="batch"):
         inputs, targets = inputs.to(device), targets.to(device)
+        starts = document_starts(inputs, end_of_text_id) if document_mask else None
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(inputs)
-        nats += cross_entropy(logits, targets).item() * targets.numel()
+            loss = linear_cross_entropy(model.hidden(inputs, document_starts=starts), model.lm_head.weight, targets)
+        nats += loss.item() * targets.numel()
     return nats / len(tokens)
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from lm.atomic import write_text
@@ -30,9 +29,9 @@ from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from lm.training.data import Data
 from lm.training.device import check_precision, keep_freed_memory, peak_flops, pick_device, why_not_compile
 from lm.training.evaluation import greedy_continuation, mean_loss
-from lm.training.loss import cross_entropy
-from lm.training.optimizer import AdamW, clip_gradients, decay_groups
+from lm.training.optimizer import make_optimizer
 from lm.training.schedule import learning_rate
+from lm.training.update import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,19 +97,24 @@ class _Training:
         self.run, self.data, self.tokenizer, self.runtime = run, data, tokenizer, runtime
         self.device, self.checkpoints, self.curve = device, checkpoints, curve
         torch.manual_seed(run.train.seed)
-        self.model = TransformerLM(run.model, tokenizer.vocab_size, runtime.attention_backend).to(device)
-        self.optimizer = AdamW(
-            decay_groups(self.model, run.optim.weight_decay),
-            betas=(run.optim.beta1, run.optim.beta2),
-            eps=run.optim.eps,
-        )
+        self.model = TransformerLM(
+            run.model, tokenizer.vocab_size, runtime.attention_backend, runtime.checkpoint_activations
+        ).to(device)
+        self.optimizer = make_optimizer(self.model, run.optim, run.train.precision)
         self.progress = Progress(step=0, history=[], losses=[])
-        self.forward: Callable[[Tensor], Tensor] = self.model
-        if runtime.compile:
-            if reason := why_not_compile(device):
-                print(f"runtime.compile: going on without torch.compile: {reason}")
-            else:
-                self.forward = torch.compile(self.model)
+        reason = why_not_compile(device) if runtime.compile else None
+        if reason:
+            print(f"runtime.compile: going on without torch.compile: {reason}")
+        self.update = Update(
+            self.model,
+            self.optimizer,
+            precision=run.train.precision,
+            max_grad_norm=run.optim.max_grad_norm,
+            z_loss=run.train.z_loss,
+            document_separator=tokenizer.end_of_text_id if run.train.document_mask else None,
+            micro_batch_size=runtime.micro_batch_size,
+            compile=runtime.compile and not reason,
+        )
         if path := checkpoints.latest():
             self.progress = checkpoints.restore(path, self.model, self.optimizer)
             print(f"going on from step {self.progress.step} of {run.train.max_steps} ({path})")
@@ -157,28 +161,12 @@ class _Training:
         )
 
     def _update(self, step: int) -> tuple[float, float]:
-        """One update from one batch, in micro batches whose gradients add up; returns loss and gradient norm."""
-        config = self.run.train
+        """Update number `step` = 1, 2, ...; returns loss and gradient norm."""
+        run = self.run
         inputs, targets = batch(
-            self.data.train, step - 1, config.batch_size, self.run.model.context_length, config.seed
+            self.data.train, step - 1, run.train.batch_size, run.model.context_length, run.train.seed
         )
-        size = self.runtime.micro_batch_size or config.batch_size
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for micro_inputs, micro_targets in zip(inputs.split(size), targets.split(size)):
-            micro_inputs, micro_targets = micro_inputs.to(self.device), micro_targets.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                logits = self.forward(micro_inputs)  # (B, T, V)
-            loss = cross_entropy(logits, micro_targets) * (len(micro_inputs) / config.batch_size)
-            loss.backward()
-            total += loss.detach()
-        norm = clip_gradients(self.model.parameters(), self.run.optim.max_grad_norm)
-        loss_value, norm_value = total.item(), norm.item()
-        if math.isfinite(loss_value) and math.isfinite(norm_value):
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(step, self.run.optim, config.max_steps)
-            self.optimizer.step()
-        return loss_value, norm_value
+        return self.update(inputs, targets, learning_rate(step, run.optim, run.train.max_steps))
 
     def _evaluate(self, grad_norm: float | None) -> bool:
         """Measure, add a row to the history and the CSV, keep this state as a checkpoint; false if nothing is finite.
@@ -189,7 +177,9 @@ class _Training:
         self.model.eval()
         batch_size = self.runtime.micro_batch_size or config.batch_size
         end_of_text = self.tokenizer.end_of_text_id
-        val_loss = mean_loss(self.model, data.val, end_of_text, batch_size, self.device, config.precision)
+        val_loss = mean_loss(
+            self.model, data.val, end_of_text, batch_size, self.device, config.precision, config.document_mask
+        )
         continuation = greedy_continuation(self.model, self.tokenizer, config.prompt, self.device)
         self.model.train()
         finite = math.isfinite(val_loss)

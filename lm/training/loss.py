@@ -1,6 +1,15 @@
-"""Cross-entropy from logits."""
+"""Cross-entropy: from logits, and from what stands in front of the head without ever holding all logits.
 
+Shapes: ... any leading dimensions, N tokens, D d_model, V vocabulary.
+"""
+
+import torch
 from torch import Tensor
+
+from lm.model.products import product
+
+# Logits of one chunk: on a CPU they stay in its cache, on a GPU they fill it.
+_CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -17,3 +26,70 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.float()
     target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (...)
     return (logits.logsumexp(-1) - target_logits).mean()
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
+    """`cross_entropy(hidden @ weight.T, targets)`, chunk by chunk of the tokens.
+
+    The gradient with respect to the logits is softmax - onehot, known as soon as they are: each chunk's logits give
+    their share of both gradients at once and are forgotten. So neither they nor their softmax exist for all tokens,
+    and no product is done twice.
+
+    Args:
+        hidden: (..., D), what the head reads.
+        weight: (V, D), the head.
+        targets: (...), token ids.
+        z_loss: adds z_loss · mean((log sum exp logits)²), which keeps the logits near 0 (Chowdhery et al. 2022, 5).
+
+    Under autocast the products are in its dtype; softmax, loss and the sum of the weight's gradient are in float32.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    return _LinearCrossEntropy.apply(
+        hidden.flatten(0, -2), weight, targets.flatten(), z_loss, dtype, torch.is_grad_enabled()
+    )
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, z_loss, dtype, with_gradients):  # (N, D), (V, D), (N)
+        num_tokens = len(hidden)
+        num_chunks = -(-num_tokens * len(weight) // _CHUNK_LOGITS[hidden.device.type])
+        head = weight.to(dtype)
+        loss = torch.zeros((), dtype=_sum_dtype(dtype), device=hidden.device)
+        if with_gradients:
+            hidden_gradient = torch.empty_like(hidden)
+            weight_gradient = torch.zeros_like(weight)
+        for x, x_targets, x_gradient in zip(
+            hidden.tensor_split(num_chunks),
+            targets.tensor_split(num_chunks),
+            hidden_gradient.tensor_split(num_chunks) if with_gradients else [None] * num_chunks,
+        ):
+            x = x.to(dtype)
+            logits = product(x, head).to(loss.dtype)  # (N / num_chunks, V)
+            rows = x_targets.unsqueeze(-1)
+            target_logits = logits.gather(-1, rows)
+            maximum = logits.amax(-1, keepdim=True)
+            exp = logits.sub_(maximum).exp_()
+            total = exp.sum(-1, keepdim=True)
+            log_total = maximum + total.log()
+            loss += (log_total - target_logits).sum() + z_loss * log_total.square().sum()
+            if with_gradients:
+                scale = (1 + 2 * z_loss * log_total) / num_tokens
+                gradient = exp.mul_(scale / total)
+                gradient.scatter_add_(-1, rows, torch.full_like(target_logits, -1 / num_tokens))
+                gradient = gradient.to(dtype)
+                x_gradient.copy_(product(gradient, head.T))
+                weight_gradient += product(gradient.T, x.T)
+        if with_gradients:
+            ctx.save_for_backward(hidden_gradient, weight_gradient)
+        return loss / num_tokens
+
+    @staticmethod
+    def backward(ctx, gradient):
+        hidden_gradient, weight_gradient = ctx.saved_tensors
+        return hidden_gradient * gradient, weight_gradient * gradient, None, None, None, None
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

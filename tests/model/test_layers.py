@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lm.model.layers import Embedding, LayerNorm, Linear, RMSNorm, SiLU, SwiGLU, silu
+from lm.model.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU, silu
 
 
 @pytest.fixture(autouse=True)
@@ -76,5 +76,5 @@ def test_swiglu_by_hand():
     assert ffn(torch.ones(1)).item() == pytest.approx(2 * sigmoid - 3 * (1 - sigmoid))
 
 
-def test_silu_layer_has_as_many_parameters_as_swiglu():
-    assert sum(p.numel() for p in SiLU(24, 64).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())
+def test_feed_forward_has_as_many_parameters_as_swiglu():
+    assert sum(p.numel() for p in FeedForward(24, 64, silu).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())

@@ -5,7 +5,8 @@ import torch
 from lm.model.accounting import parameters
 from lm.model.transformer import TransformerLM
 from lm.studies.ablation import cell
-from lm.studies.config import VariantConfig
+from lm.config import Params
+from lm.studies.config import SwitchesConfig
 
 
 def test_a_cell_changes_the_switches_and_nothing_else(params):
@@ -15,12 +16,20 @@ def test_a_cell_changes_the_switches_and_nothing_else(params):
     assert dataclasses.replace(cell(params, "baseline", 2).train, seed=1) == baseline.train
 
 
-def test_a_row_does_not_depend_on_the_switches_of_the_model(params):
+def test_a_row_does_not_depend_on_the_switches_of_the_main_run(params):
     switched = dataclasses.replace(
         params,
         model=dataclasses.replace(
-            params.model, norm="none", norm_position="post", position="none", ffn="silu", tie_embeddings=True
+            params.model,
+            norm="none",
+            norm_position="post",
+            position="none",
+            qk_norm=True,
+            ffn="silu",
+            tie_embeddings=True,
         ),
+        optim=dataclasses.replace(params.optim, name="muon", schedule="wsd", decay_steps=7, decay_shape="1-sqrt"),
+        train=dataclasses.replace(params.train, document_mask=True, z_loss=1e-3),
     )
     for variant in params.ablate.run:
         assert cell(switched, variant, 1) == cell(params, variant, 1)
@@ -56,6 +65,25 @@ def test_every_variant_of_the_issue_is_there_and_builds(params):
     assert sizes["baseline"] == sizes["silu"]
 
 
-def test_a_variant_states_every_switch():
-    names = {field.name for field in dataclasses.fields(VariantConfig)}
-    assert names == {"norm", "norm_position", "position", "ffn", "tie_embeddings", "learning_rate_scale"}
+def test_every_switch_reaches_the_run(params: Params):
+    changes = {
+        "norm": "layernorm",
+        "norm_position": "post",
+        "position": "learned",
+        "qk_norm": True,
+        "ffn": "silu",
+        "tie_embeddings": True,
+        "optimizer": "muon",
+        "schedule": "wsd",
+        "decay_steps": 7,
+        "decay_shape": "1-sqrt",
+        "document_mask": True,
+        "z_loss": 1e-3,
+        "learning_rate_scale": 0.5,
+    }
+    assert {field.name for field in dataclasses.fields(SwitchesConfig)} == set(changes)
+    baseline = cell(params, "baseline", 1)
+    for name, value in changes.items():
+        switches = dataclasses.replace(params.ablate.switches, **{name: value})
+        ablate = dataclasses.replace(params.ablate, variants={"one": switches})
+        assert cell(dataclasses.replace(params, ablate=ablate), "one", 1) != baseline, name
