@@ -6,8 +6,8 @@ All systems train the same shape with a head of its own, on the same tokens, in 
 same settings and gradients clipped at norm 1; learners.py says how each is used. A figure is the median of
 measurements in fresh processes, in which the systems take turns, and each of these the median of its steps;
 measure_training.py does that. A system that has several ways to compute attention is tried once with each, and then
-measured with the fastest. `mfu` is tokens a second times lm.model.accounting's FLOPs a token, the same for all, over the FLOP/s
-of a large matrix product in the same precision, measured in the same run.
+measured with the fastest. `mfu` is tokens a second times lm.model.accounting's FLOPs a token, the same for all, over
+the FLOP/s of a large matrix product in the same precision, measured in the same run.
 
 Losses are checked: the first one of a system that starts with our weights must be ours, and that of any system must lie
 within 5% of ln(vocab_size). One that differs, fails or is missing is named below the tables.
@@ -149,12 +149,11 @@ def parse() -> argparse.Namespace:
 
 def present(args: argparse.Namespace) -> tuple[dict[str, Path | None], list[Problem]]:
     """The systems that can run, with the path of a checkout or an interpreter, and a problem for each of the others."""
-    wanted = [name for name in SYSTEMS if name in args.systems]
-    if args.quick:
-        wanted = [name for name in wanted if name in ("lm", "transformers")]
     systems: dict[str, Path | None] = {}
     missing = []
-    for name in wanted:
+    for name in SYSTEMS:
+        if name not in (("lm", "transformers") if args.quick else args.systems):
+            continue
         path = getattr(args, name, None)
         if hasattr(args, name) and path is None:
             missing.append(Problem(name, f"no --{name}"))
