@@ -41,13 +41,23 @@ class Params:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        for name, steps in (("train", self.train.max_steps), ("ablate", self.ablate.max_steps)):
-            falling = self.optim.decay_steps if self.optim.schedule == "wsd" else 0
-            if self.optim.warmup_steps + falling > steps:
-                raise ValueError(
-                    f"{name}.max_steps: expected at least the schedule's warmup_steps and decay_steps, "
-                    f"{self.optim.warmup_steps + falling} together, got {steps}"
-                )
+        _check_steps("train.max_steps", self.train.max_steps, self.optim.warmup_steps, self.optim)
+        for name in self.ablate.run:
+            switches = self.ablate.variants[name]
+            _check_steps(
+                f"ablate.max_steps: for the variant {name}", self.ablate.max_steps, self.optim.warmup_steps, switches
+            )
+            try:
+                shared = {key: value for key, value in vars(switches).items() if key in vars(self.model)}
+                dataclasses.replace(self.model, **shared)
+            except ValueError as error:
+                raise ValueError(f"ablate.variants.{name}: with the sizes of model, {error}") from None
+
+
+def _check_steps(what: str, max_steps: int, warmup_steps: int, schedule: OptimConfig | SwitchesConfig) -> None:
+    least = warmup_steps + (schedule.decay_steps if schedule.schedule == "wsd" else 0)
+    if least > max_steps:
+        raise ValueError(f"{what}: expected at least the schedule's warmup_steps and decay_steps, {least} together, got {max_steps}")
 
 
 def load(path: Path) -> Params:

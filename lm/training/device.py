@@ -8,9 +8,11 @@ import torch
 
 from lm.errors import UserError
 
-# Dense peak in FLOP/s, bfloat16 and float32 (TF32 off), from the makers' data sheets.
+# Dense peak in FLOP/s, bfloat16 and float32 (TF32 off), from the makers' data sheets; the first name that fits counts.
 PEAKS = {
     "H200": (989e12, 67e12),
+    "H100 PCIe": (756e12, 51e12),
+    "H100 NVL": (835e12, 60e12),
     "H100": (989e12, 67e12),
     "A100": (312e12, 19.5e12),
     "L40S": (362e12, 91.6e12),

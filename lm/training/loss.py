@@ -88,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * gradient, weight_gradient * gradient, None, None, None, None
+        return hidden_gradient.mul_(gradient), weight_gradient.mul_(gradient), None, None, None, None
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -40,9 +40,9 @@ class Update:
         self.model, self.optimizer = model, optimizer
         self.precision, self.max_grad_norm, self.z_loss = precision, max_grad_norm, z_loss
         self.document_separator, self.micro_batch_size = document_separator, micro_batch_size
-        self.hidden = model.hidden
+        self.loss = self._loss
         if compile:
-            self.hidden = torch.compile(model.hidden)
+            self.loss = torch.compile(self._loss)
             optimizer.compile()
 
     def __call__(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> tuple[float, float]:
@@ -55,7 +55,7 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
         for micro_inputs, micro_targets in zip(inputs.split(size), targets.split(size)):
-            loss = self._loss(micro_inputs.to(device), micro_targets.to(device)) * (len(micro_inputs) / len(inputs))
+            loss = self.loss(micro_inputs.to(device), micro_targets.to(device)) * (len(micro_inputs) / len(inputs))
             loss.backward()
             total += loss.detach()
         norm = clip_gradients(self.model.parameters(), self.max_grad_norm)
@@ -69,5 +69,5 @@ class Update:
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         starts = None if self.document_separator is None else document_starts(inputs, self.document_separator)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            hidden = self.hidden(inputs, document_starts=starts)  # (B, T, D)
+            hidden = self.model.hidden(inputs, document_starts=starts)  # (B, T, D)
             return linear_cross_entropy(hidden, self.model.lm_head.weight, targets, self.z_loss)
