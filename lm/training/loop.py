@@ -100,7 +100,7 @@ class _Training:
         self.model = TransformerLM(
             run.model, tokenizer.vocab_size, runtime.attention_backend, runtime.checkpoint_activations
         ).to(device)
-        self.optimizer = make_optimizer(self.model, run.optim, run.train.precision)
+        self.optimizer = make_optimizer(self.model, run.optim)
         self.progress = Progress(step=0, history=[], losses=[])
         reason = why_not_compile(device) if runtime.compile else None
         if reason:

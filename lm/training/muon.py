@@ -21,7 +21,7 @@ class Muon(AdamW):
 
     The factor gives an update the root mean square that AdamW's have, so that both algorithms take the same learning
     rate and weight decay (Liu et al. 2025, 2.2). The group of the matrices is the one that has a `momentum`. `dtype` is
-    that of the products that orthogonalise; bfloat16 suffices, and is faster by far where the hardware has it.
+    that of the products that orthogonalise: bfloat16 suffices (Jordan et al.), and is faster by far.
 
     Raises:
         ValueError: one of `matrices` has not two dimensions.
@@ -36,7 +36,7 @@ class Muon(AdamW):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         matrices = list(matrices)
         for p in matrices:

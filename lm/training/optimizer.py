@@ -1,7 +1,7 @@
 """Which parameters are updated by what, and gradient clipping."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,11 @@ from lm.training.config import OptimConfig
 from lm.training.muon import Muon
 
 
-def make_optimizer(
-    model: TransformerLM, config: OptimConfig, precision: Literal["float32", "bfloat16"] = "float32"
-) -> AdamW | Muon:
+def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
     """The optimizer that `config` names; the loop sets the learning rate of all its groups at every step.
 
-    Muon takes the matrices of the blocks, and orthogonalises them in `precision`, the training's. Embeddings and head
-    stay with AdamW (Jordan et al. 2024): a row of theirs belongs to one token, and its gradient has a size of its own.
+    Muon takes the matrices of the blocks. Embeddings and head stay with AdamW (Jordan et al. 2024): a row of theirs
+    belongs to one token, and its gradient has a size of its own.
     """
     betas = config.beta1, config.beta2
     groups = decay_groups(model, config.weight_decay)
@@ -34,7 +32,6 @@ def make_optimizer(
         betas=betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
-        dtype=getattr(torch, precision),
     )
 
 

@@ -93,7 +93,7 @@ def test_the_products_are_computed_in_the_dtype_asked_for():
 
 def test_many_steps_equal_a_plain_loop_over_the_matrices():
     ours, plain = weights(), [w.detach().double() for w in weights()]
-    take_steps(Muon(ours, [], lr=0.02, momentum=0.9, weight_decay=0.1), 1, 10)
+    take_steps(Muon(ours, [], lr=0.02, momentum=0.9, weight_decay=0.1, dtype=torch.float32), 1, 10)
     velocities = [torch.zeros_like(w) for w in plain]
     generator = torch.Generator().manual_seed(1)
     for _ in range(10):
@@ -108,7 +108,7 @@ def test_many_steps_equal_a_plain_loop_over_the_matrices():
 
 def test_the_first_step_by_hand():
     weight = torch.tensor([[2.0, 0.0]], requires_grad=True)
-    optimizer = Muon([weight], [], lr=0.1, weight_decay=0.5)
+    optimizer = Muon([weight], [], lr=0.1, weight_decay=0.5, dtype=torch.float32)
     weight.grad = torch.tensor([[-300.0, 0.0]])
     optimizer.step()
     f = 1.0  # the direction of one row is the row of norm 1, after five times the polynomial
