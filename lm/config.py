@@ -22,7 +22,7 @@ from lm.corpus.config import DataConfig
 from lm.errors import UserError
 from lm.generation.config import SampleConfig
 from lm.model.config import ModelConfig
-from lm.studies.config import AblateConfig
+from lm.studies.config import AblateConfig, SwitchesConfig
 from lm.tokenizer.config import TokenizerConfig
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 
@@ -41,23 +41,23 @@ class Params:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        _check_steps("train.max_steps", self.train.max_steps, self.optim.warmup_steps, self.optim)
+        _check_schedule("train", self.train.max_steps, self.optim.warmup_steps, self.optim)
         for name in self.ablate.run:
             switches = self.ablate.variants[name]
-            _check_steps(
-                f"ablate.max_steps: for the variant {name}", self.ablate.max_steps, self.optim.warmup_steps, switches
-            )
             try:
-                shared = {key: value for key, value in vars(switches).items() if key in vars(self.model)}
-                dataclasses.replace(self.model, **shared)
+                _check_schedule("ablate", self.ablate.max_steps, self.optim.warmup_steps, switches)
+                dataclasses.replace(self.model, **{k: v for k, v in vars(switches).items() if k in vars(self.model)})
             except ValueError as error:
-                raise ValueError(f"ablate.variants.{name}: with the sizes of model, {error}") from None
+                raise ValueError(f"ablate.variants.{name}: {error}") from None
 
 
-def _check_steps(what: str, max_steps: int, warmup_steps: int, schedule: OptimConfig | SwitchesConfig) -> None:
-    least = warmup_steps + (schedule.decay_steps if schedule.schedule == "wsd" else 0)
-    if least > max_steps:
-        raise ValueError(f"{what}: expected at least the schedule's warmup_steps and decay_steps, {least} together, got {max_steps}")
+def _check_schedule(section: str, max_steps: int, warmup_steps: int, schedule: OptimConfig | SwitchesConfig) -> None:
+    falling = schedule.decay_steps if schedule.schedule == "wsd" else 0
+    if warmup_steps + falling > max_steps:
+        raise ValueError(
+            f"{section}.max_steps: expected at least the schedule's warmup_steps and decay_steps, "
+            f"{warmup_steps + falling} together, got {max_steps}"
+        )
 
 
 def load(path: Path) -> Params:

@@ -1,3 +1,5 @@
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ def edited(params_text: str, key: str, value: str) -> str:
     for line in params_text.splitlines():
         if not line.startswith(" "):
             inside = line.startswith(f"{section}:")
-        if replaced and line.startswith("  - "):
-            continue  # an item of the list that was there
+        if replaced and line.startswith(("  - ", "   ")):
+            continue  # an item of the list, or a key of the section, that was there
         replaced = inside and line.startswith(f"  {name}:")
         lines.append(f"  {name}: {value}" if replaced else line)
     return "\n".join(lines)
@@ -83,6 +85,23 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
         ("optim.eps", "1" + "0" * 400, "optim.eps: expected a number, got 1000"),
         ("model.d_model", "1" + "0" * 5000, "not valid YAML: Exceeds the limit"),
         ("ablate.seeds", "[1, 1]", "ablate.seeds: expected at least one entry and none twice"),
+        ("model.qk_norm", "off", "model.qk_norm: expected true or false, got 'off'"),
+        ("model.ffn", "relu", "model.ffn: expected 'swiglu' | 'silu' | 'gelu' | 'relu_squared', got 'relu'"),
+        ("optim.name", "sgd", "optim.name: expected 'adamw' | 'muon', got 'sgd'"),
+        ("optim.momentum", "1", "optim.momentum: expected 0 or more and less than 1, got 1.0"),
+        ("optim.momentum", "-0.1", "optim.momentum: expected 0 or more and less than 1, got -0.1"),
+        ("optim.decay_shape", "sqrt", "optim.decay_shape: expected 'linear' | 'cosine' | '1-sqrt', got 'sqrt'"),
+        ("train.z_loss", "-1e-4", "train.z_loss: expected 0 or more, got -0.0001"),
+        ("train.z_loss", "true", "train.z_loss: expected a number, got True"),
+        ("train.document_mask", "yes", "train.document_mask: expected true or false, got 'yes'"),
+        ("runtime.checkpoint_activations", "0", "runtime.checkpoint_activations: expected true or false, got 0"),
+        (
+            "runtime.attention_backend",
+            "flash2",
+            "runtime.attention_backend: expected 'reference' | 'sdpa' | 'flash', got 'flash2'",
+        ),
+        ("ablate.switches", "[]", "ablate.switches: expected a section of keys, got []"),
+        ("ablate.variants", "none", "ablate.variants: expected a mapping, got 'none'"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(text, tmp_path, key, value, message):
@@ -110,6 +129,64 @@ def test_a_key_that_stands_twice_is_named(text, tmp_path):
 def test_an_ablation_of_an_unknown_variant_is_named(text, tmp_path):
     with pytest.raises(UserError, match="ablate.run: expected names out of variants .*, got 'no-nrm'"):
         load(text.replace("  - no-norm\n", "  - no-nrm\n"), tmp_path)
+
+
+NO_NORM = "    no-norm:\n      norm: none\n"
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ("      nrm: none\n", "ablate.variants.no-norm.nrm: unknown key; did you mean ablate.variants.no-norm.norm?"),
+        ("      d_model: 64\n", "ablate.variants.no-norm.d_model: unknown key; "),
+        ("      norm: off\n", "ablate.variants.no-norm.norm: expected 'rmsnorm' | 'layernorm' | 'none', got 'off'"),
+        ("      optimizer: sgd\n", "ablate.variants.no-norm.optimizer: expected 'adamw' | 'muon', got 'sgd'"),
+        ("      z_loss: -1\n", "ablate.variants.no-norm.z_loss: expected 0 or more, got -1.0"),
+        ("      learning_rate_scale: 0\n", "ablate.variants.no-norm.learning_rate_scale: expected a positive number"),
+        ("      decay_steps: 1.5\n", "ablate.variants.no-norm.decay_steps: expected a whole number, got 1.5"),
+        ("      decay_steps: -1\n", "ablate.variants.no-norm.decay_steps: expected 0 or more, got -1"),
+        ("      - norm\n", "ablate.variants.no-norm: expected a section of keys, got ['norm']"),
+        ("", "ablate.variants.no-norm: expected a section of keys, got None"),
+        (
+            "      schedule: wsd\n      decay_steps: 101\n",
+            "ablate.variants.no-norm: ablate.max_steps: expected at least the schedule's warmup_steps and decay_steps, "
+            "121 together, got 120",
+        ),
+    ],
+)
+def test_a_wrong_variant_is_named_with_what_was_expected(text, tmp_path, variant, message):
+    with pytest.raises(UserError) as error:
+        load(text.replace(NO_NORM, f"    no-norm:\n{variant}"), tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_variant_takes_what_it_does_not_name_from_the_switches(text, tmp_path):
+    switched = text.replace("    qk_norm: false\n", "    qk_norm: true\n")  # of ablate, deeper than that of model
+    params = load(switched.replace(NO_NORM, NO_NORM + "      qk_norm: false\n      z_loss: 0.1\n"), tmp_path)
+    variants = params.ablate.variants
+    assert (variants["baseline"].qk_norm, variants["baseline"]) == (True, params.ablate.switches)
+    assert dataclasses.replace(variants["no-norm"], norm="rmsnorm", qk_norm=True, z_loss=0.0) == params.ablate.switches
+    assert not params.model.qk_norm and not variants["no-norm"].qk_norm
+
+
+def test_a_missing_switch_is_named(text, tmp_path):
+    with pytest.raises(UserError, match="ablate.switches.qk_norm: missing key, expected true or false"):
+        load(text.replace("    qk_norm: false\n", ""), tmp_path)
+    with pytest.raises(UserError, match="ablate.switches: missing key, expected a section of keys"):
+        load(re.sub(r"  switches:.*\n(    .*\n)+", "", text), tmp_path)
+
+
+def test_a_variant_that_does_not_fit_the_sizes_of_the_model_is_named_where_it_is_run(text, tmp_path):
+    odd = edited(text, "model.d_ff", "255") + "\n"
+    with pytest.raises(UserError, match="ablate.variants.silu: d_ff: expected an even number .*, got 255"):
+        load(odd, tmp_path)
+    assert load(odd.replace("  - silu\n", ""), tmp_path).model.d_ff == 255
+
+
+def test_the_schedule_of_the_main_run_does_not_bind_the_ablation(text, tmp_path):
+    long_fall = edited(edited(text, "optim.schedule", "wsd"), "optim.decay_steps", "500")
+    assert load(long_fall, tmp_path).optim.decay_steps == 500
 
 
 def test_a_variant_whose_name_cannot_be_a_key_is_named(text, tmp_path):

@@ -46,7 +46,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return _LinearCrossEntropy.apply(
-        hidden.flatten(0, -2), weight, targets.flatten(), z_loss, dtype, torch.is_grad_enabled()
+        hidden.reshape(-1, hidden.shape[-1]), weight, targets.flatten(), z_loss, dtype, torch.is_grad_enabled()
     )
 
 
@@ -54,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, z_loss, dtype, with_gradients):  # (N, D), (V, D), (N)
         num_tokens = len(hidden)
-        num_chunks = -(-num_tokens * len(weight) // _CHUNK_LOGITS[hidden.device.type])
+        num_chunks = min(num_tokens, -(-num_tokens * len(weight) // _CHUNK_LOGITS[hidden.device.type]))
         head = weight.to(dtype)
         loss = torch.zeros((), dtype=_sum_dtype(dtype), device=hidden.device)
         if with_gradients:

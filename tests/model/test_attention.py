@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lm.model.attention import (
     MultiHeadSelfAttention,
@@ -33,13 +33,53 @@ def test_reference_attention_equals_torchs_with_a_mask(leading):
     torch.testing.assert_close(scaled_dot_product_attention(q, k, v, mask), theirs)
 
 
+BACKENDS = ["reference", "sdpa", "flash"]
+
+
+def one_document_at_a_time(q: Tensor, k: Tensor, v: Tensor, documents: list[list[int]]) -> Tensor:
+    """Causal attention by PyTorch, of each document of the given lengths alone."""
+    sequences = []
+    for sequence in zip(q, k, v, documents, strict=True):
+        parts = zip(*(x.split(sequence[3], dim=-2) for x in sequence[:3]), strict=True)
+        outputs = [nn.functional.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
+        sequences.append(torch.cat(outputs, dim=-2))
+    return torch.stack(sequences)
+
+
+DOCUMENTS = {
+    "whole": [[37], [37]],
+    "several": [[5, 1, 20, 11], [30, 7]],
+    "of one token": [[1] * 37, [36, 1]],
+}
+
+
+@pytest.mark.parametrize("documents", DOCUMENTS)
 @pytest.mark.parametrize("d_head", [8, 32])
-def test_both_backends_are_equal_with_gradients(d_head):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_documents_are_attended_to_one_at_a_time_with_gradients(backend, d_head, documents):
+    torch.manual_seed(1)
     q, k, v = (torch.randn(2, 3, 37, d_head, requires_grad=True) for _ in range(3))
-    outputs = [causal_attention(q, k, v, backend) for backend in ("reference", "sdpa")]
-    torch.testing.assert_close(*outputs)
-    gradients = [torch.autograd.grad(output.square().sum(), (q, k, v)) for output in outputs]
+    lengths = DOCUMENTS[documents]
+    starts = [sum(row[:i]) for row in lengths for i, length in enumerate(row) for _ in range(length)]
+    ours = causal_attention(q, k, v, backend, torch.tensor(starts).view(2, 37))
+    truth = one_document_at_a_time(q, k, v, lengths)
+    torch.testing.assert_close(ours, truth)
+    gradient = torch.randn_like(truth)
+    gradients = [torch.autograd.grad(output, (q, k, v), gradient) for output in (ours, truth)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    if documents == "whole":
+        torch.testing.assert_close(causal_attention(q, k, v, backend), truth)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_grouped_heads_and_documents_go_together(backend, num_kv_heads):
+    attention = MultiHeadSelfAttention(32, 4, num_kv_heads, rope=RotaryEmbedding(100.0, 8, 16), backend=backend)
+    x = torch.randn(2, 12, 32)
+    together = attention(x, document_starts=torch.tensor([[0] * 5 + [5] * 7]).expand(2, 12))
+    # rope knows distances only: it does not matter that a document alone begins at position 0
+    apart = torch.cat([attention(part) for part in x.split([5, 7], dim=1)], dim=1)
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
 
 
 def test_rope_by_hand():
@@ -49,6 +89,20 @@ def test_rope_by_hand():
     for position in range(3):  # pair 0 turns by the position, pair 1 by a tenth of it: 100^(-2/4)
         a, b = position, position / 10
         torch.testing.assert_close(y[position], torch.tensor([math.cos(a), math.sin(a), -math.sin(b), math.cos(b)]))
+
+
+def test_rope_turns_pairs_of_neighbours_as_complex_numbers():
+    rope, x = RotaryEmbedding(theta=500.0, d_head=12, context_length=40), torch.randn(2, 3, 40, 12)
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (6, 2)))
+    angles = torch.arange(40.0).double()[:, None] * 500.0 ** (-torch.arange(0, 12, 2).double() / 12)
+    expected = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+    torch.testing.assert_close(rope(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rope_keeps_the_type_of_what_it_turns():
+    rope, x = RotaryEmbedding(theta=500.0, d_head=8, context_length=16), torch.randn(4, 16, 8)
+    assert rope(x.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(rope(x.bfloat16()).float(), rope(x), rtol=2**-6, atol=2**-6)
 
 
 def test_rope_scores_depend_on_distances_only():
@@ -95,7 +149,7 @@ def test_multi_head_attention_takes_any_leading_dimensions_and_positions(leading
     torch.testing.assert_close(attention(x), attention(x, torch.arange(6)))
 
 
-@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_no_position_sees_what_comes_after_it(backend):
     attention = MultiHeadSelfAttention(16, 2, rope=RotaryEmbedding(10000.0, 8, 32), backend=backend)
     x = torch.randn(1, 9, 16)
@@ -103,3 +157,18 @@ def test_no_position_sees_what_comes_after_it(backend):
     changed[:, 5:] = torch.randn(1, 4, 16)
     torch.testing.assert_close(attention(x)[:, :5], attention(changed)[:, :5])
     assert not torch.allclose(attention(x)[:, 5:], attention(changed)[:, 5:])
+
+
+def test_qk_norm_normalises_every_query_and_key_before_they_are_turned():
+    attention = MultiHeadSelfAttention(16, 2, rope=RotaryEmbedding(100.0, 8, 32), qk_norm=True)
+    attention.q_norm.weight.data, attention.k_norm.weight.data = torch.rand(8) + 0.5, torch.rand(8) + 0.5
+    x = torch.randn(2, 6, 16)
+
+    def heads(projection: nn.Module, norm: nn.Module | None) -> Tensor:
+        y = nn.functional.linear(x, projection.weight).unflatten(-1, (2, 8)).transpose(1, 2)
+        return y if norm is None else attention.rope(nn.functional.rms_norm(y, (8,), norm.weight, eps=1e-5))
+
+    q, k = heads(attention.q_proj, attention.q_norm), heads(attention.k_proj, attention.k_norm)
+    y = nn.functional.scaled_dot_product_attention(q, k, heads(attention.v_proj, None), is_causal=True)
+    expected = nn.functional.linear(y.transpose(1, 2).flatten(-2), attention.output_proj.weight)
+    torch.testing.assert_close(attention(x), expected, rtol=1e-4, atol=1e-5)

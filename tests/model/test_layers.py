@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lm.model.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU, silu
+from lm.model.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU, gelu, relu_squared, silu
 
 
 @pytest.fixture(autouse=True)
@@ -39,18 +39,55 @@ def test_rmsnorm_by_hand():
     torch.testing.assert_close(norm(torch.tensor([3.0, 4.0])), torch.tensor([3.0, 40.0]) / math.sqrt(12.5))
 
 
+@pytest.mark.parametrize("shape", [(16,), (5, 16), (4, 3, 16)])
 @pytest.mark.parametrize(("ours", "theirs"), [(RMSNorm, nn.RMSNorm), (LayerNorm, nn.LayerNorm)])
-def test_norms_equal_torchs_with_gradients(ours, theirs):
+def test_norms_equal_torchs_with_gradients(ours, theirs, shape):
     ours, theirs = ours(16), theirs(16, eps=1e-5)
     for name, weight in ours.named_parameters():
         weight.data = torch.randn(16)
         theirs.get_parameter(name).data = weight.data.clone()
-    x = torch.randn(4, 3, 16, requires_grad=True)
+    x = torch.randn(shape, requires_grad=True)
     y = x.detach().clone().requires_grad_()
     torch.testing.assert_close(ours(x), theirs(y))
     ours(x).square().sum().backward()
     theirs(y).square().sum().backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
+    for name, weight in ours.named_parameters():
+        torch.testing.assert_close(weight.grad, theirs.get_parameter(name).grad, rtol=1e-4, atol=1e-5)
+
+
+def test_rmsnorm_keeps_one_tensor_of_the_size_of_its_input():
+    norm, x, kept = RMSNorm(16), torch.randn(64, 16, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        norm(x)
+    assert [tensor.data_ptr() for tensor in kept if tensor.numel() >= x.numel()] == [x.data_ptr()]
+
+
+def test_rmsnorm_under_autocast_gives_its_type_and_gradients_of_float32():
+    norm, exact = RMSNorm(16), nn.RMSNorm(16, eps=1e-5)
+    norm.weight.data = torch.randn(16)
+    exact.weight.data = norm.weight.data.clone()
+    x = torch.randn(4, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = norm(x)
+    truth = exact(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, truth.bfloat16())
+    gradient = torch.randn(4, 16).bfloat16()
+    ours = torch.autograd.grad(y, (x, norm.weight), gradient)
+    assert all(g.dtype == torch.float32 for g in ours)
+    torch.testing.assert_close(ours, torch.autograd.grad(truth, (x, exact.weight), gradient.float()))
+
+
+def test_rmsnorm_of_bfloat16_has_gradients_of_its_inputs_types():
+    norm, exact = RMSNorm(16), nn.RMSNorm(16, eps=1e-5)
+    x = torch.randn(4, 16).bfloat16().requires_grad_()
+    x32 = x.detach().float().requires_grad_()
+    gradient = torch.randn(4, 16).bfloat16()
+    ours = torch.autograd.grad(norm(x), (x, norm.weight), gradient)
+    theirs = torch.autograd.grad(exact(x32), (x32, exact.weight), gradient.float())
+    assert ours[0].dtype == torch.bfloat16 and ours[1].dtype == torch.float32
+    torch.testing.assert_close(ours, (theirs[0].bfloat16(), theirs[1]))
 
 
 @pytest.mark.parametrize("norm", [RMSNorm(256), LayerNorm(256)])
@@ -66,6 +103,21 @@ def test_silu_equals_torchs():
     torch.testing.assert_close(silu(x), nn.functional.silu(x))
 
 
+def test_gelu_equals_torchs_with_gradients():
+    x = torch.linspace(-8, 8, 101, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(gelu(x), nn.functional.gelu(x), rtol=0, atol=1e-14)
+    gradients = [torch.autograd.grad(f(x).sum(), x) for f in (gelu, nn.functional.gelu)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-14)
+
+
+def test_relu_squared_by_hand():
+    x = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], requires_grad=True)
+    y = relu_squared(x)
+    assert y.tolist() == [0, 0, 0, 0.25, 9]
+    y.sum().backward()
+    assert x.grad.tolist() == [0, 0, 0, 1, 6]
+
+
 def test_swiglu_by_hand():
     ffn = SwiGLU(1, 2)
     ffn.w1.weight.data = torch.tensor([[1.0], [-1.0]])
@@ -76,5 +128,16 @@ def test_swiglu_by_hand():
     assert ffn(torch.ones(1)).item() == pytest.approx(2 * sigmoid - 3 * (1 - sigmoid))
 
 
+@pytest.mark.parametrize(
+    ("activation", "torchs"),
+    [(silu, nn.functional.silu), (gelu, nn.functional.gelu), (relu_squared, lambda x: nn.functional.relu(x) ** 2)],
+)
+def test_feed_forward_is_its_equation(activation, torchs):
+    ffn, x = FeedForward(8, 12, activation), torch.randn(3, 8)
+    linear = nn.functional.linear
+    torch.testing.assert_close(ffn(x), linear(torchs(linear(x, ffn.w1.weight)), ffn.w2.weight))
+
+
 def test_feed_forward_has_as_many_parameters_as_swiglu():
-    assert sum(p.numel() for p in FeedForward(24, 64, silu).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())
+    counts = [sum(p.numel() for p in ffn.parameters()) for ffn in (FeedForward(24, 64, silu), SwiGLU(24, 64))]
+    assert counts[0] == counts[1]

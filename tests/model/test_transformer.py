@@ -7,6 +7,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lm.model.transformer import TransformerBlock, TransformerLM
 
+BACKENDS = ["sdpa", "reference", "flash"]
+
 
 def llama_of(model: TransformerLM) -> LlamaForCausalLM:
     """The same weights in transformers' Llama, which turns the halves of a head where ours turns neighbours."""
@@ -53,7 +55,7 @@ def llama_of(model: TransformerLM) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 @pytest.mark.parametrize("tie_embeddings", [False, True])
-@pytest.mark.parametrize("backend", ["sdpa", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_logits_equal_those_of_transformers_llama(small, num_kv_heads, tie_embeddings, backend):
     torch.manual_seed(0)
     config = dataclasses.replace(small, num_kv_heads=num_kv_heads, tie_embeddings=tie_embeddings)
@@ -69,7 +71,10 @@ def test_logits_equal_those_of_transformers_llama(small, num_kv_heads, tie_embed
 
 SWITCHES = list(
     itertools.product(
-        ["rmsnorm", "layernorm", "none"], ["pre", "post"], ["rope", "learned", "none"], ["swiglu", "silu"]
+        ["rmsnorm", "layernorm", "none"],
+        ["pre", "post"],
+        ["rope", "learned", "none"],
+        ["swiglu", "silu", "gelu", "relu_squared"],
     )
 )
 
@@ -116,6 +121,91 @@ def test_pre_and_post_norm_blocks_are_their_equations():
     post = TransformerBlock(32, 4, 48, norm_position="post")
     y = post.ln1(x + post.attn(x))
     torch.testing.assert_close(post(x), post.ln2(y + post.ffn(y)))
+
+
+@pytest.mark.parametrize("position", ["rope", "learned", "none"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_changing_one_document_leaves_the_others_as_they_were(small, backend, position):
+    torch.manual_seed(0)
+    model = TransformerLM(dataclasses.replace(small, position=position), vocab_size=61, attention_backend=backend)
+    token_ids = torch.randint(61, (2, 16))
+    changed = token_ids.clone()
+    changed[:, 5:11] = (changed[:, 5:11] + 1) % 61
+    starts = torch.tensor([0] * 5 + [5] * 6 + [11] * 5).expand(2, 16)
+    with torch.no_grad():
+        before, after = (model(ids, document_starts=starts) for ids in (token_ids, changed))
+        unmasked = [model(ids) for ids in (token_ids, changed)]
+    assert before[:, :5].equal(after[:, :5]) and before[:, 11:].equal(after[:, 11:])
+    assert not torch.isclose(before[:, 5:11], after[:, 5:11]).all(-1).any()
+    assert not torch.isclose(unmasked[0][:, 11:], unmasked[1][:, 11:]).all(-1).any()  # they did see it
+
+
+@pytest.mark.parametrize("norm", ["rmsnorm", "none"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_checkpointed_activations_change_no_bit(small, backend, norm):
+    config, starts = dataclasses.replace(small, norm=norm), torch.tensor([[0] * 9 + [9] * 7])
+    token_ids = torch.randint(61, (1, 16))
+    results, kept = [], []
+    for checkpoint_activations in (False, True):
+        torch.manual_seed(0)
+        model = TransformerLM(config, 61, backend, checkpoint_activations)
+        count = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(token_ids, document_starts=starts).square().mean()
+        kept.append(count)
+        loss.backward()
+        results.append({"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters()})
+    assert all(value.equal(results[1][name]) for name, value in results[0].items())
+    assert kept[1] < kept[0] / 2
+
+
+def test_the_head_reads_the_hidden_states(small):
+    model = TransformerLM(small, vocab_size=61)
+    token_ids, starts = torch.randint(61, (2, 16)), torch.tensor([[0] * 9 + [9] * 7]).expand(2, 16)
+    hidden = model.hidden(token_ids, torch.arange(16), starts)
+    assert hidden.shape == (2, 16, 32)
+    torch.testing.assert_close(model(token_ids, torch.arange(16), starts), hidden @ model.lm_head.weight.T)
+
+
+@pytest.mark.parametrize("position", ["rope", "none"])
+def test_with_qk_norm_the_sizes_of_queries_and_keys_do_not_count(small, position):
+    token_ids = torch.randint(61, (2, 16))
+    for qk_norm in (True, False):
+        torch.manual_seed(0)
+        model = TransformerLM(dataclasses.replace(small, qk_norm=qk_norm, position=position), vocab_size=61)
+        logits = []
+        for scale in (10, 100):  # large, so that the norm's epsilon does not count
+            for layer in model.layers:
+                layer.attn.q_proj.weight.data.mul_(scale)
+                layer.attn.k_proj.weight.data.mul_(scale)
+            logits.append(model(token_ids))
+        assert torch.allclose(*logits, rtol=1e-4, atol=1e-5) == qk_norm
+
+
+def test_a_model_with_qk_norm_is_causal_and_its_weights_all_learn(small):
+    torch.manual_seed(0)
+    model = TransformerLM(dataclasses.replace(small, qk_norm=True, num_kv_heads=2), vocab_size=61)
+    token_ids = torch.randint(61, (2, 12))
+    changed = token_ids.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % 61
+    logits = model(token_ids)
+    torch.testing.assert_close(model(changed)[:, :8], logits[:, :8])
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_qk_norm_adds_two_gains_a_block(small):
+    switched = TransformerLM(dataclasses.replace(small, qk_norm=True, num_kv_heads=2), vocab_size=61)
+    sizes = {name: p.numel() for name, p in switched.named_parameters()}
+    plain = {name for name, _ in TransformerLM(small, vocab_size=61).named_parameters()}
+    added = {f"layers.{i}.attn.{part}.weight": 8 for i in range(2) for part in ("q_norm", "k_norm")}
+    assert {name: sizes[name] for name in sizes.keys() - plain} == added and plain <= sizes.keys()
 
 
 def test_parameters_have_the_names_of_the_design(small):

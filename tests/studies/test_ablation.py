@@ -1,11 +1,13 @@
 import dataclasses
 
+import pytest
 import torch
 
+from lm.config import Params
+from lm.errors import UserError
 from lm.model.accounting import parameters
 from lm.model.transformer import TransformerLM
 from lm.studies.ablation import cell
-from lm.config import Params
 from lm.studies.config import SwitchesConfig
 
 
@@ -85,5 +87,14 @@ def test_every_switch_reaches_the_run(params: Params):
     baseline = cell(params, "baseline", 1)
     for name, value in changes.items():
         switches = dataclasses.replace(params.ablate.switches, **{name: value})
-        ablate = dataclasses.replace(params.ablate, variants={"one": switches})
+        ablate = dataclasses.replace(params.ablate, run=["one"], variants={"one": switches})
         assert cell(dataclasses.replace(params, ablate=ablate), "one", 1) != baseline, name
+
+
+def test_a_cell_that_cannot_be_is_named(params):
+    with pytest.raises(UserError, match="the cell baseline, -1: seed: expected 0 to 4294967295, got -1"):
+        cell(params, "baseline", -1)
+    odd = dataclasses.replace(params, ablate=dataclasses.replace(params.ablate, run=["baseline"]))
+    odd = dataclasses.replace(odd, model=dataclasses.replace(params.model, d_ff=47))
+    with pytest.raises(UserError, match="the cell silu, 1: d_ff: expected an even number"):
+        cell(odd, "silu", 1)

@@ -38,7 +38,14 @@ def run(params: Params, small: ModelConfig) -> Run:
 
 @pytest.fixture(scope="session")
 def runtime() -> RuntimeConfig:
-    return RuntimeConfig(device="cpu", compile=False, attention_backend="sdpa", micro_batch_size=0, checkpoint_activations=False, checkpoint_every=3)
+    return RuntimeConfig(
+        device="cpu",
+        compile=False,
+        attention_backend="sdpa",
+        micro_batch_size=0,
+        checkpoint_activations=False,
+        checkpoint_every=3,
+    )
 
 
 @pytest.fixture

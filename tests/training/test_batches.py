@@ -3,10 +3,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.training.batches import batch, num_windows, permute
+from lm.training.batches import batch, document_starts, num_windows, permute
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 1000))
@@ -62,3 +63,21 @@ def test_batches_depend_on_seed_and_step_alone():
     assert same[0].equal(same[1])
     assert not same[0].equal(batch(tokens, 3, 4, 8, seed=2)[0])
     assert not same[0].equal(batch(tokens, 4, 4, 8, seed=1)[0])
+
+
+def test_document_starts_by_hand():
+    windows = torch.tensor([[5, 6, 0, 7, 8, 0], [0, 0, 5, 6, 7, 8], [5, 6, 7, 8, 9, 1]])
+    expected = [[0, 0, 2, 2, 2, 5], [0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]]
+    assert document_starts(windows, separator=0).tolist() == expected
+    assert document_starts(windows[0], separator=0).tolist() == expected[0]
+    assert document_starts(windows, separator=0).dtype == torch.int64
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 3))
+def test_document_starts_equal_a_walk_through_the_window(token_ids, separator):
+    start, starts = 0, []
+    for position, token in enumerate(token_ids):
+        start = position if token == separator else start
+        starts.append(start)
+    windows = torch.tensor([token_ids, token_ids[::-1]])
+    assert document_starts(windows, separator)[0].tolist() == starts

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -29,6 +30,24 @@ def test_mean_loss_is_the_mean_over_single_windows(small, data, tokenizer):
             nats -= log_probabilities[torch.arange(len(window) - 1), window[1:]].double().sum().item()
     ours = mean_loss(model, data.val, tokenizer.end_of_text_id, 5, torch.device("cpu"), "float32")
     assert ours == pytest.approx(nats / len(data.val), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_with_a_document_mask_the_mean_is_that_over_documents_alone(small, tokenizer, batch_size):
+    torch.manual_seed(0)
+    model = TransformerLM(dataclasses.replace(small, context_length=64), tokenizer.vocab_size).eval()
+    end_of_text = [tokenizer.end_of_text_id]
+    documents = [[*text, *end_of_text] for text in (b"Once upon", b"a", b"", b"time there was")]
+    nats = 0.0
+    for document in documents:
+        ids = torch.tensor(end_of_text + document)
+        with torch.no_grad():
+            log_probabilities = model(ids[:-1]).log_softmax(-1)
+        nats -= log_probabilities[torch.arange(len(document)), ids[1:]].double().sum().item()
+    tokens = np.array(sum(documents, []), dtype=np.uint16)
+    given = (model, tokens, tokenizer.end_of_text_id, batch_size, torch.device("cpu"), "float32")
+    assert mean_loss(*given, document_mask=True) == pytest.approx(nats / len(tokens), rel=1e-6)
+    assert mean_loss(*given) != pytest.approx(nats / len(tokens), rel=1e-3)
 
 
 def test_a_model_that_knows_nothing_costs_the_logarithm_of_the_vocabulary(small, data, tokenizer):

@@ -2,9 +2,18 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lm.training.loss import cross_entropy
+import lm.training.loss
+from lm.training.loss import cross_entropy, linear_cross_entropy
+
+_BFLOAT16_ROUNDING = 2**-8  # of a number, at most: 8 bits of mantissa
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def test_equal_logits_cost_the_logarithm_of_their_number():
@@ -13,7 +22,6 @@ def test_equal_logits_cost_the_logarithm_of_their_number():
 
 @pytest.mark.parametrize("leading", [(5,), (2, 3), (2, 3, 4)])
 def test_equals_torchs_in_value_and_gradient(leading):
-    torch.manual_seed(0)
     ours = torch.randn(*leading, 11, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     targets = torch.randint(11, leading)
@@ -31,8 +39,116 @@ def test_large_logits_do_not_overflow():
 
 
 def test_bfloat16_logits_are_summed_in_float32():
-    torch.manual_seed(0)
     logits, targets = torch.randn(64, 1000).bfloat16(), torch.randint(1000, (64,))
     loss = cross_entropy(logits, targets)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, nn.functional.cross_entropy(logits.float(), targets))
+
+
+def inputs(*leading: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states of width 6, a head for 11 tokens whose logits are of some size, targets."""
+    hidden = torch.randn(*leading, 6, dtype=dtype, requires_grad=True)
+    weight = torch.randn(11, 6, dtype=dtype, requires_grad=True)
+    return hidden, weight, torch.randint(11, leading)
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
+    """PyTorch's loss of all logits at once, and the square of the logarithm of the softmax's denominator."""
+    logits = hidden @ weight.T
+    loss = nn.functional.cross_entropy(logits.reshape(-1, len(weight)), targets.flatten())
+    return loss + z_loss * logits.logsumexp(-1).square().mean()
+
+
+def assert_equal_with_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0, rtol: float = 1e-12, atol: float = 1e-13
+) -> None:
+    ours, truth = linear_cross_entropy(hidden, weight, targets, z_loss), plain(hidden, weight, targets, z_loss)
+    torch.testing.assert_close(ours, truth, rtol=rtol, atol=atol)
+    # As if the loss were a part of a larger one: the gradient that arrives is not 1.
+    gradients = [torch.autograd.grad(-2.5 * loss, (hidden, weight)) for loss in (ours, truth)]
+    torch.testing.assert_close(*gradients, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 1e-4, 0.5])
+@pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3), (2, 3, 4)])
+def test_linear_cross_entropy_is_exact(leading, z_loss):
+    assert_equal_with_gradients(*inputs(*leading), z_loss)
+
+
+@pytest.mark.parametrize("chunk_logits", [1000, 77, 40, 33, 11, 1])  # 1 chunk, 1, 2, 3, 7, and 77 for the 7 tokens
+def test_linear_cross_entropy_does_not_depend_on_its_chunks(monkeypatch, chunk_logits):
+    monkeypatch.setitem(lm.training.loss._CHUNK_LOGITS, "cpu", chunk_logits)
+    assert_equal_with_gradients(*inputs(7), z_loss=0.1)
+    assert_equal_with_gradients(*inputs(1), z_loss=0.1)
+
+
+def test_linear_cross_entropy_of_float32_is_as_exact(monkeypatch):
+    monkeypatch.setitem(lm.training.loss._CHUNK_LOGITS, "cpu", 100)
+    assert_equal_with_gradients(*inputs(5, 9, dtype=torch.float32), z_loss=0.01, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_cross_entropy_does_not_overflow():
+    hidden, weight, targets = inputs(7)
+    assert_equal_with_gradients(*(x.detach().mul(100).requires_grad_() for x in (hidden, weight)), targets, rtol=1e-9)
+
+
+def test_a_second_backward_pass_is_refused_and_not_wrong():
+    loss = linear_cross_entropy(*inputs(7))
+    (2 * loss).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_linear_cross_entropy_without_gradients_has_the_same_value(monkeypatch):
+    monkeypatch.setitem(lm.training.loss._CHUNK_LOGITS, "cpu", 20)
+    hidden, weight, targets = inputs(7)
+    with torch.no_grad():
+        loss = linear_cross_entropy(hidden, weight, targets, 0.1)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, plain(hidden, weight, targets, 0.1).detach(), rtol=1e-12, atol=0)
+
+
+def test_linear_cross_entropy_under_autocast_rounds_products_only(monkeypatch):
+    monkeypatch.setitem(lm.training.loss._CHUNK_LOGITS, "cpu", 100)
+    hidden, weight, targets = inputs(60, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, targets, 0.01)
+    assert loss.dtype == torch.float32
+    gradients = torch.autograd.grad(loss, (hidden, weight))
+    exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    rounded = [x.detach().bfloat16().double().requires_grad_() for x in (hidden, weight)]
+    logits = rounded[0] @ rounded[1].T
+    truth = plain(*rounded, targets, 0.01)
+    # The logits, of exact products, are rounded once: each loss moves by that of the target and of the largest at most.
+    logit_error = _BFLOAT16_ROUNDING * logits.abs().max().item()
+    assert abs(loss.item() - truth.item()) <= 2 * logit_error * 1.1
+    # exp turns that into a relative error, and then the softmax, the other factor and the product are rounded.
+    for ours, expected in zip(gradients, torch.autograd.grad(plain(*exact, targets, 0.01), exact), strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - expected).norm() <= (2 * logit_error + 3 * _BFLOAT16_ROUNDING) * expected.norm()
+
+
+class LargestFloat32(TorchDispatchMode):
+    """Sees what every operation of a forward and backward pass gives back."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.float32:
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_linear_cross_entropy_never_holds_all_logits_in_float32(monkeypatch, precision):
+    monkeypatch.setitem(lm.training.loss._CHUNK_LOGITS, "cpu", 10_000)
+    hidden, weight = torch.randn(1000, 4, requires_grad=True), torch.randn(500, 4, requires_grad=True)
+    targets = torch.randint(500, (1000,))
+    largest = {}
+    for loss in (plain, linear_cross_entropy):
+        with LargestFloat32() as seen, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss(hidden, weight, targets, 0.1).backward()
+        largest[loss] = seen.numel
+    assert largest[plain] == 1000 * 500
+    assert largest[linear_cross_entropy] <= 10_000
