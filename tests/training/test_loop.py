@@ -82,10 +82,16 @@ def test_accumulated_micro_batches_give_the_same_result(run, runtime, trained, m
     torch.testing.assert_close(weights_of(parts), weights_of(whole), rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_and_the_reference_attention_stay_close(run, runtime, trained):
+@pytest.mark.parametrize(("backend", "document_mask"), [("reference", False), ("flash", True)])
+def test_every_attention_gives_the_same_result(run, runtime, trained, backend, document_mask):
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, document_mask=document_mask))
+    exact = trained(run, "sdpa")
+    other = trained(run, "other", dataclasses.replace(runtime, attention_backend=backend))
+    torch.testing.assert_close(weights_of(other), weights_of(exact), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_stays_close(run, trained):
     exact = trained(run, "exact")
-    reference = trained(run, "reference", dataclasses.replace(runtime, attention_backend="reference"))
-    torch.testing.assert_close(weights_of(reference), weights_of(exact), rtol=1e-4, atol=1e-5)
     rounded = trained(dataclasses.replace(run, train=dataclasses.replace(run.train, precision="bfloat16")), "rounded")
     assert rounded.metrics["val_loss"] == pytest.approx(exact.metrics["val_loss"], rel=0.01)
     assert rounded.metrics["val_loss"] != exact.metrics["val_loss"]
@@ -114,28 +120,61 @@ class Stopped(Exception):
     """Stands for whatever ends a run."""
 
 
+@pytest.fixture
+def assert_goes_on_when_stopped(trained, tmp_path, monkeypatch):
+    """Train `run` undisturbed, and again with a stop after some updates: the two must have the same bits."""
+
+    def assert_goes_on(run, updates):
+        expected = trained(run, "undisturbed")
+        update, count = lm.training.loop._Training._update, 0
+
+        def stopping(self, step):
+            nonlocal count
+            if count == updates:
+                raise Stopped
+            count += 1
+            return update(self, step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lm.training.loop._Training, "_update", stopping)
+            with pytest.raises(Stopped):
+                trained(run, "stopped")
+        result = trained(run, "stopped")
+        for name, weight in weights_of(result).items():
+            assert weight.equal(weights_of(expected)[name]), name
+        assert result.history == expected.history and result.metrics == expected.metrics
+        curves = [(tmp_path / name / "curve.csv").read_bytes() for name in ("undisturbed", "stopped")]
+        assert curves[0] == curves[1]
+
+    return assert_goes_on
+
+
 @pytest.mark.parametrize("updates", range(12))
-def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(run, trained, tmp_path, monkeypatch, updates):
-    expected = trained(run, "undisturbed")
-    update, count = lm.training.loop._Training._update, 0
+def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(run, assert_goes_on_when_stopped, updates):
+    assert_goes_on_when_stopped(run, updates)
 
-    def stopping(self, step):
-        nonlocal count
-        if count == updates:
-            raise Stopped
-        count += 1
-        return update(self, step)
 
-    monkeypatch.setattr(lm.training.loop._Training, "_update", stopping)
-    with pytest.raises(Stopped):
-        trained(run, "stopped")
-    monkeypatch.undo()
-    result = trained(run, "stopped")
-    for name, weight in weights_of(result).items():
-        assert weight.equal(weights_of(expected)[name]), name
-    assert result.history == expected.history and result.metrics == expected.metrics
-    curves = [(tmp_path / name / "curve.csv").read_bytes() for name in ("undisturbed", "stopped")]
-    assert curves[0] == curves[1]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim": {"name": "muon", "schedule": "wsd", "decay_steps": 6, "decay_shape": "1-sqrt"}},
+        {
+            "model": {"qk_norm": True, "tie_embeddings": True, "ffn": "relu_squared"},
+            "train": {"document_mask": True, "z_loss": 1e-3, "precision": "bfloat16"},
+        },
+    ],
+    ids=["muon", "documents"],
+)
+def test_a_stopped_run_of_other_switches_goes_on_bit_for_bit(run, assert_goes_on_when_stopped, changes):
+    sections = {name: dataclasses.replace(getattr(run, name), **values) for name, values in changes.items()}
+    assert_goes_on_when_stopped(dataclasses.replace(run, **sections), 7)
+
+
+def test_checkpointed_activations_change_no_bit_of_a_run(run, runtime, trained):
+    plain = trained(run, "plain")
+    checkpointed = trained(run, "checkpointed", dataclasses.replace(runtime, checkpoint_activations=True))
+    assert checkpointed.history == plain.history
+    assert all(weight.equal(weights_of(plain)[name]) for name, weight in weights_of(checkpointed).items())
 
 
 def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
@@ -234,7 +273,7 @@ def test_too_little_text_is_said_before_any_work(run, data, trained):
 KILLED = """
     import os, pickle, signal, sys
     from pathlib import Path
-    import lm.training.checkpoint, lm.training.loop
+    import lm.training.checkpoint, lm.training.loop, lm.training.update
     run, data, tokenizer, runtime, at = pickle.loads(Path(sys.argv[1]).read_bytes())
     folder, calls = Path(sys.argv[2]), 0
 
@@ -250,8 +289,8 @@ KILLED = """
     def write(result):
         pass
 
-    training = lm.training.loop
-    training.clip_gradients = dying(training.clip_gradients, "mid step")
+    training, update = lm.training.loop, lm.training.update
+    update.clip_gradients = dying(update.clip_gradients, "mid step")
     training.mean_loss = dying(training.mean_loss, "evaluation")
     os.fsync = dying(os.fsync, "checkpoint written in part")
     Path.replace = dying(Path.replace, "checkpoint not yet moved")

@@ -132,7 +132,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_the_weights_in_it(model, batch):
 
 
 @pytest.mark.slow  # the compiler of C++ takes most of a minute
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+@pytest.mark.filterwarnings("ignore")  # torch.compile has many of its own
 @pytest.mark.parametrize(
     ("backend", "document_separator"), [("sdpa", None), ("reference", SEPARATOR), ("flash", SEPARATOR)]
 )
