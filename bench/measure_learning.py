@@ -38,7 +38,7 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
     """Train a `system` for `steps` and evaluate it `points` times.
 
     The job also holds `model`, `vocab_size`, `optim`, `dtype`, `compile`, `batch_size`, `attention`, `source`; `tokens`
-    and `val_tokens`, paths of arrays of ids, `val_text_bytes` and `end_of_text_id`; and of ours `z_loss` and
+    and `val_tokens`, paths of arrays of ids, `val_text_bytes` and `end_of_text_id`; and of ours
     `document_mask`.
     """
     keep_freed_memory()  # for all: what is compared here is how they learn
@@ -76,7 +76,6 @@ def _our_step(job: dict[str, Any], system: Lm, optim: OptimConfig) -> Step:
         make_optimizer(system.model, optim),
         precision=job["dtype"],
         max_grad_norm=optim.max_grad_norm,
-        z_loss=job["z_loss"],
         document_separator=job["end_of_text_id"] if job["document_mask"] else None,
         compile=job["compile"],
     )

@@ -116,7 +116,7 @@ def our_job(name: str) -> dict[str, Any]:
         params = config.load(copy)
     job = {"system": "lm", "source": None, "model": asdict(params.model), "optim": asdict(params.optim)}
     job |= {"dtype": params.train.precision, "batch_size": params.train.batch_size}
-    job |= {"z_loss": params.train.z_loss, "document_mask": params.train.document_mask}
+    job |= {"document_mask": params.train.document_mask}
     return job | {"compile": [True, False], "attention": ["reference", "sdpa"]}
 
 

@@ -17,8 +17,8 @@ CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 # Tensors of a feed-forward layer's width: what is saved of its element-wise operations and their result, and what their
 # backward pass holds beyond that at its fullest.
-_FFN_SAVED = {"swiglu": 5, "silu": 3, "gelu": 4, "relu_squared": 2}
-_FFN_BACKWARD = {"swiglu": 2, "silu": 2, "gelu": 4, "relu_squared": 3}
+_FFN_SAVED = {"swiglu": 5, "silu": 3}
+_FFN_BACKWARD = 2
 
 
 def parameters(config: ModelConfig, vocab_size: int) -> dict[str, int]:
@@ -34,7 +34,7 @@ def parameters(config: ModelConfig, vocab_size: int) -> dict[str, int]:
         "token_embeddings": vocab_size * d_model,
         "position_embeddings": config.context_length * d_model if config.position == "learned" else 0,
         "attention": config.num_layers * (2 * d_model * d_model + 2 * d_model * d_kv),
-        "ffn": config.num_layers * 3 * d_model * config.d_ff,  # all but swiglu: 2 matrices of width 3/2 d_ff
+        "ffn": config.num_layers * 3 * d_model * config.d_ff,  # silu: 2 matrices of width 3/2 d_ff
         "norms": norm * (2 * config.num_layers + (config.norm_position == "pre")) + config.num_layers * qk_norms,
         "lm_head": 0 if config.tie_embeddings else vocab_size * d_model,
     }
@@ -165,7 +165,7 @@ def _norm_bytes_per_token(config: ModelConfig, element: int) -> int:
 def _backward_bytes_per_token(config: ModelConfig, element: int, attention_backend: str) -> int:
     """Gradients and scratch memory of the backward pass beyond what it has already freed, at its fullest."""
     norm = 0 if config.norm == "none" else 5 * 4 * config.d_model
-    ffn = element * _FFN_BACKWARD[config.ffn] * _ffn_width(config)
+    ffn = element * _FFN_BACKWARD * _ffn_width(config)
     attention = 0
     if attention_backend == "reference":
         # Dividing by the sum takes five float32 tensors of scores; softmax and feed-forward layer are behind it.

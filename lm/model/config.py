@@ -6,12 +6,12 @@ from typing import Literal
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPosition = Literal["pre", "post"]
 Position = Literal["rope", "learned", "none"]
-Activation = Literal["swiglu", "silu", "gelu", "relu_squared"]
+FeedForward = Literal["swiglu", "silu"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """`d_ff` is SwiGLU's width; the others are widened to 3/2 of it, so that all have the same parameters."""
+    """`d_ff` is SwiGLU's width; `ffn: silu` is widened to 3/2 of it, so that both have the same parameters."""
 
     d_model: int
     num_layers: int
@@ -24,7 +24,7 @@ class ModelConfig:
     norm_position: NormPosition
     position: Position
     qk_norm: bool
-    ffn: Activation
+    ffn: FeedForward
     tie_embeddings: bool
 
     def __post_init__(self) -> None:

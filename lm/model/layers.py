@@ -4,7 +4,6 @@ Shapes: ... any leading dimensions, T sequence, D d_model, F feed-forward width,
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -115,24 +114,13 @@ class SwiGLU(nn.Module):
         return self.w2(silu(self.w1(x)) * self.w3(x))
 
 
-def gelu(x: Tensor) -> Tensor:
-    """x · Phi(x) (Hendrycks & Gimpel 2016), Phi being the normal distribution's cumulative function."""
-    return x * (0.5 + 0.5 * torch.erf(x / math.sqrt(2)))
+class SiLU(nn.Module):
+    """y = W2 silu(W1 x), of width 3/2 d_ff: two matrices with the parameters of SwiGLU's three."""
 
-
-def relu_squared(x: Tensor) -> Tensor:
-    """max(x, 0)² (So et al. 2021)."""
-    return x.relu().square()
-
-
-class FeedForward(nn.Module):
-    """y = W2 f(W1 x), of width 3/2 d_ff: two matrices with the parameters of SwiGLU's three."""
-
-    def __init__(self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
         self.w1 = Linear(d_model, 3 * d_ff // 2)
         self.w2 = Linear(3 * d_ff // 2, d_model)
-        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(self.activation(self.w1(x)))
+        return self.w2(silu(self.w1(x)))

@@ -3,23 +3,16 @@
 Shapes: ... any leading dimensions, T sequence, D d_model, V vocabulary.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lm.model.attention import AttentionBackend, MultiHeadSelfAttention, RotaryEmbedding
-from lm.model.config import Activation, ModelConfig, Norm, NormPosition
-from lm.model.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU, gelu, relu_squared, silu
+from lm.model.config import FeedForward, ModelConfig, Norm, NormPosition
+from lm.model.layers import Embedding, LayerNorm, Linear, RMSNorm, SiLU, SwiGLU
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm, "none": lambda d_model: nn.Identity()}
-FEED_FORWARDS = {
-    "swiglu": SwiGLU,
-    "silu": partial(FeedForward, activation=silu),
-    "gelu": partial(FeedForward, activation=gelu),
-    "relu_squared": partial(FeedForward, activation=relu_squared),
-}
+FEED_FORWARDS = {"swiglu": SwiGLU, "silu": SiLU}
 
 
 class TransformerBlock(nn.Module):
@@ -39,7 +32,7 @@ class TransformerBlock(nn.Module):
         norm: Norm = "rmsnorm",
         norm_position: NormPosition = "pre",
         qk_norm: bool = False,
-        ffn: Activation = "swiglu",
+        ffn: FeedForward = "swiglu",
         attention_backend: AttentionBackend = "sdpa",
     ) -> None:
         super().__init__()

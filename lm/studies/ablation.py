@@ -40,7 +40,6 @@ def cell(params: Params, variant: str, seed: int) -> Run:
             batch_size=params.ablate.batch_size,
             eval_every=params.ablate.eval_every,
             document_mask=switches.document_mask,
-            z_loss=switches.z_loss,
         )
     except ValueError as error:
         raise UserError(f"the cell {variant}, {seed}: {error}") from error

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from lm.model.config import Activation, Norm, NormPosition, Position
+from lm.model.config import FeedForward, Norm, NormPosition, Position
 from lm.training.config import DecayShape, OptimizerName, Schedule
 
 
@@ -18,22 +18,20 @@ class SwitchesConfig:
     norm_position: NormPosition
     position: Position
     qk_norm: bool
-    ffn: Activation
+    ffn: FeedForward
     tie_embeddings: bool
     optimizer: OptimizerName
     schedule: Schedule
     decay_steps: int
     decay_shape: DecayShape
     document_mask: bool
-    z_loss: float
     learning_rate_scale: float
 
     def __post_init__(self) -> None:
         if self.learning_rate_scale <= 0:
             raise ValueError(f"learning_rate_scale: expected a positive number, got {self.learning_rate_scale}")
-        for name in ("decay_steps", "z_loss"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.decay_steps < 0:
+            raise ValueError(f"decay_steps: expected 0 or more, got {self.decay_steps}")
 
 
 @dataclass(frozen=True, kw_only=True)

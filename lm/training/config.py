@@ -5,7 +5,7 @@ from typing import Literal
 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
-DecayShape = Literal["linear", "cosine", "1-sqrt"]
+DecayShape = Literal["linear", "1-sqrt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,7 @@ class OptimConfig:
 class TrainConfig:
     """`batch_size` counts sequences an update; `prompt` is continued greedily at every evaluation.
 
-    `document_mask` keeps the documents of a window from seeing each other; `z_loss` weighs the square of the
-    logarithm of the softmax's denominator in the loss that is trained.
+    `document_mask` keeps the documents of a window from seeing each other.
     """
 
     max_steps: int
@@ -64,7 +63,6 @@ class TrainConfig:
     seed: int
     precision: Literal["float32", "bfloat16"]
     document_mask: bool
-    z_loss: float
     prompt: str
 
     def __post_init__(self) -> None:
@@ -73,8 +71,6 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
-        if self.z_loss < 0:
-            raise ValueError(f"z_loss: expected 0 or more, got {self.z_loss}")
         if not self.prompt:
             raise ValueError("prompt: expected some text, got ''")
 

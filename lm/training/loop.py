@@ -110,7 +110,6 @@ class _Training:
             self.optimizer,
             precision=run.train.precision,
             max_grad_norm=run.optim.max_grad_norm,
-            z_loss=run.train.z_loss,
             document_separator=tokenizer.end_of_text_id if run.train.document_mask else None,
             micro_batch_size=runtime.micro_batch_size,
             compile=runtime.compile and not reason,

@@ -6,10 +6,8 @@ Shapes: ... any leading dimensions, N tokens, D d_model, V vocabulary.
 import torch
 from torch import Tensor
 
+from lm.model.accounting import CHUNK_LOGITS
 from lm.model.products import product
-
-# Logits of one chunk: on a CPU they stay in its cache, on a GPU they fill it.
-_CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -28,7 +26,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.logsumexp(-1) - target_logits).mean()
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """`cross_entropy(hidden @ weight.T, targets)`, chunk by chunk of the tokens.
 
     The gradient with respect to the logits is softmax - onehot, known as soon as they are: each chunk's logits give
@@ -39,22 +37,21 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, z_loss
         hidden: (..., D), what the head reads.
         weight: (V, D), the head.
         targets: (...), token ids.
-        z_loss: adds z_loss · mean((log sum exp logits)²), which keeps the logits near 0 (Chowdhery et al. 2022, 5).
 
     Under autocast the products are in its dtype; softmax, loss and the sum of the weight's gradient are in float32.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     return _LinearCrossEntropy.apply(
-        hidden.reshape(-1, hidden.shape[-1]), weight, targets.flatten(), z_loss, dtype, torch.is_grad_enabled()
+        hidden.reshape(-1, hidden.shape[-1]), weight, targets.flatten(), dtype, torch.is_grad_enabled()
     )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, z_loss, dtype, with_gradients):  # (N, D), (V, D), (N)
+    def forward(ctx, hidden, weight, targets, dtype, with_gradients):  # (N, D), (V, D), (N)
         num_tokens = len(hidden)
-        num_chunks = min(num_tokens, -(-num_tokens * len(weight) // _CHUNK_LOGITS[hidden.device.type]))
+        num_chunks = min(num_tokens, -(-num_tokens * len(weight) // CHUNK_LOGITS[hidden.device.type]))
         head = weight.to(dtype)
         loss = torch.zeros((), dtype=_sum_dtype(dtype), device=hidden.device)
         if with_gradients:
@@ -72,11 +69,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             maximum = logits.amax(-1, keepdim=True)
             exp = logits.sub_(maximum).exp_()
             total = exp.sum(-1, keepdim=True)
-            log_total = maximum + total.log()
-            loss += (log_total - target_logits).sum() + z_loss * log_total.square().sum()
+            loss += (maximum + total.log() - target_logits).sum()
             if with_gradients:
-                scale = (1 + 2 * z_loss * log_total) / num_tokens
-                gradient = exp.mul_(scale / total)
+                gradient = exp.div_(total * num_tokens)
                 gradient.scatter_add_(-1, rows, torch.full_like(target_logits, -1 / num_tokens))
                 gradient = gradient.to(dtype)
                 x_gradient.copy_(product(gradient, head.T))
@@ -88,7 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient.mul_(gradient), weight_gradient.mul_(gradient), None, None, None, None
+        return hidden_gradient.mul_(gradient), weight_gradient.mul_(gradient), None, None, None
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

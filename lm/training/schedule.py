@@ -31,18 +31,17 @@ def warmup_stable_decay(
 ) -> float:
     """Linear warm-up, the maximum, and a fall to the minimum over the last `decay_steps` (Hu et al. 2024).
 
-    After the part x of its way, the fall has covered x (linear), (1 - cos(pi x)) / 2 (cosine) or sqrt(x) (1-sqrt,
-    which Hägele et al. 2024 find best) of its height.
+    After the part x of its way, the fall has covered x (linear) or sqrt(x) (1-sqrt, Hägele et al. 2024) of its height.
 
     Example: with maximum 1, minimum 0, 10 steps of warm-up, 4 of decay and last step 20, steps 5, 16, 17, 20 have
-    0.5, 1, 0.75, 0 when linear; step 17 has 0.854 with cosine, and 0.5 with 1-sqrt.
+    0.5, 1, 0.75, 0 when linear; step 17 has 0.5 with 1-sqrt.
     """
     if step < warmup_steps:
         return max_learning_rate * step / warmup_steps
     if step >= last_step:
         return min_learning_rate
     progress = max(0.0, 1 - (last_step - step) / decay_steps) if decay_steps else 0.0
-    fallen = {"linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2, "1-sqrt": math.sqrt(progress)}
+    fallen = {"linear": progress, "1-sqrt": math.sqrt(progress)}
     return max_learning_rate - (max_learning_rate - min_learning_rate) * fallen[decay_shape]
 
 

@@ -19,7 +19,6 @@ class Update:
     Args:
         precision: bfloat16 is autocast: the products are, the weights and the residual stream stay float32.
         max_grad_norm: see `clip_gradients`.
-        z_loss: see `linear_cross_entropy`.
         document_separator: the token that begins a document, where documents shall not see each other.
         micro_batch_size: sequences at once; 0 takes the whole batch.
         compile: whether torch.compile makes kernels of the model and the optimizer.
@@ -32,13 +31,12 @@ class Update:
         *,
         precision: Literal["float32", "bfloat16"],
         max_grad_norm: float,
-        z_loss: float = 0.0,
         document_separator: int | None = None,
         micro_batch_size: int = 0,
         compile: bool = False,
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self.precision, self.max_grad_norm, self.z_loss = precision, max_grad_norm, z_loss
+        self.precision, self.max_grad_norm = precision, max_grad_norm
         self.document_separator, self.micro_batch_size = document_separator, micro_batch_size
         self.loss = self._loss
         if compile:
@@ -70,4 +68,4 @@ class Update:
         starts = None if self.document_separator is None else document_starts(inputs, self.document_separator)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             hidden = self.model.hidden(inputs, document_starts=starts)  # (B, T, D)
-            return linear_cross_entropy(hidden, self.model.lm_head.weight, targets, self.z_loss)
+            return linear_cross_entropy(hidden, self.model.lm_head.weight, targets)

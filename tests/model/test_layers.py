@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lm.model.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm, SwiGLU, gelu, relu_squared, silu
+from lm.model.layers import Embedding, LayerNorm, Linear, RMSNorm, SiLU, SwiGLU, silu
 
 
 @pytest.fixture(autouse=True)
@@ -103,21 +103,6 @@ def test_silu_equals_torchs():
     torch.testing.assert_close(silu(x), nn.functional.silu(x))
 
 
-def test_gelu_equals_torchs_with_gradients():
-    x = torch.linspace(-8, 8, 101, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(gelu(x), nn.functional.gelu(x), rtol=0, atol=1e-14)
-    gradients = [torch.autograd.grad(f(x).sum(), x) for f in (gelu, nn.functional.gelu)]
-    torch.testing.assert_close(*gradients, rtol=0, atol=1e-14)
-
-
-def test_relu_squared_by_hand():
-    x = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], requires_grad=True)
-    y = relu_squared(x)
-    assert y.tolist() == [0, 0, 0, 0.25, 9]
-    y.sum().backward()
-    assert x.grad.tolist() == [0, 0, 0, 1, 6]
-
-
 def test_swiglu_by_hand():
     ffn = SwiGLU(1, 2)
     ffn.w1.weight.data = torch.tensor([[1.0], [-1.0]])
@@ -128,16 +113,11 @@ def test_swiglu_by_hand():
     assert ffn(torch.ones(1)).item() == pytest.approx(2 * sigmoid - 3 * (1 - sigmoid))
 
 
-@pytest.mark.parametrize(
-    ("activation", "torchs"),
-    [(silu, nn.functional.silu), (gelu, nn.functional.gelu), (relu_squared, lambda x: nn.functional.relu(x) ** 2)],
-)
-def test_feed_forward_is_its_equation(activation, torchs):
-    ffn, x = FeedForward(8, 12, activation), torch.randn(3, 8)
+def test_silu_layer_is_its_equation():
+    ffn, x = SiLU(8, 12), torch.randn(3, 8)
     linear = nn.functional.linear
-    torch.testing.assert_close(ffn(x), linear(torchs(linear(x, ffn.w1.weight)), ffn.w2.weight))
+    torch.testing.assert_close(ffn(x), linear(nn.functional.silu(linear(x, ffn.w1.weight)), ffn.w2.weight))
 
 
-def test_feed_forward_has_as_many_parameters_as_swiglu():
-    counts = [sum(p.numel() for p in ffn.parameters()) for ffn in (FeedForward(24, 64, silu), SwiGLU(24, 64))]
-    assert counts[0] == counts[1]
+def test_silu_layer_has_as_many_parameters_as_swiglu():
+    assert sum(p.numel() for p in SiLU(24, 64).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())

@@ -74,7 +74,7 @@ SWITCHES = list(
         ["rmsnorm", "layernorm", "none"],
         ["pre", "post"],
         ["rope", "learned", "none"],
-        ["swiglu", "silu", "gelu", "relu_squared"],
+        ["swiglu", "silu"],
     )
 )
 

@@ -31,7 +31,7 @@ def test_a_row_does_not_depend_on_the_switches_of_the_main_run(params):
             tie_embeddings=True,
         ),
         optim=dataclasses.replace(params.optim, name="muon", schedule="wsd", decay_steps=7, decay_shape="1-sqrt"),
-        train=dataclasses.replace(params.train, document_mask=True, z_loss=1e-3),
+        train=dataclasses.replace(params.train, document_mask=True),
     )
     for variant in params.ablate.run:
         assert cell(switched, variant, 1) == cell(params, variant, 1)
@@ -80,7 +80,6 @@ def test_every_switch_reaches_the_run(params: Params):
         "decay_steps": 7,
         "decay_shape": "1-sqrt",
         "document_mask": True,
-        "z_loss": 1e-3,
         "learning_rate_scale": 0.5,
     }
     assert {field.name for field in dataclasses.fields(SwitchesConfig)} == set(changes)

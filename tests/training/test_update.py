@@ -69,23 +69,11 @@ def test_steps_equal_those_of_torchs_own_parts(model, batch, params, max_grad_no
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 6, 100])
 def test_micro_batches_give_the_step_of_the_whole_batch(model, batch, micro_batch_size):
     parts = copy.deepcopy(model)
-    options = {"z_loss": 0.01, "document_separator": SEPARATOR, "max_grad_norm": 0.5}
+    options = {"document_separator": SEPARATOR, "max_grad_norm": 0.5}
     expected = plain_update(model, **options)(*batch, LEARNING_RATE)
     measured = plain_update(parts, micro_batch_size=micro_batch_size, **options)(*batch, LEARNING_RATE)
     assert measured == pytest.approx(expected, rel=1e-6)
     torch.testing.assert_close(weights(parts), weights(model), rtol=0, atol=1e-7)
-
-
-def test_z_loss_is_a_part_of_the_loss(model, batch):
-    logits = model(batch[0])
-    expected = cross_entropy(model, *batch) + 0.01 * logits.logsumexp(-1).square().mean()
-    gradients = torch.autograd.grad(expected, list(model.parameters()))
-    before = weights(model)
-    loss, norm = plain_update(model, z_loss=0.01)(*batch, LEARNING_RATE)
-    assert loss == pytest.approx(expected.item(), rel=1e-6)
-    assert norm == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item(), rel=1e-5)
-    for (name, after), gradient in zip(weights(model).items(), gradients, strict=True):
-        torch.testing.assert_close(after, before[name] - LEARNING_RATE * gradient, rtol=0, atol=1e-6)
 
 
 def test_with_a_separator_every_document_is_a_sequence_of_its_own(model, batch):
@@ -142,7 +130,7 @@ def test_compiled_steps_equal_those_that_are_not(small, batch, params, backend, 
         torch.manual_seed(0)
         model = TransformerLM(dataclasses.replace(small, qk_norm=True), 61, attention_backend=backend)
         optimizer = make_optimizer(model, params.optim)
-        options = {"z_loss": 0.01, "document_separator": document_separator, "micro_batch_size": 4, "compile": compile}
+        options = {"document_separator": document_separator, "micro_batch_size": 4, "compile": compile}
         update = Update(model, optimizer, precision="float32", max_grad_norm=1.0, **options)
         losses.append([update(*batch, LEARNING_RATE) for _ in range(3)])
         models.append(weights(model))
