@@ -72,7 +72,7 @@ def test_a_preset_leaves_nothing_of_the_one_before(path, first, second):
 
 
 def test_an_unknown_preset_names_those_there_are(path):
-    with pytest.raises(UserError, match="no preset 'huge'; there are laptop, owt, owt-125m, smoke, tinystories"):
+    with pytest.raises(UserError, match="no preset 'huge'; there are fast, laptop, owt, owt-125m, smoke, tinystories"):
         preset.apply("huge", path)
 
 
@@ -87,9 +87,9 @@ def test_an_invalid_file_is_left_as_it_is(path):
 def test_values_that_do_not_fit_the_preset_leave_the_file_as_it_is(path):
     yaml = YAML()
     params = yaml.load(path)
-    params["optim"]["decay_steps"] = 10**6
-    params["optim"]["schedule"] = "wsd"
-    params["train"]["max_steps"] = params["ablate"]["max_steps"] = 2 * 10**6
+    params["ablate"]["switches"]["decay_steps"] = 10**6
+    params["ablate"]["switches"]["schedule"] = "wsd"
+    params["ablate"]["max_steps"] = 2 * 10**6
     yaml.dump(params, path)
     before = path.read_bytes()
     with pytest.raises(UserError, match="max_steps"):

@@ -74,7 +74,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight, r = ctx.saved_tensors
         x32, gradient = x.float(), gradient.float()
-        weight_gradient = (gradient * x32 * r).flatten(0, -2).sum(0)
+        weight_gradient = (gradient * x32 * r).reshape(-1, len(weight)).sum(0)
         h = gradient * weight
         x_gradient = r * (h - x32 * (r.square() * (h * x32).mean(-1, keepdim=True)))
         return x_gradient.to(x.dtype), weight_gradient, None, None

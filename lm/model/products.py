@@ -15,7 +15,7 @@ from torch import Tensor
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ: (..., d_in), (d_out, d_in) -> (..., d_out)."""
     if x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        if prefers_onednn():
+        if not torch.compiler.is_compiling() and prefers_onednn():  # the compiler does not know this use of oneDNN
             return _Product.apply(x, weight)
     return x @ weight.T
 
@@ -42,7 +42,10 @@ class _Product(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         x_gradient = _onednn(gradient, weight.T) if ctx.needs_input_grad[0] else None
-        weight_gradient = _onednn(gradient.flatten(0, -2).T, x.flatten(0, -2).T) if ctx.needs_input_grad[1] else None
+        weight_gradient = None
+        if ctx.needs_input_grad[1]:
+            rows, x_rows = gradient.reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])
+            weight_gradient = _onednn(rows.T, x_rows.T)
         return x_gradient, weight_gradient
 
 
