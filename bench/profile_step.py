@@ -98,7 +98,14 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         "milliseconds": dict(families.most_common()),
         "kernels": {name: milliseconds for name, milliseconds in kernels.most_common(40) if milliseconds},
         "attention_kernels": [name for name in kernels if family(name) == "attention" and kernels[name]],
-        "predicted_bytes": training_bytes(shape.model, shape.vocab_size, args.batch_size, args.dtype),
+        "predicted_bytes": training_bytes(
+            shape.model,
+            shape.vocab_size,
+            args.batch_size,
+            args.dtype,
+            attention_backend=args.attention,
+            device=device.type,
+        ),
         "peak_bytes": peak,
         "flops": args.batch_size * shape.context_length * training_flops_per_token(shape.model, shape.vocab_size),
     }

@@ -117,6 +117,7 @@ def our_job(name: str) -> dict[str, Any]:
     job = {"system": "lm", "source": None, "model": asdict(params.model), "optim": asdict(params.optim)}
     job |= {"dtype": params.train.precision, "batch_size": params.train.batch_size}
     job |= {"document_mask": params.train.document_mask}
+    job |= {"decay_fraction": params.optim.decay_steps / params.train.max_steps}
     return job | {"compile": [True, False], "attention": ["reference", "sdpa"]}
 
 
@@ -182,9 +183,11 @@ def probe(job: dict[str, Any], seconds: float) -> tuple[dict[str, Any], int]:
 
 
 def learn(job: dict[str, Any], rate: float | None, steps: int, seconds: float) -> Learned:
-    """One training; `rate` is the maximum of the others' schedule, ours has the preset's."""
+    """One training; `rate` is the maximum of the others' schedule, ours has the preset's, its fall as long a part."""
     optim = job["optim"]
-    if rate is not None:
+    if rate is None:
+        optim = optim | {"decay_steps": round(job["decay_fraction"] * steps)}
+    else:
         optim = optim | {"max_learning_rate": rate, "warmup_steps": round(_WARM_UP * steps)}
     learned = run_job(
         _LEARN, job | {"optim": optim, "steps": steps, "points": _POINTS}, _TIMEOUT_FACTOR * seconds + 600

@@ -4,15 +4,13 @@ Shapes: ... any leading dimensions, B batch, T sequence, S sequence of the keys,
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from lm.model.config import AttentionBackend
 from lm.model.flash_attention import flash_attention
 from lm.model.layers import Linear, RMSNorm
-
-AttentionBackend = Literal["reference", "sdpa", "flash"]
 
 
 class RotaryEmbedding(nn.Module):

@@ -7,6 +7,7 @@ Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPosition = Literal["pre", "post"]
 Position = Literal["rope", "learned", "none"]
 FeedForward = Literal["swiglu", "silu"]
+AttentionBackend = Literal["reference", "sdpa", "flash"]  # see `lm.model.attention.causal_attention`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lm.atomic import make_folder, write_json
 from lm.errors import UserError
-from lm.model.attention import AttentionBackend
-from lm.model.config import ModelConfig
+from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.transformer import TransformerLM
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lm.model.attention import AttentionBackend, MultiHeadSelfAttention, RotaryEmbedding
-from lm.model.config import FeedForward, ModelConfig, Norm, NormPosition
+from lm.model.attention import MultiHeadSelfAttention, RotaryEmbedding
+from lm.model.config import AttentionBackend, FeedForward, ModelConfig, Norm, NormPosition
 from lm.model.layers import Embedding, LayerNorm, Linear, RMSNorm, SiLU, SwiGLU
 
 NORMS = {"rmsnorm": RMSNorm, "layernorm": LayerNorm, "none": lambda d_model: nn.Identity()}

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lm.model.config import AttentionBackend
+
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
 DecayShape = Literal["linear", "1-sqrt"]
@@ -85,7 +87,7 @@ class RuntimeConfig:
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     compile: bool
-    attention_backend: Literal["reference", "sdpa", "flash"]
+    attention_backend: AttentionBackend
     micro_batch_size: int
     checkpoint_activations: bool
     checkpoint_every: int

@@ -74,8 +74,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 gradient = exp.div_(total * num_tokens)
                 gradient.scatter_add_(-1, rows, torch.full_like(target_logits, -1 / num_tokens))
                 gradient = gradient.to(dtype)
+                del logits, exp  # they are the most of what the loss holds
                 x_gradient.copy_(product(gradient, head.T))
                 weight_gradient += product(gradient.T, x.T)
+                del gradient
         if with_gradients:
             ctx.save_for_backward(hidden_gradient, weight_gradient)
         return loss / num_tokens

@@ -17,7 +17,7 @@ class Update:
     """One step for a batch, in micro batches whose gradients add up.
 
     Args:
-        precision: bfloat16 is autocast: the products are, the weights and the residual stream stay float32.
+        precision: bfloat16 is autocast: the products are, the weights stay float32.
         max_grad_norm: see `clip_gradients`.
         document_separator: the token that begins a document, where documents shall not see each other.
         micro_batch_size: sequences at once; 0 takes the whole batch.
