@@ -126,14 +126,16 @@ def test_bfloat16_is_close_to_float32_and_keeps_the_weights_in_it(model, batch):
 )
 def test_compiled_steps_equal_those_that_are_not(small, batch, params, backend, document_separator):
     models, losses = [], []
+    # With a tiny eps, AdamW makes a whole step even of a gradient that is nothing but rounding.
+    optim = dataclasses.replace(params.optim, eps=1e-2)
     for compile in (False, True):
         torch.manual_seed(0)
         model = TransformerLM(dataclasses.replace(small, qk_norm=True), 61, attention_backend=backend)
-        optimizer = make_optimizer(model, params.optim)
+        optimizer = make_optimizer(model, optim)
         options = {"document_separator": document_separator, "micro_batch_size": 4, "compile": compile}
         update = Update(model, optimizer, precision="float32", max_grad_norm=1.0, **options)
         losses.append([update(*batch, LEARNING_RATE) for _ in range(3)])
         models.append(weights(model))
     for ours, plain in zip(*losses, strict=True):
         assert ours == pytest.approx(plain, rel=1e-4)
-    torch.testing.assert_close(*models, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(*models, rtol=1e-4, atol=1e-5)
