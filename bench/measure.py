@@ -112,23 +112,23 @@ def _read(path: Path, system: type, task: str) -> Any:
 def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     """The result, the seconds and the peak in MB."""
     gc.collect()
-    before = _reset_peak()
+    before = reset_resident_peak()
     start = time.perf_counter()
     result = call()
     seconds = time.perf_counter() - start
-    return result, seconds, (_peak() - before) / 1e6
+    return result, seconds, (resident_peak() - before) / 1e6
 
 
-def _reset_peak() -> int:
+def reset_resident_peak() -> int:
     """Let the peak begin anew, where the system can do that; the resident memory now, in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         pass  # not Linux: the peak is the process's, and a call that stays below an earlier peak counts as 0
-    return _peak()
+    return resident_peak()
 
 
-def _peak() -> int:
+def resident_peak() -> int:
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

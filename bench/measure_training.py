@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from learners import LEARNERS, SAME_FUNCTION, Lm, make_step
-from measure import _peak as resident_peak
-from measure import _reset_peak as reset_resident_peak
+from measure import reset_resident_peak, resident_peak
 
 from lm.model.config import ModelConfig
 from lm.training.batches import batch

@@ -1,7 +1,7 @@
 """The product with a weight matrix, by the library that is fast on this processor.
 
-PyTorch gives float32 products on a CPU to MKL, which is slow on processors that are not Intel's: on an AMD EPYC the
-other library that PyTorch brings, oneDNN, takes half the time. Everything else is left to PyTorch.
+PyTorch gives float32 products on a CPU to MKL, Intel's library. On an AMD EPYC the other one that PyTorch brings,
+oneDNN, takes half the time. Everything else is left to PyTorch, compiled code included.
 """
 
 import platform

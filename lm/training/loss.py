@@ -53,7 +53,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         num_tokens = len(hidden)
         num_chunks = min(num_tokens, -(-num_tokens * len(weight) // CHUNK_LOGITS[hidden.device.type]))
         head = weight.to(dtype)
-        loss = torch.zeros((), dtype=_sum_dtype(dtype), device=hidden.device)
+        loss = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
         if with_gradients:
             hidden_gradient = torch.empty_like(hidden)
             weight_gradient = torch.zeros_like(weight)
@@ -86,7 +86,3 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient):
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return hidden_gradient.mul_(gradient), weight_gradient.mul_(gradient), None, None, None
-
-
-def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
