@@ -1,5 +1,7 @@
 import hashlib
 import json
+import resource
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lm.errors import UserError
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training import build_vocab
-from lm.tokens import encode_split, open_tokens, read_text_facts, token_dtype, write_manifest
+from lm.tokens import encode_split, join_tokens, open_tokens, read_text_facts, token_dtype, write_manifest
 
 END = "<|endoftext|>"
 MERGES = [(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]
@@ -230,3 +234,160 @@ def test_memory_does_not_depend_on_the_length_of_the_text(monkeypatch: pytest.Mo
     long = peak_of_encoding(tmp_path, 240_000)
     assert long < short + 2_000_000, f"{short:,} bytes for 5 MB of text, {long:,} for 21"
     assert long < 64_000_000
+
+
+@pytest.fixture
+def other(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """The token files of another share, by hand: "the cat" and "the"."""
+    return encode_texts(tmp_path / "other", {"train": ["the cat"], "val": ["the"]}, tokenizer)
+
+
+def encode_texts(folder: Path, documents: dict[str, list[str]], tokenizer: Tokenizer) -> Path:
+    folder.mkdir()
+    splits = {}
+    for split, texts in documents.items():
+        path = folder / f"{split}.txt"
+        path.write_text("".join(text + END for text in texts), newline="")
+        facts = {"bytes": len("".join(texts).encode()), "documents": len(texts)}
+        splits[split], _ = encode_split(path, facts, tokenizer, folder / f"{split}.bin")
+        path.unlink()
+    write_manifest(folder, tokenizer, splits)
+    return folder
+
+
+def test_joined_tokens_by_hand(folder: Path, other: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    manifest = join_tokens([folder, other], tmp_path / "new/joined")
+    tokens, facts = open_tokens(tmp_path / "new/joined", "train", tokenizer.hash)
+    assert tokens.tolist() == [257, 220, 66, 64, 83, 259, 127, 102, 258, 258, 259, 259] + [257, 220, 66, 64, 83, 259]
+    assert facts == {"bytes": 24, "documents": 4, "count": 18, "sha256": facts["sha256"]}
+    assert open_tokens(tmp_path / "new/joined", "val", None)[0].tolist() == [64, 198, 198, 259, 257, 259]
+    assert manifest == json.loads((tmp_path / "new/joined/manifest.json").read_text())
+    names = ["manifest.json", "train.bin", "val.bin"]
+    assert sorted(path.name for path in (tmp_path / "new/joined").iterdir()) == names
+
+
+def test_the_order_of_the_folders_is_that_of_the_tokens(folder: Path, other: Path, tmp_path: Path) -> None:
+    join_tokens([other, folder], tmp_path / "joined")
+    assert open_tokens(tmp_path / "joined", "train", None)[0][:7].tolist() == [257, 220, 66, 64, 83, 259, 257]
+
+
+def test_the_entropy_is_known_where_all_folders_know_it(folder: Path, other: Path, tmp_path: Path) -> None:
+    val = join_tokens([folder, other], tmp_path / "partly")["splits"]["val"]
+    assert "entropy_bits" not in val
+    change(other / "manifest.json", lambda manifest: manifest["splits"]["val"].update(entropy_bits=0.25))
+    splits = join_tokens([folder, other], tmp_path / "wholly")["splits"]
+    assert splits["val"]["entropy_bits"] == 7.75 and "entropy_bits" not in splits["train"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shares=st.lists(st.lists(st.text("the é\n", max_size=9), min_size=1, max_size=4), min_size=1, max_size=4),
+)
+def test_joined_shares_are_the_whole_encoded_at_once(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, shares: list[list[str]]
+) -> None:
+    folder = tmp_path_factory.mktemp("shares")
+    shares = [[f"{number}", *texts] for number, texts in enumerate(shares)]  # no two shares the same
+    folders = [
+        encode_texts(folder / f"{number}", {"train": texts, "val": texts[:1]}, tokenizer)
+        for number, texts in enumerate(shares)
+    ]
+    documents = {"train": sum(shares, []), "val": [texts[0] for texts in shares]}
+    whole = encode_texts(folder / "whole", documents, tokenizer)
+    join_tokens(folders, folder / "joined")
+    for name in ("train.bin", "val.bin"):
+        assert (folder / "joined" / name).read_bytes() == (whole / name).read_bytes()
+    manifests = [json.loads((path / "manifest.json").read_text()) for path in (folder / "joined", whole)]
+    assert manifests[0] == manifests[1]
+
+
+def test_tokens_of_two_tokenizers_are_not_joined(folder: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    second = Tokenizer(build_vocab(MERGES, [END]), MERGES, [END], "gpt4")
+    foreign = encode_texts(tmp_path / "foreign", {"train": ["a"], "val": ["b"]}, second)
+    with pytest.raises(UserError) as error:
+        join_tokens([folder, foreign], tmp_path / "joined")
+    assert str(error.value) == (
+        f"{foreign}: its tokenizer_hash is {second.hash}, but that of {folder} is {tokenizer.hash}; "
+        "encode all with one copy of data/tokenizer"
+    )
+    assert not (tmp_path / "joined").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: change(path / "manifest.json", lambda of: of.update(vocab_size=70_000)), "vocab_size is 70000"),
+        (lambda path: change(path / "manifest.json", lambda of: of.update(dtype="uint32")), "its dtype is uint32"),
+        (lambda path: (path / "manifest.json").unlink(), "manifest.json: cannot be read (No such file"),
+        (lambda path: (path / "val.bin").unlink(), "val.bin: cannot be read (No such file"),
+        (lambda path: (path / "val.bin").write_bytes(b"\1\1"), "val.bin: 2 tokens of uint16 take 4 bytes"),
+        (lambda path: (path / "val.bin").write_bytes(b"\1\1\1\0"), "val.bin: changed since it was made"),
+        (lambda path: (path / "train.bin").write_bytes(bytes(12)), "train.bin: changed since it was made"),
+        (lambda path: shutil.rmtree(path), "manifest.json: cannot be read (No such file"),
+    ],
+)
+def test_a_damaged_share_is_named_before_anything_is_written(
+    folder: Path, other: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(other)
+    with pytest.raises(UserError) as error:
+        join_tokens([folder, other], tmp_path / "joined")
+    assert str(error.value).startswith(str(other)) and message in str(error.value)
+    assert not (tmp_path / "joined").exists()
+
+
+def test_no_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no folders of token files to join"):
+        join_tokens([], tmp_path / "joined")
+
+
+def test_a_share_named_twice_is_refused(folder: Path, other: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    for again in (folder, folder.parent / "other/../tokens", tmp_path / "copy"):
+        with pytest.raises(UserError) as error:
+            join_tokens([folder, other, again], tmp_path / "joined")
+        assert str(error.value) == f"{again}: the same train tokens as in {folder}; name each share once"
+    assert not (tmp_path / "joined").exists()
+
+
+def test_tokens_are_never_joined_over_others(folder: Path, other: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in other.iterdir()}
+    for folders in ([folder, other], [folder]):
+        with pytest.raises(UserError, match="other: holds token files already; name another folder"):
+            join_tokens(folders, other)
+    assert {path: path.read_bytes() for path in other.iterdir()} == before
+
+
+def test_a_full_disk_leaves_no_manifest_and_joining_can_be_repeated(folder: Path, other: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))  # less than the 36 bytes of both train splits
+    try:
+        with pytest.raises(UserError, match=r"train\.bin: the disk is full"):
+            join_tokens([folder, other], tmp_path / "joined")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "joined").iterdir())
+    join_tokens([folder, other], tmp_path / "joined")
+    assert len(open_tokens(tmp_path / "joined", "train", None)[0]) == 18
+
+
+def peak_of_joining(folder: Path, count: int, tokenizer: Tokenizer) -> int:
+    """The bytes that joining two splits of `count` tokens takes at most."""
+    shares = []
+    for number in range(2):
+        share = encode_texts(folder / f"{count}-{number}", {"train": ["a"], "val": ["a"]}, tokenizer)
+        tokens = np.full(count, number, dtype="<u2").tobytes()
+        (share / "train.bin").write_bytes(tokens)
+        entry = {"count": count, "sha256": hashlib.sha256(tokens).hexdigest()}
+        change(share / "manifest.json", lambda manifest, entry=entry: manifest["splits"]["train"].update(entry))
+        shares.append(share)
+    tracemalloc.start()
+    join_tokens(shares, folder / f"{count}-joined")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_of_joining_does_not_depend_on_the_size(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    short, long = peak_of_joining(tmp_path, 200_000, tokenizer), peak_of_joining(tmp_path, 2_000_000, tokenizer)
+    assert long < short + 100_000, f"{short:,} bytes for 0.8 MB of tokens, {long:,} for 8"
