@@ -1,0 +1,364 @@
+"""What a training will take, before it starts: FLOPs, memory, disk and time, and what to set where it does not fit.
+
+All but the time follows from the configuration (`lm.model.accounting`) and from what this machine has to give; for the
+time, `probe` makes a few steps.
+"""
+
+import math
+import os
+import shutil
+import statistics
+import time
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lm.errors import UserError
+from lm.model.accounting import parameters, training_bytes, training_flops_per_token
+from lm.model.config import ModelConfig
+from lm.model.transformer import TransformerLM
+from lm.training import distributed
+from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
+from lm.training.device import keep_freed_memory, why_not_compile
+from lm.training.optimizer import make_optimizer
+from lm.training.update import Update
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_TIMED_STEPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a training takes; `str` makes a table of it.
+
+    Memory is in bytes of one process at its peak: `memory` by kind, the others by place, CPU or GPU; `disk` is by kind,
+    for all processes. `largest_micro_batch_size` is what fits of a process's `share` of the batch with the other
+    settings as they are; 0: nothing does. `nearest` are the settings that fit, None where there are none.
+    """
+
+    runtime: RuntimeConfig
+    num_processes: int
+    parameters: dict[str, int]
+    flops_per_token: int
+    tokens: int
+    flops: int  # of all updates; evaluations come on top
+    share: int
+    micro_batch_size: int
+    largest_micro_batch_size: int
+    memory: dict[str, int]
+    needed_memory: dict[str, int]
+    available_memory: dict[str, int]
+    nearest: RuntimeConfig | None
+    checkpoints: Path
+    checkpoint_bytes: int
+    disk: dict[str, int]
+    free_disk: int
+
+    def check(self) -> None:
+        """Refuse what does not fit.
+
+        Raises:
+            UserError: memory or disk does not suffice; the message names the nearest settings with which it does.
+        """
+        for place, needed in self.needed_memory.items():
+            available = self.available_memory[place]
+            if needed > available:
+                raise UserError(
+                    f"runtime.micro_batch_size: with {self.micro_batch_size}, a process takes {_si(needed, 'B')} of "
+                    f"{place} memory, and {_si(available, 'B')} are available; {self._advice()}"
+                )
+        excess = sum(self.disk.values()) - self.free_disk
+        if excess > 0:
+            keep = self.runtime.keep_checkpoints - math.ceil(excess / self.checkpoint_bytes)
+            raise UserError(
+                f"{self.checkpoints}: checkpoints and model take {_si(sum(self.disk.values()), 'B')}, and "
+                f"{_si(self.free_disk, 'B')} are free; free some space"
+                + (f", or set runtime.keep_checkpoints: {keep}" if keep > 0 else "")
+            )
+
+    def _advice(self) -> str:
+        if self.nearest is None:
+            return "the model itself does not fit: lower model.num_layers or model.d_model"
+        before = vars(self.runtime)
+        changes = {name: value for name, value in vars(self.nearest).items() if value != before[name]}
+        return "set " + ", ".join(f"runtime.{name}: {str(value).lower()}" for name, value in changes.items())
+
+    def __str__(self) -> str:
+        memory = f"memory, each of {self.num_processes}" if self.num_processes > 1 else "memory"
+        available = {place: _si(size, "B") for place, size in self.available_memory.items()}
+        rows = [
+            *(("parameters", name, f"{count:,}") for name, count in self.parameters.items() if count),
+            ("parameters", "all", f"{sum(self.parameters.values()):,}"),
+            ("compute", "a token", _si(self.flops_per_token, "FLOP")),
+            ("compute", f"{self.tokens:,} tokens", _si(self.flops, "FLOP")),
+            *((memory, name, _si(size, "B")) for name, size in self.memory.items() if size),
+            *((memory, f"{p}, of {available[p]} available", _si(n, "B")) for p, n in self.needed_memory.items()),
+            ("micro batch", "sequences", f"{self.micro_batch_size:,}"),
+            ("micro batch", f"at most, of {self.share:,}", f"{self.largest_micro_batch_size:,}"),
+            *(("disk", name, _si(size, "B")) for name, size in self.disk.items()),
+            ("disk", f"all, of {_si(self.free_disk, 'B')} free", _si(sum(self.disk.values()), "B")),
+        ]
+        left, middle, right = (max(map(len, column)) for column in zip(*rows))
+        return "\n".join(
+            f"{'' if section == above else section:<{left}}  {name:<{middle}}  {value:>{right}}"
+            for above, (section, name, value) in zip(["", *(row[0] for row in rows)], rows)
+        )
+
+
+def plan(
+    model: ModelConfig,
+    vocab_size: int,
+    optim: OptimConfig,
+    train: TrainConfig,
+    runtime: RuntimeConfig,
+    device: torch.device,
+    checkpoints: Path,
+    num_processes: int,
+) -> Plan:
+    """Account for a training on this machine before anything of it is in memory.
+
+    `checkpoints` is the run's folder of checkpoints, which need not exist; those that lie there will be replaced, and
+    count as free space.
+
+    Raises:
+        UserError: `num_processes` cannot share `train.batch_size` evenly.
+    """
+    share = _share(train.batch_size, num_processes)
+    available = available_memory(device, num_processes)
+
+    def memory(runtime: RuntimeConfig) -> dict[str, int]:
+        return process_bytes(model, vocab_size, optim, train, runtime, device.type, num_processes)
+
+    def fits(runtime: RuntimeConfig) -> bool:
+        return all(needed <= available[place] for place, needed in _by_place(memory(runtime), device.type).items())
+
+    # In this order: smaller micro batches, then with activations checkpointed too, then all this with fsdp.
+    candidates = product(
+        dict.fromkeys([runtime.parallelism, "fsdp"]) if num_processes > 1 else [runtime.parallelism],
+        dict.fromkeys([runtime.checkpoint_activations, True]),
+        range(share, 0, -1),
+    )
+    names = ("parallelism", "checkpoint_activations", "micro_batch_size")
+    nearest = next(filter(fits, (replace(runtime, **dict(zip(names, values))) for values in candidates)), None)
+    suffices = nearest and replace(nearest, micro_batch_size=runtime.micro_batch_size) == runtime
+    whole = training_bytes(model, vocab_size, 1, train.precision, optimizer=optim.name)
+    checkpoint_bytes = whole["weights"] + whole["optimizer"]
+    # The newest, two that were evaluated, and the one that is being written.
+    num_checkpoints = runtime.keep_checkpoints + 3
+    tokens = train.max_steps * train.batch_size * model.context_length
+    return Plan(
+        runtime=runtime,
+        num_processes=num_processes,
+        parameters=parameters(model, vocab_size),
+        flops_per_token=training_flops_per_token(model, vocab_size),
+        tokens=tokens,
+        flops=tokens * training_flops_per_token(model, vocab_size),
+        share=share,
+        micro_batch_size=min(runtime.micro_batch_size or share, share),
+        largest_micro_batch_size=nearest.micro_batch_size if suffices else 0,
+        memory=memory(runtime),
+        needed_memory=_by_place(memory(runtime), device.type),
+        available_memory=available,
+        nearest=nearest,
+        checkpoints=checkpoints,
+        checkpoint_bytes=checkpoint_bytes,
+        disk={f"{num_checkpoints} checkpoints": num_checkpoints * checkpoint_bytes, "model": whole["weights"]},
+        free_disk=_free_disk(checkpoints),
+    )
+
+
+def _share(batch_size: int, num_processes: int) -> int:
+    """Sequences of a batch for each process, which must be as many for all."""
+    share, rest = divmod(batch_size, num_processes)
+    if rest:
+        nearest = ", ".join(str(n * num_processes) for n in (share, share + 1) if n)
+        raise UserError(
+            f"train.batch_size: expected a multiple of runtime.num_processes = {num_processes}, got {batch_size}; "
+            f"the nearest: {nearest}"
+        )
+    return share
+
+
+def process_bytes(
+    model: ModelConfig,
+    vocab_size: int,
+    optim: OptimConfig,
+    train: TrainConfig,
+    runtime: RuntimeConfig,
+    device: str,
+    num_processes: int,
+) -> dict[str, int]:
+    """Bytes of one of several processes at its peak, by kind: those of `training_bytes`, and those of a `checkpoint`.
+
+    ddp: gradients are views into the buckets that are averaged, which last from the first step to the end
+    (DistributedDataParallel, gradient_as_bucket_view). So all are there at any time, as if earlier micro batches had
+    left them; and those of earlier micro batches, which are not averaged yet, lie beside the buckets.
+
+    fsdp, with P processes, weights W, optimizer state O, embeddings and head E, and the weights B of a block:
+
+        weights = W / P + E + 2 B          optimizer = O / P          gradients = those of one process
+
+    E stays whole from the forward pass to the end of the backward pass; one block is computed while the next comes
+    together. In the loss, the head's gradient is whole, and so are those of earlier micro batches, which wait for the
+    last to be shared out. Only a peak in the optimizer's step would be lower than this.
+
+    checkpoint: written while the training goes on, from a copy of the process's weights and optimizer state, by way of
+    the bytes of its file, which holds a P-th of them all.
+    """
+    share = _share(train.batch_size, num_processes)
+    micro_batch_size = min(runtime.micro_batch_size or share, share)
+    num_micro_batches = math.ceil(share / micro_batch_size)
+    ddp, fsdp = (num_processes > 1 and runtime.parallelism == name for name in ("ddp", "fsdp"))
+    kinds = training_bytes(
+        model,
+        vocab_size,
+        micro_batch_size,
+        train.precision,
+        num_micro_batches=max(2, num_micro_batches) if ddp else num_micro_batches,
+        optimizer=optim.name,
+        attention_backend=runtime.attention_backend,
+        checkpoint_activations=runtime.checkpoint_activations,
+        device=device,
+    )
+    if ddp and num_micro_batches > 1:
+        kinds["gradients"] += kinds["weights"]
+    state = kinds["weights"] + kinds["optimizer"]
+    file = math.ceil(state / num_processes)
+    if not fsdp:
+        return {**kinds, "checkpoint": state + file}
+    count = parameters(model, vocab_size)
+    ends = 4 * (count["token_embeddings"] + count["position_embeddings"] + count["lm_head"])
+    block = math.ceil((kinds["weights"] - ends) / model.num_layers)
+    weights, optimizer = (math.ceil(kinds[name] / num_processes) for name in ("weights", "optimizer"))
+    return {**kinds, "weights": weights + ends + 2 * block, "optimizer": optimizer, "checkpoint": 2 * file}
+
+
+def _by_place(memory: dict[str, int], device: str) -> dict[str, int]:
+    """Sums of kinds of memory: a checkpoint is copied into the CPU's, everything else is the device's own."""
+    if device == "cpu":
+        return {"CPU": sum(memory.values())}
+    return {"GPU": sum(memory.values()) - memory["checkpoint"], "CPU": memory["checkpoint"]}
+
+
+def available_memory(device: torch.device, num_processes: int) -> dict[str, int]:
+    """Bytes that one process may still take, by place: all that its GPU has free, a share of the CPU's."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))  # torchrun's may be on several machines
+    cpu = {"CPU": int(min(psutil.virtual_memory().available, cgroup_available())) // local}
+    if device.type == "cuda":
+        return {"GPU": torch.cuda.mem_get_info(device)[0]} | cpu
+    return {"GPU": torch.mps.recommended_max_memory()} | cpu if device.type == "mps" else cpu
+
+
+def cgroup_available() -> float:
+    """Bytes up to the nearest limit of a container, a batch job or a service (Linux); infinite without one.
+
+    The limit of a group holds for all groups below it. The path that a container reads may be the host's; the files of
+    its own group then lie at the top.
+    """
+    if not _OWN_CGROUPS.exists():
+        return math.inf
+    available = [math.inf]
+    for line in _OWN_CGROUPS.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit, usage = _CGROUPS, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):  # version 1
+            root, limit, usage = _CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        for group in (root / path.lstrip("/") / "x").parents:
+            try:
+                free = int((group / limit).read_text()) - int((group / usage).read_text())
+                facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # above the root, or not there, or "max"
+                continue
+            # Pages of files count as used, but are given up when anything else needs the memory.
+            pages = (facts.get(f"total_{name}", facts.get(name, 0)) for name in ("active_file", "inactive_file"))
+            available.append(max(0, free + sum(map(int, pages))))
+    return min(available)
+
+
+def _free_disk(folder: Path) -> int:
+    """Bytes free on the disk of `folder`, which need not exist, with those that lie in it."""
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free + held
+
+
+def probe(
+    model: ModelConfig,
+    vocab_size: int,
+    optim: OptimConfig,
+    train: TrainConfig,
+    runtime: RuntimeConfig,
+    device: torch.device,
+) -> float:
+    """Seconds of one step of a whole batch, measured on random tokens and a model of their own.
+
+    Of more than two micro batches, the time of one step with the first and one with the first two is measured; each of
+    the others takes the difference. Several processes measure together, each with its share of the batch. The state of
+    the random numbers is left as it was.
+    """
+    keep_freed_memory()
+    share = _share(train.batch_size, distributed.num_processes())
+    size = min(runtime.micro_batch_size or share, share)
+    compile = runtime.compile and why_not_compile(device) is None
+    with torch.random.fork_rng(devices=[]):  # on the CPU, where the weights are drawn whatever the device
+        lm = TransformerLM(model, vocab_size, runtime.attention_backend, runtime.checkpoint_activations).to(device)
+        tokens = torch.randint(vocab_size, (min(share, 2 * size), model.context_length + 1))
+    if runtime.parallelism == "fsdp" and distributed.num_processes() > 1:
+        distributed.shard(lm, device)
+    update = Update(
+        lm,
+        make_optimizer(lm, optim),
+        precision=train.precision,
+        max_grad_norm=optim.max_grad_norm,
+        document_separator=0 if train.document_mask else None,
+        micro_batch_size=size,
+        compile=compile,
+    )
+    seconds = _median_seconds(update, tokens)
+    if share > 2 * size:
+        first = _median_seconds(update, tokens[:size])
+        seconds = first + (share / size - 1) * max(0, seconds - first)
+    if compile:
+        torch.compiler.reset()  # the training compiles as if there had been no probe
+    return seconds
+
+
+def _median_seconds(update: Update, tokens: Tensor) -> float:
+    """Of a step with all `tokens`, (B, T + 1), after one that warms up and may compile."""
+    seconds = []
+    quiet = not distributed.is_first()
+    for _ in tqdm(range(1 + _TIMED_STEPS), desc="measuring a step", unit="step", leave=False, disable=quiet):
+        started = time.perf_counter()
+        update(tokens[:, :-1], tokens[:, 1:], learning_rate=1e-6)  # next to nothing, so that no loss becomes infinite
+        seconds.append(time.perf_counter() - started)  # on a GPU with the end of the step before, instead of its own
+    return statistics.median(seconds[1:])
+
+
+def duration(seconds: float) -> str:
+    """For people, to a minute or an hour: 45 s, 12 min, 3 h 20 min, 2 days 4 h."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 24 * 60:
+        parts = {"h": minutes // 60, "min": minutes % 60}
+    else:
+        parts = {"days" if hours >= 48 else "day": hours // 24, "h": hours % 24}
+    return " ".join(f"{count} {unit}" for unit, count in parts.items() if count)
+
+
+def _si(value: float, unit: str) -> str:
+    """Three digits and a decimal prefix: 1,234,567 B is 1.23 MB."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:,.0f} E{unit}"

@@ -1,0 +1,336 @@
+import dataclasses
+import math
+from collections import namedtuple
+
+import pytest
+import torch
+
+import lm.training.plan
+from lm.errors import UserError
+from lm.model.accounting import training_bytes, training_flops_per_token
+from lm.model.transformer import TransformerLM
+from lm.training.plan import Plan, available_memory, cgroup_available, duration, plan, probe
+
+CPU = torch.device("cpu")
+VOCAB_SIZE = 61
+
+
+@pytest.fixture
+def planned(run, runtime, tmp_path, monkeypatch):
+    """A plan of the small run: in `memory` bytes of a CPU's, with `free` bytes on the disk."""
+
+    def planned(memory: int = 10**9, free: int = 10**9, num_processes: int = 1, batch_size: int = 8, **changes) -> Plan:
+        monkeypatch.setattr(lm.training.plan, "available_memory", lambda device, num_processes: {"CPU": memory})
+        monkeypatch.setattr(lm.training.plan.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
+        settings = dataclasses.replace(runtime, **changes)
+        train = dataclasses.replace(run.train, batch_size=batch_size)
+        return plan(run.model, VOCAB_SIZE, run.optim, train, settings, CPU, tmp_path / "none yet", num_processes)
+
+    return planned
+
+
+def bytes_of_one(run, micro_batch_size: int, num_micro_batches: int = 1, checkpoint_activations: bool = False) -> dict:
+    return training_bytes(
+        run.model,
+        VOCAB_SIZE,
+        micro_batch_size,
+        "float32",
+        num_micro_batches=num_micro_batches,
+        checkpoint_activations=checkpoint_activations,
+    )
+
+
+def total(run, micro_batch_size: int, **arguments) -> int:
+    """A process's bytes by the sum of all kinds and a checkpoint, its copy and its file."""
+    kinds = bytes_of_one(run, micro_batch_size, **arguments)
+    return sum(kinds.values()) + 2 * (kinds["weights"] + kinds["optimizer"])
+
+
+def test_what_one_process_takes(run, planned):
+    # Embeddings and head 2 · 61 · 32, attention 2 · 4 · 32², feed-forward 2 · 3 · 32 · 48, norms 5 · 32.
+    count = 3904 + 8192 + 9216 + 160
+    result = planned()
+    assert sum(result.parameters.values()) == count
+    assert result.tokens == 12 * 8 * 16
+    assert result.flops_per_token == training_flops_per_token(run.model, VOCAB_SIZE)
+    assert result.flops == 12 * 8 * 16 * result.flops_per_token
+    assert result.memory["checkpoint"] == 2 * (4 + 8) * count  # weights and two moments, twice
+    assert result.needed_memory == {"CPU": total(run, 8)}
+    assert result.micro_batch_size == result.largest_micro_batch_size == 8
+    # The newest two, the newest and the best of the evaluated ones, the one under way; and the model.
+    assert sum(result.disk.values()) == 5 * 12 * count + 4 * count
+    result.check()
+
+
+def test_a_micro_batch_above_the_share_is_the_share(planned):
+    assert planned(micro_batch_size=50).needed_memory == planned().needed_memory
+    assert planned(micro_batch_size=50).micro_batch_size == 8
+
+
+def test_buckets_and_copies_of_ddp(run, planned):
+    one = bytes_of_one(run, 4, num_micro_batches=2)  # as if gradients had been there before
+    state = one["weights"] + one["optimizer"]
+    assert planned(num_processes=2).memory == {**one, "checkpoint": state + state // 2}
+    # Two micro batches: beside the buckets, the first one's gradients wait.
+    one = bytes_of_one(run, 2, num_micro_batches=2)
+    expected = {**one, "gradients": one["gradients"] + one["weights"], "checkpoint": state + state // 2}
+    assert planned(num_processes=2, micro_batch_size=2).memory == expected
+
+
+def test_shares_of_fsdp(run, planned):
+    one = bytes_of_one(run, 2)
+    state = one["weights"] + one["optimizer"]
+    ends, block = 4 * 3904, 4 * (8192 + 9216 + 160) // 2
+    memory = planned(num_processes=4, parallelism="fsdp").memory
+    assert memory["weights"] == one["weights"] // 4 + ends + 2 * block
+    assert memory["optimizer"] == one["optimizer"] // 4
+    assert memory["checkpoint"] == 2 * (state // 4)
+    assert memory["activations"] == one["activations"]
+
+
+def test_one_process_shares_nothing(planned):
+    assert planned(parallelism="fsdp").memory == planned().memory
+
+
+@pytest.mark.parametrize("batch_size", [7, 24])
+@pytest.mark.parametrize("checkpointed", [True, False])
+def test_the_fit_is_that_of_trying_all(run, planned, batch_size, checkpointed):
+    def largest(memory: int, checkpoint_activations: bool) -> int:
+        numbers = {size: math.ceil(batch_size / size) for size in range(1, batch_size + 1)}
+        needed = {
+            size: total(run, size, num_micro_batches=number, checkpoint_activations=checkpoint_activations)
+            for size, number in numbers.items()
+        }
+        return max((size for size in needed if needed[size] <= memory), default=0)
+
+    found = set()
+    for memory in range(800_000, 3_200_000, 60_000):
+        result = planned(memory, batch_size=batch_size, checkpoint_activations=checkpointed)
+        size = largest(memory, checkpointed)
+        assert result.largest_micro_batch_size == size
+        expected = size or largest(memory, True)
+        if expected:
+            changes = {"micro_batch_size": expected, "checkpoint_activations": checkpointed or not size}
+            assert result.nearest == dataclasses.replace(result.runtime, **changes)
+        else:
+            assert result.nearest is None
+        found.add((size, expected))
+    assert {(0, 0), (batch_size, batch_size)} <= found
+    assert checkpointed or (0, 1) in found  # where activations must be checkpointed
+
+
+def test_it_is_refused_only_when_a_byte_is_missing(run, planned):
+    needed = total(run, 8)
+    planned(needed).check()
+    with pytest.raises(UserError):
+        planned(needed - 1).check()
+    result = planned()
+    planned(free=sum(result.disk.values())).check()
+    with pytest.raises(UserError):
+        planned(free=sum(result.disk.values()) - 1).check()
+
+
+def test_the_refusal_names_the_nearest_settings(run, planned):
+    needed, all_at_once = total(run, 3, num_micro_batches=3), total(run, 8)
+    with pytest.raises(UserError) as error:
+        planned(needed).check()
+    assert str(error.value) == (
+        f"runtime.micro_batch_size: with 8, a process takes {all_at_once / 1e6:.2f} MB of CPU memory, "
+        f"and {needed / 1e6:.2f} MB are available; set runtime.micro_batch_size: 3"
+    )
+    needed = total(run, 1, num_micro_batches=8, checkpoint_activations=True)
+    with pytest.raises(UserError, match="; set runtime.micro_batch_size: 1, runtime.checkpoint_activations: true$"):
+        planned(needed).check()
+    with pytest.raises(UserError, match="; the model itself does not fit: lower model.num_layers or model.d_model$"):
+        planned(needed - 1).check()
+
+
+def test_what_only_fits_in_shares_is_sent_to_fsdp(planned):
+    fsdp = planned(num_processes=4, parallelism="fsdp")
+    needed = fsdp.needed_memory["CPU"]
+    assert needed < planned(num_processes=4, micro_batch_size=1, checkpoint_activations=True).needed_memory["CPU"]
+    with pytest.raises(UserError, match="; set runtime.parallelism: fsdp, runtime.micro_batch_size: 2$"):
+        planned(needed, num_processes=4).check()
+    with pytest.raises(UserError, match="the model itself does not fit"):
+        planned(100_000, num_processes=4).check()
+
+
+def test_a_full_disk_is_refused_with_the_checkpoints_that_fit(planned):
+    one, model = 12 * 21472, 4 * 21472
+    planned(free=13 * one + model, keep_checkpoints=10).check()
+    with pytest.raises(
+        UserError, match=r"none yet: checkpoints and model take 3.44 MB, and 3.18 MB are free; "
+    ) as error:
+        planned(free=12 * one + model, keep_checkpoints=10).check()
+    assert str(error.value).endswith("free some space, or set runtime.keep_checkpoints: 9")
+    planned(free=12 * one + model, keep_checkpoints=9).check()
+    with pytest.raises(UserError, match="free; free some space$"):
+        planned(free=4 * one + model - 1, keep_checkpoints=10).check()
+
+
+def test_checkpoints_that_lie_there_count_as_free(run, runtime, tmp_path, monkeypatch):
+    asked = []
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(lm.training.plan.shutil, "disk_usage", lambda path: asked.append(path) or usage(1000))
+
+    def free() -> int:
+        return plan(run.model, VOCAB_SIZE, run.optim, run.train, runtime, CPU, tmp_path / "a" / "b", 1).free_disk
+
+    assert free() == 1000
+    (tmp_path / "a" / "b" / "step").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "step" / "x").write_bytes(bytes(50))
+    assert free() == 1050
+    assert asked == [tmp_path, tmp_path / "a" / "b"]  # what exists
+
+
+@pytest.mark.parametrize(
+    "batch_size, num_processes, nearest", [(8, 3, "6, 9"), (2, 3, "3"), (7, 2, "6, 8"), (4, 8, "8")]
+)
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(planned, batch_size, num_processes, nearest):
+    message = (
+        f"train.batch_size: expected a multiple of runtime.num_processes = {num_processes}, got {batch_size}; "
+        f"the nearest: {nearest}"
+    )
+    with pytest.raises(UserError) as error:
+        planned(batch_size=batch_size, num_processes=num_processes)
+    assert str(error.value) == message
+
+
+def test_the_table(planned):
+    lines = str(planned(num_processes=2, micro_batch_size=3)).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) < 25
+    text = "\n".join(" ".join(line.split()) for line in lines)
+    assert text.startswith("parameters token_embeddings 1,952\nattention 8,192\n")
+    assert "\nall 21,472\ncompute a token " in text
+    assert "\n1,536 tokens " in text
+    assert "\nmemory, each of 2 weights 85.9 kB\noptimizer 172 kB\n" in text
+    assert "\nCPU, of 1 GB available " in text
+    assert "\nmicro batch sequences 3\nat most, of 4 4\n" in text
+    assert text.endswith("\ndisk 5 checkpoints 1.29 MB\nmodel 85.9 kB\nall, of 1 GB free 1.37 MB")
+
+
+def test_a_checkpoint_takes_the_cpus_memory_and_the_rest_the_gpus(run, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 2 * 10**9))
+    monkeypatch.setattr(lm.training.plan, "cgroup_available", lambda: 100_000)
+    arguments = run.model, VOCAB_SIZE, run.optim, run.train, runtime, torch.device("cuda"), tmp_path, 1
+    result = plan(*arguments)
+    kinds = training_bytes(run.model, VOCAB_SIZE, 4, "float32", device="cuda")
+    assert result.available_memory == {"GPU": 10**9, "CPU": 100_000}
+    assert result.needed_memory == {"GPU": sum(kinds.values()), "CPU": 2 * 12 * 21472}
+    with pytest.raises(UserError, match="takes 515 kB of CPU memory, and 100 kB are available; the model itself"):
+        result.check()
+
+
+def test_the_cpus_memory_is_shared_by_the_processes_of_a_machine(monkeypatch):
+    monkeypatch.setattr(lm.training.plan.psutil, "virtual_memory", lambda: namedtuple("M", "available")(9000))
+    monkeypatch.setattr(lm.training.plan, "cgroup_available", lambda: math.inf)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 5000)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert available_memory(CPU, 3) == {"CPU": 3000}
+    assert available_memory(torch.device("mps"), 1) == {"GPU": 5000, "CPU": 9000}
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # eight processes on four machines
+    assert available_memory(CPU, 8) == {"CPU": 4500}
+    monkeypatch.setattr(lm.training.plan, "cgroup_available", lambda: 700)
+    assert available_memory(CPU, 8) == {"CPU": 350}
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """Write control groups: the lines of /proc/self/cgroup, and files below /sys/fs/cgroup."""
+
+    def groups(own: str, files: dict[str, str]) -> None:
+        monkeypatch.setattr(lm.training.plan, "_CGROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(lm.training.plan, "_OWN_CGROUPS", tmp_path / "own")
+        (tmp_path / "own").write_text(own)
+        for name, text in files.items():
+            path = tmp_path / "cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return groups
+
+
+STAT = "anon 10\nactive_file 30\ninactive_file 4\n"
+
+
+def test_the_limit_of_a_container(groups):
+    groups("0::/\n", {"memory.max": "1000\n", "memory.current": "400\n", "memory.stat": STAT})
+    assert cgroup_available() == 1000 - 400 + 34  # 34 are pages of files
+
+
+def test_the_nearest_limit_of_nested_groups_counts(groups):
+    files = {"memory.stat": STAT, "memory.current": "400\n"}
+    nested = {f"{group}/{name}": text for group in ("job", "job/step") for name, text in files.items()}
+    groups("0::/job/step\n", {**nested, "job/memory.max": "500\n", "job/step/memory.max": "max\n"})
+    assert cgroup_available() == 134
+    groups("0::/job/step\n", {"job/step/memory.max": "450\n"})
+    assert cgroup_available() == 84
+    groups("0::/job/step\n", {"job/step/memory.max": "100\n"})
+    assert cgroup_available() == 0
+
+
+def test_the_limit_of_version_1(groups):
+    stat = "active_file 1\ninactive_file 1\ntotal_active_file 30\ntotal_inactive_file 4\n"
+    memory = {"limit_in_bytes": "1000\n", "usage_in_bytes": "400\n", "stat": stat}
+    # A container that reads the host's path: its own group is the root.
+    groups("5:cpu:/\n4:memory:/docker/abc\n0::/\n", {f"memory/memory.{name}": text for name, text in memory.items()})
+    assert cgroup_available() == 634
+
+
+def test_no_limit(groups, tmp_path):
+    groups("0::/\n", {"memory.max": "max\n", "memory.current": "400\n", "memory.stat": STAT})
+    assert cgroup_available() == math.inf
+    (tmp_path / "own").unlink()
+    assert cgroup_available() == math.inf
+
+
+def test_a_probe_measures_whole_steps(run, runtime, monkeypatch):
+    state = torch.get_rng_state()
+    seen = []
+
+    def record(model, token_ids, **arguments):
+        seen.append(token_ids)
+        return hidden(model, token_ids, **arguments)
+
+    hidden = TransformerLM.hidden
+    monkeypatch.setattr(TransformerLM, "hidden", record)
+    assert probe(run.model, VOCAB_SIZE, run.optim, run.train, runtime, CPU) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [tuple(ids.shape) for ids in seen] == 4 * [(4, 16)]  # one to warm up, three measured
+    assert all(ids.min() >= 0 and ids.max() < VOCAB_SIZE for ids in seen)
+
+
+def test_a_probe_of_many_micro_batches_measures_two(run, runtime, monkeypatch):
+    seconds = iter([5.0, 3.0])  # two micro batches, then one
+    sizes = []
+
+    def measure(update, tokens):
+        sizes.append(len(tokens))
+        assert update.micro_batch_size == 2
+        return next(seconds)
+
+    monkeypatch.setattr(lm.training.plan, "_median_seconds", measure)
+    train = dataclasses.replace(run.train, batch_size=10, document_mask=True)
+    settings = dataclasses.replace(runtime, micro_batch_size=2)
+    assert probe(run.model, VOCAB_SIZE, run.optim, train, settings, CPU) == 3 + 4 * 2
+    assert sizes == [4, 2]
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.2, "0 s"),
+        (45, "45 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (12 * 60 + 20, "12 min"),
+        (3599, "1 h"),
+        (3 * 3600 + 20 * 60, "3 h 20 min"),
+        (86399, "1 day"),
+        (86400 + 3600, "1 day 1 h"),
+        (2 * 86400 + 4 * 3600 + 100, "2 days 4 h"),
+        (10.99 * 86400, "11 days"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
