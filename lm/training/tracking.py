@@ -1,7 +1,6 @@
 """Live tracking: a run's losses and rates in TensorBoard or Weights & Biases, while it goes on.
 
-Neither is a dependency: its package is imported where `runtime.tracking` asks for it, and nowhere else. A tracker that
-does not start is refused before any work; one that fails later costs its curves, and never the training.
+Neither is a dependency. What does not start is refused before any work; what fails later costs the curves alone.
 """
 
 import importlib.util
@@ -66,8 +65,7 @@ def _reason(error: Exception) -> str:
 def _tensorboard(path: Path, config: dict[str, Any], step: int) -> tuple[Log, Callable[[], None]]:
     from torch.utils.tensorboard import SummaryWriter
 
-    # TensorBoard hides what earlier files of the folder say of `purge_step` and the steps after it.
-    writer = SummaryWriter(str(path), purge_step=step + 1)
+    writer = SummaryWriter(str(path), purge_step=step + 1)  # from there on, the points of earlier files are hidden
     writer.add_text("config", f"```\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```", step + 1)
 
     def send(step: int, values: dict[str, float | None]) -> None:
@@ -89,11 +87,13 @@ def _wandb(path: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]
     if run.offline:
         tqdm.write(f"runtime.tracking: wandb is offline; send the run with: wandb sync {path}/wandb/offline-run-*")
 
+    run.define_metric("*", step_metric="step")
+
     def send(step: int, values: dict[str, float | None]) -> None:
-        # The server takes the steps in order, each once, and warns of any other. What it has of those that a resumed
-        # run repeats stands: they give the same again. Two calls for one step make one row.
+        # The server takes each step once, in order, and keeps what it has of those that a resumed run repeats, to the
+        # same values. But offline files of one run that overlap get new numbers when sent; "step", the axis, stays.
         if step >= run.starting_step:
-            run.log(values, step=step)
+            run.log({"step": step, **values}, step=step)
 
     # A run that was interrupted is not shown as finished.
     return send, lambda: run.finish(exit_code=int(sys.exc_info()[0] is not None))

@@ -1,6 +1,7 @@
 import math
 import shutil
 import sys
+import threading
 import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_tensorboard_keeps_runs_apart(tensorboard, tmp_path):
 # TensorBoard writes in a thread of its own, whose end Python reports too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_fails_on_the_way_costs_one_line(tensorboard, tmp_path, capsys):
+    before = set(threading.enumerate())
     with tracker("tensorboard", tmp_path, "run", CONFIG, -1) as log:
         shutil.rmtree(tmp_path)
         step, deadline = 0, time.monotonic() + 10
@@ -102,6 +104,8 @@ def test_a_disk_that_fails_on_the_way_costs_one_line(tensorboard, tmp_path, caps
             log(step := step + 1, {"train_loss": 2.5})
         for later in range(step + 1, step + 100):
             log(later, {"train_loss": 2.5})
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # or its end would be reported to the next test
     assert lines.startswith("runtime.tracking: going on without tensorboard: ") and lines.count("\n") == 1
     assert capsys.readouterr().out == ""
 
@@ -147,6 +151,7 @@ class StandIn(ModuleType):
         return SimpleNamespace(
             offline=arguments["mode"] == "offline",
             starting_step=self.starting_step,
+            define_metric=lambda name, step_metric: self._call("define_metric", (name, step_metric)),
             log=lambda values, step: self._call("log", (step, values)),
             finish=lambda exit_code: self._call("finish", exit_code),
         )
@@ -176,7 +181,8 @@ def test_wandb_gets_the_points_and_the_config(stand_in, tmp_path, capsys):
         "mode": None,
     }
     assert (tmp_path / "0f3a").is_dir()  # where it is missing, wandb takes a temporary folder without a word
-    assert wandb.of("log") == [(0, {"val_loss": 5.5}), (1, {"train_loss": 2.5, "grad_norm": 0.5})]
+    assert wandb.of("define_metric") == [("*", "step")]
+    assert wandb.of("log") == [(0, {"step": 0, "val_loss": 5.5}), (1, {"step": 1, "train_loss": 2.5, "grad_norm": 0.5})]
     assert wandb.of("finish") == [0]
     assert capsys.readouterr().out == ""
 
