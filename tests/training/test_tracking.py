@@ -72,10 +72,12 @@ def test_tensorboard_shows_the_points_and_the_config(tensorboard, tmp_path):
 
 
 @pytest.mark.parametrize("resumed_at", [-1, 0, 3, 5])
-def test_tensorboard_shows_a_resumed_run_as_one_that_was_never_killed(resumed_at, tensorboard, tmp_path):
+def test_tensorboard_shows_a_resumed_run_as_one_that_was_never_killed(resumed_at, tensorboard, tmp_path, monkeypatch):
     with tracker("tensorboard", tmp_path, "run", CONFIG, -1) as log:
         for step in range(6):
             log(step, {"train_loss": float(step)})
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)  # TensorBoard reads the files in order of their second
     with tracker("tensorboard", tmp_path, "run", CONFIG, resumed_at) as log:
         for step in range(resumed_at + 1, 8):
             log(step, {"train_loss": 100.0 + step})
