@@ -10,12 +10,10 @@ import shutil
 import statistics
 import time
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from lm.errors import UserError
@@ -28,9 +26,7 @@ from lm.training.device import keep_freed_memory, why_not_compile
 from lm.training.optimizer import make_optimizer
 from lm.training.update import Update
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUPS = Path("/proc/self/cgroup")
-_TIMED_STEPS = 3
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +69,11 @@ class Plan:
                     f"runtime.micro_batch_size: with {self.micro_batch_size}, a process takes {_si(needed, 'B')} of "
                     f"{place} memory, and {_si(available, 'B')} are available; {self._advice()}"
                 )
-        excess = sum(self.disk.values()) - self.free_disk
-        if excess > 0:
-            keep = self.runtime.keep_checkpoints - math.ceil(excess / self.checkpoint_bytes)
+        needed = sum(self.disk.values())
+        if needed > self.free_disk:
+            keep = self.runtime.keep_checkpoints - math.ceil((needed - self.free_disk) / self.checkpoint_bytes)
             raise UserError(
-                f"{self.checkpoints}: checkpoints and model take {_si(sum(self.disk.values()), 'B')}, and "
+                f"{self.checkpoints}: checkpoints and model take {_si(needed, 'B')}, and "
                 f"{_si(self.free_disk, 'B')} are free; free some space"
                 + (f", or set runtime.keep_checkpoints: {keep}" if keep > 0 else "")
             )
@@ -129,7 +125,7 @@ def plan(
     Raises:
         UserError: `num_processes` cannot share `train.batch_size` evenly.
     """
-    share = _share(train.batch_size, num_processes)
+    share, size = _sizes(train, runtime, num_processes)
     available = available_memory(device, num_processes)
 
     def memory(runtime: RuntimeConfig) -> dict[str, int]:
@@ -139,18 +135,17 @@ def plan(
         return all(needed <= available[place] for place, needed in _by_place(memory(runtime), device.type).items())
 
     # In this order: smaller micro batches, then with activations checkpointed too, then all this with fsdp.
-    candidates = product(
-        dict.fromkeys([runtime.parallelism, "fsdp"]) if num_processes > 1 else [runtime.parallelism],
-        dict.fromkeys([runtime.checkpoint_activations, True]),
-        range(share, 0, -1),
+    candidates = (
+        replace(runtime, parallelism=parallelism, checkpoint_activations=checkpointed, micro_batch_size=at_once)
+        for parallelism in dict.fromkeys([runtime.parallelism, *(["fsdp"] if num_processes > 1 else [])])
+        for checkpointed in dict.fromkeys([runtime.checkpoint_activations, True])
+        for at_once in range(share, 0, -1)
     )
-    names = ("parallelism", "checkpoint_activations", "micro_batch_size")
-    nearest = next(filter(fits, (replace(runtime, **dict(zip(names, values))) for values in candidates)), None)
+    nearest = next(filter(fits, candidates), None)
     suffices = nearest and replace(nearest, micro_batch_size=runtime.micro_batch_size) == runtime
     whole = training_bytes(model, vocab_size, 1, train.precision, optimizer=optim.name)
     checkpoint_bytes = whole["weights"] + whole["optimizer"]
-    # The newest, two that were evaluated, and the one that is being written.
-    num_checkpoints = runtime.keep_checkpoints + 3
+    num_checkpoints = runtime.keep_checkpoints + 3  # two that were evaluated, and the one that is being written
     tokens = train.max_steps * train.batch_size * model.context_length
     return Plan(
         runtime=runtime,
@@ -160,7 +155,7 @@ def plan(
         tokens=tokens,
         flops=tokens * training_flops_per_token(model, vocab_size),
         share=share,
-        micro_batch_size=min(runtime.micro_batch_size or share, share),
+        micro_batch_size=size,
         largest_micro_batch_size=nearest.micro_batch_size if suffices else 0,
         memory=memory(runtime),
         needed_memory=_by_place(memory(runtime), device.type),
@@ -173,16 +168,16 @@ def plan(
     )
 
 
-def _share(batch_size: int, num_processes: int) -> int:
-    """Sequences of a batch for each process, which must be as many for all."""
-    share, rest = divmod(batch_size, num_processes)
+def _sizes(train: TrainConfig, runtime: RuntimeConfig, num_processes: int) -> tuple[int, int]:
+    """Sequences of a batch for each process, as many for all, and how many of them are in its memory at once."""
+    share, rest = divmod(train.batch_size, num_processes)
     if rest:
         nearest = ", ".join(str(n * num_processes) for n in (share, share + 1) if n)
         raise UserError(
-            f"train.batch_size: expected a multiple of runtime.num_processes = {num_processes}, got {batch_size}; "
-            f"the nearest: {nearest}"
+            f"train.batch_size: expected a multiple of runtime.num_processes = {num_processes}, "
+            f"got {train.batch_size}; the nearest: {nearest}"
         )
-    return share
+    return share, min(runtime.micro_batch_size or share, share)
 
 
 def process_bytes(
@@ -200,25 +195,21 @@ def process_bytes(
     (DistributedDataParallel, gradient_as_bucket_view). So all are there at any time, as if earlier micro batches had
     left them; and those of earlier micro batches, which are not averaged yet, lie beside the buckets.
 
-    fsdp, with P processes, weights W, optimizer state O, embeddings and head E, and the weights B of a block:
-
-        weights = W / P + E + 2 B          optimizer = O / P          gradients = those of one process
-
-    E stays whole from the forward pass to the end of the backward pass; one block is computed while the next comes
-    together. In the loss, the head's gradient is whole, and so are those of earlier micro batches, which wait for the
-    last to be shared out. Only a peak in the optimizer's step would be lower than this.
+    fsdp, of P processes: weights are a P-th of all, embeddings and head, which stay whole from the forward pass to the
+    end of the backward pass, and two blocks, one computed while the next comes together; optimizer state is a P-th.
+    Gradients are as in one process: in the loss, the head's is whole, and so are those of earlier micro batches, which
+    the last one shares out. Only a peak in the optimizer's step is lower than this.
 
     checkpoint: written while the training goes on, from a copy of the process's weights and optimizer state, by way of
     the bytes of its file, which holds a P-th of them all.
     """
-    share = _share(train.batch_size, num_processes)
-    micro_batch_size = min(runtime.micro_batch_size or share, share)
-    num_micro_batches = math.ceil(share / micro_batch_size)
+    share, size = _sizes(train, runtime, num_processes)
+    num_micro_batches = math.ceil(share / size)
     ddp, fsdp = (num_processes > 1 and runtime.parallelism == name for name in ("ddp", "fsdp"))
     kinds = training_bytes(
         model,
         vocab_size,
-        micro_batch_size,
+        size,
         train.precision,
         num_micro_batches=max(2, num_micro_batches) if ddp else num_micro_batches,
         optimizer=optim.name,
@@ -229,14 +220,14 @@ def process_bytes(
     if ddp and num_micro_batches > 1:
         kinds["gradients"] += kinds["weights"]
     state = kinds["weights"] + kinds["optimizer"]
-    file = math.ceil(state / num_processes)
+    part = math.ceil(state / num_processes)
     if not fsdp:
-        return {**kinds, "checkpoint": state + file}
+        return {**kinds, "checkpoint": state + part}
     count = parameters(model, vocab_size)
     ends = 4 * (count["token_embeddings"] + count["position_embeddings"] + count["lm_head"])
     block = math.ceil((kinds["weights"] - ends) / model.num_layers)
     weights, optimizer = (math.ceil(kinds[name] / num_processes) for name in ("weights", "optimizer"))
-    return {**kinds, "weights": weights + ends + 2 * block, "optimizer": optimizer, "checkpoint": 2 * file}
+    return {**kinds, "weights": weights + ends + 2 * block, "optimizer": optimizer, "checkpoint": 2 * part}
 
 
 def _by_place(memory: dict[str, int], device: str) -> dict[str, int]:
@@ -261,10 +252,8 @@ def cgroup_available() -> float:
     The limit of a group holds for all groups below it. The path that a container reads may be the host's; the files of
     its own group then lie at the top.
     """
-    if not _OWN_CGROUPS.exists():
-        return math.inf
     available = [math.inf]
-    for line in _OWN_CGROUPS.read_text().splitlines():
+    for line in _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.exists() else []:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             root, limit, usage = _CGROUPS, "memory.max", "memory.current"
@@ -306,8 +295,7 @@ def probe(
     the random numbers is left as it was.
     """
     keep_freed_memory()
-    share = _share(train.batch_size, distributed.num_processes())
-    size = min(runtime.micro_batch_size or share, share)
+    share, size = _sizes(train, runtime, distributed.num_processes())
     compile = runtime.compile and why_not_compile(device) is None
     with torch.random.fork_rng(devices=[]):  # on the CPU, where the weights are drawn whatever the device
         lm = TransformerLM(model, vocab_size, runtime.attention_backend, runtime.checkpoint_activations).to(device)
@@ -332,11 +320,10 @@ def probe(
     return seconds
 
 
-def _median_seconds(update: Update, tokens: Tensor) -> float:
-    """Of a step with all `tokens`, (B, T + 1), after one that warms up and may compile."""
+def _median_seconds(update: Update, tokens: torch.Tensor) -> float:
+    """Of three steps with all `tokens`, (B, T + 1), after one that warms up and may compile."""
     seconds = []
-    quiet = not distributed.is_first()
-    for _ in tqdm(range(1 + _TIMED_STEPS), desc="measuring a step", unit="step", leave=False, disable=quiet):
+    for _ in tqdm(range(4), "measuring a step", leave=False, unit="step", disable=not distributed.is_first()):
         started = time.perf_counter()
         update(tokens[:, :-1], tokens[:, 1:], learning_rate=1e-6)  # next to nothing, so that no loss becomes infinite
         seconds.append(time.perf_counter() - started)  # on a GPU with the end of the step before, instead of its own
@@ -348,9 +335,8 @@ def duration(seconds: float) -> str:
     minutes, hours = round(seconds / 60), round(seconds / 3600)
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
-    if minutes < 24 * 60:
-        parts = {"h": minutes // 60, "min": minutes % 60}
-    else:
+    parts = {"h": minutes // 60, "min": minutes % 60}
+    if minutes >= 24 * 60:
         parts = {"days" if hours >= 48 else "day": hours // 24, "h": hours % 24}
     return " ".join(f"{count} {unit}" for unit, count in parts.items() if count)
 
