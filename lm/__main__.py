@@ -55,6 +55,29 @@ def main() -> None:
     report.add_argument("--samples", type=Path, default=Path("data/samples"), help="(%(default)s)")
     report.set_defaults(run=run_report)
 
+    plan = verbs.add_parser(
+        "plan",
+        help="what the training of params.yaml will take: FLOPs, memory, disk, time",
+        description="Show what the training of params.yaml will take: parameters, FLOPs, memory, the largest micro batch "
+        "that fits, disk, and the time, from a few steps on random tokens. It needs no data. "
+        "Exit status 1: it does not fit; the message names the nearest settings that do.",
+    )
+    plan.add_argument("--params", type=Path, default=Path("params.yaml"), help="(%(default)s)")
+    plan.add_argument(
+        "--checkpoints", type=Path, default=Path("data/.checkpoints"), help="folder of in-flight checkpoints (%(default)s)"
+    )
+    plan.set_defaults(run=run_plan)
+
+    join = verbs.add_parser(
+        "join",
+        help="join token folders, made of shares of a corpus by several machines, into one",
+        description="Join token folders that were encoded with one tokenizer, in the order given, into a new one. "
+        "Example: python -m lm join data/tokens shares/1 shares/2",
+    )
+    join.add_argument("out", type=Path, metavar="OUT", help="the folder to make, such as data/tokens")
+    join.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="what the stage encode_memmap made")
+    join.set_defaults(run=run_join)
+
     args = parser.parse_args()
     args.run(args)
 
@@ -94,6 +117,33 @@ def run_generate(args: argparse.Namespace) -> None:
         print(notice, file=sys.stderr)
     for piece in stream(model, tokenizer, prompt, settings):
         print(piece, end="", flush=True)
+
+
+def run_plan(args: argparse.Namespace) -> None:
+    from lm import config
+    from lm.training.device import pick_device
+    from lm.training.distributed import is_launched, launch, num_processes, process_group
+    from lm.training.plan import duration, plan, probe
+
+    params = config.load(args.params)
+    model, optim, train, runtime = params.model, params.optim, params.train, params.runtime
+    if runtime.num_processes > 1 and not is_launched():
+        launch(main, runtime.num_processes)
+        return
+    vocab_size = params.tokenizer.vocab_size
+    with process_group(pick_device(runtime.device)) as device:
+        needs = plan(model, vocab_size, optim, train, runtime, device, args.checkpoints, num_processes())
+        print(needs)
+        needs.check()
+        seconds = probe(model, vocab_size, optim, train, runtime, device)
+        print(f"time: {seconds:.3g} s a step, about {duration(seconds * train.max_steps)} for all, evaluations apart")
+
+
+def run_join(args: argparse.Namespace) -> None:
+    from lm.tokens import join_tokens
+
+    for split, facts in join_tokens(args.folders, args.out)["splits"].items():
+        print(f"{split}: {facts['count']:,} tokens in {facts['documents']:,} documents")
 
 
 def run_report(args: argparse.Namespace) -> None:

@@ -10,7 +10,8 @@ from lm.errors import UserError, exit_cleanly
 from lm.studies.ablation import cell
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.data import open_data
-from lm.training.loop import Result, train
+from lm.training.distributed import is_launched, launch
+from lm.training.loop import Files, Result, train
 
 
 def main() -> None:
@@ -23,10 +24,14 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder of in-flight checkpoints")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, a row an evaluation")
+    parser.add_argument("--tracking", type=Path, required=True, help="folder for the files of runtime.tracking")
     args = parser.parse_args()
     params = config.load(args.params)
     if args.variant not in params.ablate.variants:
         raise UserError(f"--variant: expected one of {', '.join(params.ablate.variants)}, got {args.variant!r}")
+    if params.runtime.num_processes > 1 and not is_launched():
+        launch(main, params.runtime.num_processes)
+        return
     tokenizer = Tokenizer.load(args.tokenizer)
     data = open_data(args.tokens, tokenizer)
     for folder in (args.metrics.parent, args.curve.parent):
@@ -37,7 +42,8 @@ def main() -> None:
 
     # A cell runs for seconds: compiling it would take longer.
     runtime = dataclasses.replace(params.runtime, compile=False)
-    train(cell(params, args.variant, args.seed), data, tokenizer, runtime, args.checkpoints, args.curve, write)
+    files = Files(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
+    train(cell(params, args.variant, args.seed), data, tokenizer, runtime, files, write)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from lm.model.files import save_model
 from lm.studies.pictures import training_picture
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.data import open_data
-from lm.training.loop import Result, Run, train
+from lm.training.distributed import is_launched, launch
+from lm.training.loop import Files, Result, Run, train
 
 
 def main() -> None:
@@ -23,9 +24,13 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, a row an evaluation")
     parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--tracking", type=Path, required=True, help="folder for the files of runtime.tracking")
     parser.add_argument("--timing", type=Path, required=True, help="folder for times and rates, train.json")
     args = parser.parse_args()
     params = config.load(args.params)
+    if params.runtime.num_processes > 1 and not is_launched():
+        launch(main, params.runtime.num_processes)
+        return
     tokenizer = Tokenizer.load(args.tokenizer)
     data = open_data(args.tokens, tokenizer)
     for folder in (args.model, args.metrics.parent, args.curve.parent, args.picture.parent, args.timing):
@@ -38,7 +43,8 @@ def main() -> None:
         write_json(args.timing / "train.json", result.timing)
 
     run = Run(model=params.model, optim=params.optim, train=params.train)
-    train(run, data, tokenizer, params.runtime, args.checkpoints, args.curve, write)
+    files = Files(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
+    train(run, data, tokenizer, params.runtime, files, write)
 
 
 if __name__ == "__main__":

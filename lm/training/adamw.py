@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm.training.distributed import local
+
 
 class AdamW(torch.optim.Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
@@ -55,7 +57,9 @@ class AdamW(torch.optim.Optimizer):
             # With c = sqrt(1 - beta2^t), m / (sqrt(v) / c + eps) is c m / (sqrt(v) + c eps).
             c = (1 - beta2**t) ** 0.5
             numbers = 1 - lr * group["weight_decay"], c * group["eps"], -lr * c / (1 - beta1**t)
-            tensors = [(p, p.grad, self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"]) for p in params]
+            tensors = [
+                tuple(map(local, (p, p.grad, self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"]))) for p in params
+            ]
             if self.compiled:
                 # As tensors: a number would be part of the kernel, and every step would be compiled.
                 self.compiled(tensors, beta1, beta2, *map(torch.tensor, numbers))

@@ -1,29 +1,45 @@
 """In-flight checkpoints: where an interrupted run goes on from, as if nothing had happened.
 
 They live outside every output of the pipeline, in a folder named by the run's fingerprint: the configuration, the
-data and the code that determine its result. A run of anything else never finds them. Two files are kept, each
-replaced in one step: the state at the last evaluation, and the newest one in between. They are safetensors with a
-JSON header, so that loading executes nothing.
+data and the code that determine its result. A run of anything else never finds them.
+
+    <fingerprint>/step-00000300/shard-00001-model-00001-of-00001.safetensors   a file a process
+                                index.json                                      progress, and every file's checksum
+
+PyTorch's distributed checkpoints write and read the files, so that a run goes on with any number of processes. Nothing
+is ever unpickled. The index is written last: a folder without one is not a checkpoint. Writing goes on beside the
+training, which waits only for a copy of the state.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
 import shutil
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.storage import WriteResult
 
+from lm.atomic import write_text
 from lm.errors import UserError
-from lm.model.files import write_tensors
+from lm.training.distributed import agreed, is_first, wait_for_all
 
 History = list[dict[str, Any]]
 
+_INDEX = "index.json"
+_NAME = "step-{:08}"
 
 @dataclasses.dataclass
 class Progress:
@@ -32,6 +48,12 @@ class Progress:
     step: int
     history: History
     losses: list[float]
+    skipped_steps: int = 0
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the last row of the history is of this very step."""
+        return bool(self.history) and self.history[-1]["step"] == self.step
 
 
 def fingerprint(**facts: Any) -> str:
@@ -45,98 +67,213 @@ def fingerprint(**facts: Any) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run, held under a lock: `with Checkpoints(root, fingerprint) as checkpoints`."""
+    """The checkpoints of one run, held under a lock: `with Checkpoints(root, fingerprint, keep) as checkpoints`.
 
-    def __init__(self, root: Path, fingerprint: str) -> None:
+    All processes of a run call every method together. The `keep` newest stay, the newest one of an evaluation, and the
+    one of the lowest `val_loss`.
+
+    Raises, on entering:
+        UserError: another process trains this very run, or the folder cannot be written.
+    """
+
+    def __init__(self, root: Path, fingerprint: str, keep: int) -> None:
         self.folder = root / fingerprint
-        self.evaluated = self.folder / "evaluated.safetensors"
-        self.newest = self.folder / "newest.safetensors"
+        self.keep = keep
         self._lock = FileLock(self.folder / "lock")  # the system lets go of it when the process dies
         self._finished = False
+        self._saving: concurrent.futures.Future | None = None
+        # Beside the group of the training, whose messages those of a save could meet.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        # From a single process PyTorch's checkpoints say so at every save, out of a thread of their own.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
     def __enter__(self) -> "Checkpoints":
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{self.folder}: another process is training this very run; wait for it, or stop it"
-            ) from None
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from error
+        if is_first():
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=0)
+                for path in self.folder.glob("step-*"):
+                    if not (path / _INDEX).exists():  # a kill came before the end of its writing
+                        shutil.rmtree(path)
+            except Timeout:
+                raise UserError(
+                    f"{self.folder}: another process is training this very run; wait for it, or stop it"
+                ) from None
+            except OSError as error:
+                raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from error
+        wait_for_all()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._finished:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock.release()
+        if kind is None:
+            self.wait()
+        elif self._saving is not None:
+            concurrent.futures.wait([self._saving])  # the lock must outlast it
+        if is_first():
+            if self._finished:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._lock.release()
 
-    def save(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Write the whole state and put it in the place of the previous one in one step.
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Take a copy of the whole state, and write it while the training goes on; an earlier save is waited for.
 
         Raises:
-            UserError: the disk is full or cannot be written; the previous file is as it was.
+            UserError: that earlier one failed, as the disk is full, say; the ones before it are as they were.
         """
-        tensors = {f"model.{name}": weight for name, weight in model.named_parameters()}
-        state = optimizer.state_dict()
-        scalars: dict[str, dict[str, Any]] = {}
-        for index, values in state["state"].items():
-            for key, value in values.items():
+        self.wait()
+        path = self.folder / _NAME.format(progress.step)
+        if is_first():
+            shutil.rmtree(path, ignore_errors=True)  # a damaged one of this step, of other processes maybe
+        wait_for_all()
+        tensors = {f"model.{name}": weight.detach() for name, weight in model.named_parameters()}
+        numbers: dict[str, dict[str, Any]] = {}
+        for name, weight in model.named_parameters():
+            for key, value in optimizer.state[weight].items():
                 if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{key}"] = value
+                    tensors[f"optimizer.{name}.{key}"] = value
                 else:
-                    scalars.setdefault(str(index), {})[key] = value
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        header = {
-            "progress": json.dumps(dataclasses.asdict(progress)),
-            "optimizer": json.dumps({"state": scalars, "param_groups": state["param_groups"]}),
-        }
-        write_tensors(path, tensors, header)
+                    numbers.setdefault(name, {})[key] = value
+        facts = {"progress": dataclasses.asdict(progress), "optimizer": numbers}
+        writer = _Writer(path, json.loads(json.dumps(facts)))  # a copy: the training goes on with them
+        self._saving = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
 
-    def restore(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put a saved state into `model`, `optimizer` and the random generators, and tell how far it had come.
+    def wait(self) -> None:
+        """Return when what is being saved is on the disk.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: it could not be written.
         """
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
         try:
-            with safe_open(path, "pt") as file:
-                header = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            saved = json.loads(header["optimizer"])
-            progress = Progress(**json.loads(header["progress"]))
-            weights = {name: tensors[f"model.{name}"] for name, _ in model.named_parameters()}
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: the checkpoint is damaged ({error}); delete it to go on without it") from error
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.copy_(weights[name])
-        state: dict[int, dict[str, Any]] = {int(index): values for index, values in saved["state"].items()}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
-        torch.set_rng_state(tensors["rng.cpu"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
-        return progress
+            saving.result()
+        except (OSError, CheckpointException, SafetensorError, UserError) as error:
+            kept = self.steps()
+            raise UserError(
+                f"{self.folder}: a checkpoint cannot be written ({_cause(error)}); free some space, or mend the path, "
+                f"and run again{f', which goes on from step {kept[-1]}' if kept else ''}"
+            ) from error
+        if is_first():
+            self._prune()
+        wait_for_all()
 
-    def latest(self) -> Path | None:
-        """The file that has come furthest, or None before the first."""
-        there = [path for path in (self.evaluated, self.newest) if path.exists()]
-        return max(there, key=_saved_step, default=None)
+    def steps(self) -> list[int]:
+        """The steps of which there is a checkpoint, damaged ones among them, in order."""
+        return sorted(int(path.parent.name.partition("-")[2]) for path in self.folder.glob(f"step-*/{_INDEX}"))
+
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, evaluated: bool = False
+    ) -> Progress | None:
+        """Put the newest state, or the newest `evaluated` one, into `model` and `optimizer`; tell how far it had come.
+
+        One that is damaged is passed over, and said so. None if there is no other.
+
+        Raises:
+            UserError: a state that is whole does not fit the model.
+        """
+        self.wait()
+        step = -1
+        if is_first():
+            step = next((step for step in reversed(self.steps()) if self._is_whole(step, evaluated)), -1)
+        step = agreed(step)
+        if step < 0:
+            return None
+        path = self.folder / _NAME.format(step)
+        facts = _read_index(path)
+        reader = HuggingFaceStorageReader(str(path))
+        names = reader.read_metadata().state_dict_metadata
+        tensors = {f"model.{name}": weight.detach() for name, weight in model.named_parameters()}
+        for name, weight in model.named_parameters():
+            state = optimizer.state[weight]
+            state.clear()
+            state.update(facts["optimizer"].get(name, {}))
+            for key in names:
+                if key.startswith(f"optimizer.{name}."):
+                    tensors[key] = state[key.removeprefix(f"optimizer.{name}.")] = torch.zeros_like(weight)
+        try:
+            dcp.load(tensors, storage_reader=reader, process_group=self._group)
+        except (CheckpointException, ValueError) as error:
+            raise UserError(f"{path}: does not fit the model ({_cause(error)}); delete it to go on without it") from error
+        return Progress(**facts["progress"])
 
     def finish(self) -> None:
         """The run's outputs are written: delete its checkpoints on the way out."""
         self._finished = True
 
+    def _is_whole(self, step: int, evaluated: bool) -> bool:
+        path = self.folder / _NAME.format(step)
+        try:
+            facts = _read_index(path)
+            if {file.name for file in path.glob("*.safetensors")} != set(facts["files"]):  # all of them would be read
+                raise ValueError("not the files that were written")
+            for name, checksum in facts["files"].items():
+                if _sha256(path / name) != checksum:
+                    raise ValueError(f"{name} is not what was written")
+            progress = Progress(**facts["progress"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            others = [other for other in self.steps() if other < step]
+            print(
+                f"{path}: the checkpoint is damaged ({error}); going on "
+                + (f"from the one before it, of step {others[-1]}" if others else "without it, from the beginning")
+            )
+            return False
+        return progress.evaluated or not evaluated
 
-def _saved_step(path: Path) -> int:
-    try:
-        with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["progress"])["step"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the checkpoint is damaged ({error}); delete it to go on without it") from error
+    def _prune(self) -> None:
+        """Delete the checkpoints that are no longer to be kept."""
+        steps = self.steps()
+        losses: dict[int, float] = {}
+        for step in steps:
+            try:
+                progress = Progress(**_read_index(self.folder / _NAME.format(step))["progress"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # it was damaged since; `restore` will say so
+            if progress.evaluated:
+                loss = progress.history[-1]["val_loss"]
+                losses[step] = float("inf") if loss is None else loss
+        kept = {*steps[-self.keep :], *list(losses)[-1:]}
+        if losses:
+            kept.add(min(losses, key=losses.__getitem__))
+        for step in steps:
+            if step not in kept:
+                path = self.folder / _NAME.format(step)
+                (path / _INDEX).unlink()  # first: what a kill leaves is then no checkpoint
+                shutil.rmtree(path)
+
+
+class _Writer(HuggingFaceStorageWriter):
+    """Each process's tensors as a safetensors file; then, when all are there, the index, which makes them count."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        super().__init__(str(folder), save_distributed=True)
+        self._folder, self._facts = folder, facts
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        files = sorted({result.storage_data.relative_path for of_process in results for result in of_process})
+        facts = {**self._facts, "files": {name: _sha256(self._folder / name) for name in files}}
+        write_text(self._folder / _INDEX, json.dumps({**facts, "checksum": _checksum(facts)}, indent=1))
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """Raises ValueError if it is not as it was written."""
+    facts = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    if not isinstance(facts, dict) or facts.pop("checksum", None) != _checksum(facts):
+        raise ValueError(f"{_INDEX} is not what was written")
+    return facts
+
+
+def _checksum(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    """The reason in a few words; of a save in several processes, that of the first which failed."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]

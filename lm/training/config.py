@@ -56,7 +56,8 @@ class OptimConfig:
 class TrainConfig:
     """`batch_size` counts sequences an update; `prompt` is continued greedily at every evaluation.
 
-    `document_mask` keeps the documents of a window from seeing each other.
+    `document_mask` keeps the documents of a window from seeing each other. Up to `max_skipped_steps` updates whose loss
+    or gradient is not finite are left out; one more ends the run.
     """
 
     max_steps: int
@@ -65,12 +66,15 @@ class TrainConfig:
     seed: int
     precision: Literal["float32", "bfloat16"]
     document_mask: bool
+    max_skipped_steps: int
     prompt: str
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.max_skipped_steps < 0:
+            raise ValueError(f"max_skipped_steps: expected 0 or more, got {self.max_skipped_steps}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
         if not self.prompt:
@@ -81,19 +85,27 @@ class TrainConfig:
 class RuntimeConfig:
     """What changes speed and never results beyond rounding; no stage tracks it.
 
-    `micro_batch_size` counts the sequences in memory at once; 0 takes the whole batch. `checkpoint_activations` keeps
-    only what enters a block, and computes the rest of it again on the way back.
+    `num_processes` processes of this machine train together; `parallelism` keeps the whole model in each (ddp), or a
+    share of it (fsdp). `micro_batch_size` counts the sequences in a process's memory at once; 0 takes all of its share
+    of the batch. `checkpoint_activations` keeps only what enters a block, and computes the rest of it again on the way
+    back. Of the checkpoints, one every `checkpoint_every` steps, the `keep_checkpoints` newest stay. `tracking` also
+    sends losses and rates elsewhere while the run goes on.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"]
+    num_processes: int
+    parallelism: Literal["ddp", "fsdp"]
     compile: bool
     attention_backend: AttentionBackend
     micro_batch_size: int
     checkpoint_activations: bool
     checkpoint_every: int
+    keep_checkpoints: int
+    tracking: Literal["none", "tensorboard", "wandb"]
 
     def __post_init__(self) -> None:
         if self.micro_batch_size < 0:
             raise ValueError(f"micro_batch_size: expected 0 or more, got {self.micro_batch_size}")
-        if self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every: expected 1 or more, got {self.checkpoint_every}")
+        for name in ("num_processes", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")

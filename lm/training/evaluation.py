@@ -5,18 +5,22 @@ so that every one of its tokens is a target once, and the sum of nats is over ex
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm import trange
 
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import document_starts
+from lm.training.distributed import is_first, num_processes, rank, total
 from lm.training.loss import linear_cross_entropy
 
 CONTINUATION_TOKENS = 64
+
+_ONE_TOKEN = torch.zeros(1, 1, dtype=torch.int64)
 
 
 def windows(tokens: np.ndarray, first_input: int, length: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -46,18 +50,22 @@ def mean_loss(
     precision: str,
     document_mask: bool = False,
 ) -> float:
-    """Mean nats a token over all of `tokens`; the sum is taken in float64."""
+    """Mean nats a token over all of `tokens`; the sum is taken in float64. Several processes take batches in turn."""
     length = model.config.context_length
-    batches = windows(tokens, end_of_text_id, length, batch_size)
-    total = -(-(len(tokens) // length) // batch_size)
+    mine = islice(windows(tokens, end_of_text_id, length, batch_size), rank(), None, num_processes())
+    full, rest = divmod(len(tokens), length)
+    rounds = -(-(-(-full // batch_size) + (rest > 0)) // num_processes())
     nats = 0.0
-    for inputs, targets in tqdm(batches, "evaluating", total, leave=False, delay=2, unit="batch"):
-        inputs, targets = inputs.to(device), targets.to(device)
+    for _ in trange(rounds, desc="evaluating", leave=False, delay=2, unit="batch", disable=not is_first()):
+        # With sharded weights, all must compute equally often: the one that has no batch left takes a token in vain.
+        batch = next(mine, None)
+        inputs, targets = (ids.to(device) for ids in batch or (_ONE_TOKEN, _ONE_TOKEN))
         starts = document_starts(inputs, end_of_text_id) if document_mask else None
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             loss = linear_cross_entropy(model.hidden(inputs, document_starts=starts), model.lm_head.weight, targets)
-        nats += loss.item() * targets.numel()
-    return nats / len(tokens)
+        if batch:
+            nats += loss.item() * targets.numel()
+    return total(torch.tensor(nats, dtype=torch.float64)).item() / len(tokens)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lm.atomic import write_text
+from lm.atomic import write_json, write_text
 from lm.errors import UserError
 from lm.model.accounting import parameters, training_flops_per_token
 from lm.model.config import ModelConfig
@@ -28,10 +28,16 @@ from lm.training.checkpoint import Checkpoints, History, Progress, fingerprint
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from lm.training.data import Data
 from lm.training.device import check_precision, keep_freed_memory, peak_flops, pick_device, why_not_compile
+from lm.training.distributed import any_process, is_first, num_processes, process_group, rank, shard, whole
 from lm.training.evaluation import greedy_continuation, mean_loss
+from lm.training.interruption import Interruption
 from lm.training.optimizer import make_optimizer
+from lm.training.plan import duration, plan
 from lm.training.schedule import learning_rate
+from lm.training.tracking import Log, tracker
 from lm.training.update import Update
+
+_PROBE_STEPS = 3  # timed, after a first one that compiles, for the time to go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,16 @@ class Run:
     model: ModelConfig
     optim: OptimConfig
     train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What a training writes while it runs: two folders, and the two files that grow with every evaluation."""
+
+    checkpoints: Path
+    tracking: Path
+    curve: Path  # CSV, a row an evaluation
+    metrics: Path  # JSON, of the last evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +74,43 @@ def train(
     data: Data,
     tokenizer: Tokenizer,
     runtime: RuntimeConfig,
-    checkpoints_root: Path,
-    curve: Path,
+    files: Files,
     write: Callable[[Result], None],
 ) -> None:
     """Train from scratch, or go on from the checkpoint that an interrupted, otherwise equal run left.
 
-    `curve` is the CSV that holds a row an evaluation; it grows while the run goes on. `write` saves what is to last of
-    the result; the checkpoints are deleted after it. A loss that is not finite ends the run early: the model of the
-    last evaluation is the result, and the metrics say `diverged`.
+    All processes of a run call this; `write`, which saves what is to last of the result, is called in the first one
+    alone. The checkpoints are deleted after it. A loss that is not finite ends the run early, unless
+    `train.max_skipped_steps` allows to leave the step out: the model of the last evaluation is the result, and the
+    metrics say `diverged`.
 
     Raises:
-        UserError: too little text, no such device, an unwritable folder, a full disk, or the same run is under way.
+        UserError: too little text, no such device, too little memory, an unwritable folder, a full disk, or the same
+            run is under way.
+        KeyboardInterrupt: Ctrl-C; the step under way was finished and saved.
     """
     _check(run, data)
     keep_freed_memory()
     device = pick_device(runtime.device)
     check_precision(device, run.train.precision)
-    name = fingerprint(run=dataclasses.asdict(run), tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
-    with Checkpoints(checkpoints_root, name) as checkpoints:
-        write(_Training(run, data, tokenizer, runtime, device, checkpoints, curve).result())
-        checkpoints.finish()
+    facts = dataclasses.asdict(run)
+    name = fingerprint(run=facts, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
+    with process_group(device) as device, Interruption() as interruption:
+        needs = plan(
+            run.model, tokenizer.vocab_size, run.optim, run.train, runtime, device, files.checkpoints, num_processes()
+        )
+        print(needs)
+        needs.check()
+        with Checkpoints(files.checkpoints, name, runtime.keep_checkpoints) as checkpoints:
+            training = _Training(run, data, tokenizer, runtime, device, checkpoints, files)
+            tracking = runtime.tracking if is_first() else "none"
+            last = training.progress.step if training.progress.history else -1  # whose points stand
+            with tracker(tracking, files.tracking, name, facts, last) as log:
+                result = training.result(interruption, log)
+            checkpoints.wait()
+            if is_first():
+                write(result)
+            checkpoints.finish()
 
 
 class _Training:
@@ -92,16 +124,17 @@ class _Training:
         runtime: RuntimeConfig,
         device: torch.device,
         checkpoints: Checkpoints,
-        curve: Path,
+        files: Files,
     ) -> None:
         self.run, self.data, self.tokenizer, self.runtime = run, data, tokenizer, runtime
-        self.device, self.checkpoints, self.curve = device, checkpoints, curve
+        self.device, self.checkpoints, self.files = device, checkpoints, files
         torch.manual_seed(run.train.seed)
         self.model = TransformerLM(
             run.model, tokenizer.vocab_size, runtime.attention_backend, runtime.checkpoint_activations
         ).to(device)
+        if runtime.parallelism == "fsdp" and num_processes() > 1:
+            shard(self.model, device)
         self.optimizer = make_optimizer(self.model, run.optim)
-        self.progress = Progress(step=0, history=[], losses=[])
         reason = why_not_compile(device) if runtime.compile else None
         if reason:
             print(f"runtime.compile: going on without torch.compile: {reason}")
@@ -114,45 +147,95 @@ class _Training:
             micro_batch_size=runtime.micro_batch_size,
             compile=runtime.compile and not reason,
         )
-        if path := checkpoints.latest():
-            self.progress = checkpoints.restore(path, self.model, self.optimizer)
-            print(f"going on from step {self.progress.step} of {run.train.max_steps} ({path})")
-            write_curve(self.progress.history, curve)
+        self.progress = checkpoints.restore(self.model, self.optimizer) or Progress(step=0, history=[], losses=[])
+        self.saved_step = self.progress.step
+        if self.progress.history:
+            print(f"going on from step {self.progress.step} of {run.train.max_steps} ({checkpoints.folder})")
+            self._write_history()
 
-    def result(self) -> Result:
+    def result(self, interruption: Interruption, log: Log) -> Result:
         progress, max_steps = self.progress, self.run.train.max_steps
         started, tokens_before = time.perf_counter(), self._tokens_seen()
         updating = tokens_per_second = 0.0  # evaluations and checkpoints are left out of the rate
-        finite = progress.history[-1]["val_loss"] is not None if progress.history else self._evaluate(None)
-        with tqdm(total=max_steps, initial=progress.step, desc="training", unit="step") as bar:
+        durations: list[float] = []
+        finite = progress.history[-1]["val_loss"] is not None if progress.history else self._evaluate(None, log)
+        with tqdm(
+            total=max_steps, initial=progress.step, desc="training", unit="step", disable=not is_first()
+        ) as bar:
             while finite and progress.step < max_steps:
                 update_started = time.perf_counter()
                 loss, norm = self._update(progress.step + 1)
-                updating += time.perf_counter() - update_started
-                finite = math.isfinite(loss) and math.isfinite(norm)
+                durations.append(time.perf_counter() - update_started)
+                updating += durations[-1]
+                finite = self._count(loss, norm)
                 if not finite:
                     break
-                progress.step += 1
-                progress.losses.append(loss)
-                if progress.step % self.run.train.eval_every == 0 or progress.step == max_steps:
-                    finite = self._evaluate(norm)
-                elif progress.step % self.runtime.checkpoint_every == 0:
-                    self.checkpoints.save(self.checkpoints.newest, self.model, self.optimizer, progress)
                 tokens_per_second = (self._tokens_seen() - tokens_before) / updating
+                log(progress.step, {"train_loss": loss, "grad_norm": norm, "tokens_per_second": tokens_per_second})
+                if len(durations) == 1 + _PROBE_STEPS:
+                    left = (max_steps - progress.step) * sum(durations[1:]) / _PROBE_STEPS
+                    tqdm.write(f"about {duration(left)} to go, evaluations apart")
+                if progress.step % self.run.train.eval_every == 0 or progress.step == max_steps:
+                    finite = self._evaluate(norm, log)
+                elif progress.step % self.runtime.checkpoint_every == 0:
+                    self._save()
                 bar.set_postfix(self._rates(loss, tokens_per_second))
                 bar.update()
+                if progress.step < max_steps and any_process(interruption.requested):
+                    self._stop()
         if not finite:
             self._step_back()
         return Result(
-            model=self.model,
+            model=self._whole_model(),
             history=self.progress.history,
             metrics=self._metrics(diverged=not finite),
             timing={"seconds": time.perf_counter() - started, "tokens_per_second": tokens_per_second},
         )
 
+    def _count(self, loss: float, norm: float) -> bool:
+        """Take in what an update gave; false if it ends the run, as it is not finite and no more may be left out."""
+        progress = self.progress
+        if math.isfinite(loss) and math.isfinite(norm):
+            progress.losses.append(loss)
+        elif progress.skipped_steps < self.run.train.max_skipped_steps:
+            progress.skipped_steps += 1
+            tqdm.write(
+                f"step {progress.step + 1}: the loss or its gradient is not finite, and the update is left out "
+                f"({progress.skipped_steps} of at most {self.run.train.max_skipped_steps})"
+            )
+        else:
+            return False
+        progress.step += 1
+        return True
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.model, self.optimizer, self.progress)
+        self.saved_step = self.progress.step
+
+    def _stop(self) -> None:
+        """Save, and end as Ctrl-C does."""
+        if self.saved_step != self.progress.step:
+            self._save()
+        self.checkpoints.wait()
+        tqdm.write(
+            f"interrupted: step {self.progress.step} of {self.run.train.max_steps} is saved; run the same command to "
+            "go on from there"
+        )
+        raise KeyboardInterrupt
+
+    def _whole_model(self) -> TransformerLM:
+        """The model, put together if it is sharded."""
+        if self.runtime.parallelism == "ddp" or num_processes() == 1:
+            return self.model
+        model = TransformerLM(self.run.model, self.tokenizer.vocab_size)
+        with torch.no_grad():
+            for together, weight in zip(model.parameters(), self.model.parameters(), strict=True):
+                together.copy_(whole(weight))
+        return model
+
     def _step_back(self) -> None:
         failed = self.progress.step
-        self.progress = self.checkpoints.restore(self.checkpoints.evaluated, self.model, self.optimizer)
+        self.progress = self.checkpoints.restore(self.model, self.optimizer, evaluated=True)
         tqdm.write(
             f"the loss is not finite after step {failed}: the run ends with the model of its last evaluation, at step "
             f"{self.progress.step}; try a lower optim.max_learning_rate, more optim.warmup_steps or a lower "
@@ -160,15 +243,14 @@ class _Training:
         )
 
     def _update(self, step: int) -> tuple[float, float]:
-        """Update number `step` = 1, 2, ...; returns loss and gradient norm."""
+        """Update number `step` = 1, 2, ... with this process's share of the batch; returns loss and gradient norm."""
         run = self.run
-        inputs, targets = batch(
-            self.data.train, step - 1, run.train.batch_size, run.model.context_length, run.train.seed
-        )
+        rows = batch(self.data.train, step - 1, run.train.batch_size, run.model.context_length, run.train.seed)
+        inputs, targets = (ids.chunk(num_processes())[rank()] for ids in rows)
         return self.update(inputs, targets, learning_rate(step, run.optim, run.train.max_steps))
 
-    def _evaluate(self, grad_norm: float | None) -> bool:
-        """Measure, add a row to the history and the CSV, keep this state as a checkpoint; false if nothing is finite.
+    def _evaluate(self, grad_norm: float | None, log: Log) -> bool:
+        """Measure, add a row to the history and the files, save this state; false if nothing is finite.
 
         The state of step 0 is kept in any case: it is what a run falls back on that diverges at once.
         """
@@ -198,9 +280,16 @@ class _Training:
         progress.losses = []
         losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("val_loss", "train_loss") if row[name]]
         tqdm.write(", ".join([f"step {progress.step}", *losses]))
-        self.checkpoints.save(self.checkpoints.evaluated, self.model, self.optimizer, progress)
-        write_curve(progress.history, self.curve)
+        log(progress.step, {name: row[name] for name in ("val_loss", "val_bits_per_byte", "learning_rate")})
+        self._save()
+        self._write_history()
         return finite
+
+    def _write_history(self) -> None:
+        """The CSV and the metrics so far, for whoever watches."""
+        if is_first():
+            write_curve(self.progress.history, self.files.curve)
+            write_json(self.files.metrics, self._metrics(diverged=False))
 
     def _tokens_seen(self) -> int:
         return self.progress.step * self.run.train.batch_size * self.run.model.context_length
@@ -218,7 +307,8 @@ class _Training:
             "step": self.progress.step,
             "tokens": self._tokens_seen(),
             "num_parameters": sum(parameters(self.run.model, self.tokenizer.vocab_size).values()),
-            "diverged": int(diverged or last["val_loss"] > first),
+            "diverged": int(diverged or last["val_loss"] is None or last["val_loss"] > first),
+            "skipped_steps": self.progress.skipped_steps,
             "train_loss": last["train_loss"],
             "val_loss": last["val_loss"],
             "val_bits_per_byte": last["val_bits_per_byte"],

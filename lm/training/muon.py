@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lm.training.adamw import AdamW
+from lm.training.distributed import local, shared_like, whole
 
 
 class Muon(AdamW):
@@ -51,20 +52,18 @@ class Muon(AdamW):
             return
         momentum, lr = group["momentum"], group["lr"]
         # Matrices of one shape, tall ones turned, go through the products together, which keeps every core busy.
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             m = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-            u = p.grad.lerp(m, momentum)
-            p.mul_(1 - lr * group["weight_decay"])
-            if p.shape[0] > p.shape[1]:
-                p, u = p.T, u.T
-            by_shape[p.shape].append((p, u))
+            u = whole(p.grad.lerp(m, momentum))  # of a share of the rows alone, the directions would be others
+            by_shape[tuple(sorted(p.shape))].append((p, u.T if p.shape[0] > p.shape[1] else u))
         for (_, columns), pairs in by_shape.items():
             directions = orthogonalise(torch.stack([u for _, u in pairs]), self.dtype)
             for (p, _), direction in zip(pairs, directions):
-                p.add_(direction, alpha=-lr * 0.2 * columns**0.5)
+                direction = shared_like(direction.T if p.shape[0] > p.shape[1] else direction, p)
+                local(p).mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr * 0.2 * columns**0.5)
 
 
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lm.model.transformer import TransformerLM
 from lm.training.adamw import AdamW
 from lm.training.config import OptimConfig
+from lm.training.distributed import local, total
 from lm.training.muon import Muon
 
 
@@ -53,8 +55,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, eps: flo
     Example: gradients 3 and 4 have norm 5; with `max_norm` 1 they become 0.6 and 0.8.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
+    sharded = isinstance(gradients[0], DTensor)
+    gradients = [local(gradient) for gradient in gradients]
     # PyTorch's own clipping is built on these too: on a GPU one launch for all gradients, where each costs its own.
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    if sharded:
+        norm = total(norm.square()).sqrt()
     scale = (max_norm / (norm + eps)).clamp(max=1.0)
     # A GPU need not wait for the value; for a CPU, a look at it may save the second pass over all gradients.
     if scale.is_cuda or scale != 1:

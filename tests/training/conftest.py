@@ -1,4 +1,8 @@
 import dataclasses
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,10 @@ from lm.model.config import ModelConfig
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import RuntimeConfig
 from lm.training.data import Data
-from lm.training.loop import Result, Run, train
+from lm.training.loop import Files, Result, Run, train
+
+
+PROGRAM = Path(__file__).with_name("training_program.py")
 
 
 @pytest.fixture(scope="session")
@@ -40,23 +47,79 @@ def run(params: Params, small: ModelConfig) -> Run:
 def runtime() -> RuntimeConfig:
     return RuntimeConfig(
         device="cpu",
+        num_processes=1,
+        parallelism="ddp",
         compile=False,
         attention_backend="sdpa",
         micro_batch_size=0,
         checkpoint_activations=False,
         checkpoint_every=3,
+        keep_checkpoints=2,
+        tracking="none",
     )
 
 
+@pytest.fixture(scope="session")
+def files_in():
+    """What a training in a folder writes."""
+
+    def files_in(folder: Path) -> Files:
+        return Files(
+            checkpoints=folder / "checkpoints",
+            tracking=folder / "tracking",
+            curve=folder / "curve.csv",
+            metrics=folder / "metrics.json",
+        )
+
+    return files_in
+
+
 @pytest.fixture
-def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, tmp_path: Path):
+def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, files_in, tmp_path: Path):
     """Train a run to its end; its checkpoints and curve lie in a folder by the name given."""
 
     def trained(run: Run, name: str = "run", runtime: RuntimeConfig = runtime, data: Data = data) -> Result:
         results: list[Result] = []
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        train(run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", results.append)
+        train(run, data, tokenizer, runtime, files_in(folder), results.append)
         return results[0]
 
     return trained
+
+
+@pytest.fixture(scope="session")
+def start(run, data, tokenizer, runtime):
+    """Start the training in a folder, in some processes, with a fault or none; what a run changes may be given."""
+
+    def start(folder: Path, processes: int = 1, fault: tuple | None = None, changed=run, **options) -> subprocess.Popen:
+        folder.mkdir(exist_ok=True)
+        job = {
+            "run": changed,
+            "data": data,
+            "tokenizer": tokenizer,
+            "runtime": dataclasses.replace(runtime, num_processes=processes, **options),
+            "fault": fault,
+        }
+        (folder / "job").write_bytes(pickle.dumps(job))
+        environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, PROGRAM, folder / "job", folder],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def ended():
+    """Exit status, stdout and stderr of a program."""
+
+    def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+        stdout, stderr = process.communicate(timeout=300)
+        return process.returncode, stdout, stderr
+
+    return ended

@@ -1,89 +1,212 @@
+import json
+import pickle
+import resource
+import signal
+from pathlib import Path
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lm.errors import UserError
+from lm.training.adamw import AdamW
 from lm.training.checkpoint import Checkpoints, Progress, fingerprint
-from lm.training.optimizer import AdamW
 
 
-def a_trained_pair() -> tuple[torch.nn.Module, AdamW]:
+def a_trained_pair(steps: int = 1) -> tuple[torch.nn.Module, AdamW]:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     optimizer = AdamW(model.parameters(), lr=0.1)
-    model(torch.randn(4, 3)).square().sum().backward()
-    optimizer.step()
+    for _ in range(steps):
+        model(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step()
     return model, optimizer
+
+
+def another_pair() -> tuple[torch.nn.Module, AdamW]:
+    model = torch.nn.Linear(3, 2)
+    return model, AdamW(model.parameters(), lr=0.1)
+
+
+def evaluated(step: int, val_loss: float | None) -> Progress:
+    return Progress(step, [{"step": step, "val_loss": val_loss}], [])
+
+
+def saved(folder: Path, *progresses: Progress, keep: int = 2) -> Path:
+    """The folder of a run that has saved these, one optimizer step between each two."""
+    with Checkpoints(folder, "run", keep) as checkpoints:
+        for number, progress in enumerate(progresses):
+            checkpoints.save(*a_trained_pair(number), progress)
+    return checkpoints.folder
+
+
+def restored(folder: Path) -> Progress | None:
+    with Checkpoints(folder, "run", 2) as checkpoints:
+        return checkpoints.restore(*another_pair())
 
 
 def test_everything_comes_back(tmp_path):
     model, optimizer = a_trained_pair()
-    progress = Progress(step=7, history=[{"step": 0, "val_loss": 1 / 3, "continuation": "ü"}], losses=[0.1, 2e-17])
-    with Checkpoints(tmp_path, "run") as checkpoints:
-        assert checkpoints.latest() is None
-        checkpoints.save(checkpoints.newest, model, optimizer, progress)
-        expected_random = torch.rand(3)
-        other = torch.nn.Linear(3, 2)
-        other_optimizer = AdamW(other.parameters(), lr=0.5)
-        assert checkpoints.restore(checkpoints.latest(), other, other_optimizer) == progress
-    assert torch.rand(3).equal(expected_random)
+    progress = Progress(7, [{"step": 0, "val_loss": 1 / 3, "continuation": "ü"}], [0.1, 2e-17], skipped_steps=3)
+    other, other_optimizer = a_trained_pair(3)
+    with Checkpoints(tmp_path, "run", 2) as checkpoints:
+        assert checkpoints.restore(model, optimizer) is None
+        checkpoints.save(model, optimizer, progress)
+        assert checkpoints.restore(other, other_optimizer) == progress
     for mine, theirs in zip(model.parameters(), other.parameters()):
         assert mine.equal(theirs)
         assert optimizer.state[mine]["exp_avg"].equal(other_optimizer.state[theirs]["exp_avg"])
         assert optimizer.state[mine]["exp_avg_sq"].equal(other_optimizer.state[theirs]["exp_avg_sq"])
         assert other_optimizer.state[theirs]["step"] == 1
-    assert other_optimizer.param_groups[0]["lr"] == 0.1
 
 
-def test_the_latest_is_the_one_that_has_come_furthest(tmp_path):
+def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     model, optimizer = a_trained_pair()
-    with Checkpoints(tmp_path, "run") as checkpoints:
-        checkpoints.save(checkpoints.evaluated, model, optimizer, Progress(4, [], []))
-        checkpoints.save(checkpoints.newest, model, optimizer, Progress(6, [], []))
-        assert checkpoints.latest() == checkpoints.newest
-        checkpoints.save(checkpoints.evaluated, model, optimizer, Progress(8, [], []))
-        assert checkpoints.latest() == checkpoints.evaluated
+    before = model.weight.detach().clone()
+    progress = Progress(1, [], [0.5])
+    with Checkpoints(tmp_path, "run", 2) as checkpoints:
+        checkpoints.save(model, optimizer, progress)
+        model.weight.data.zero_()  # the training goes on
+        progress.losses.append(9.0)
+        other, other_optimizer = another_pair()
+        assert checkpoints.restore(other, other_optimizer).losses == [0.5]
+    assert other.weight.equal(before)
 
 
-def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+def test_the_newest_the_last_evaluated_and_the_best_stay(tmp_path):
+    progresses = [evaluated(0, 5.0), evaluated(10, 1.0), evaluated(20, 3.0), *(Progress(n, [], []) for n in (21, 22, 23))]
+    folder = saved(tmp_path, *progresses)
+    assert sorted(path.name for path in folder.glob("step-*")) == [
+        "step-00000010",
+        "step-00000020",
+        "step-00000022",
+        "step-00000023",
+    ]
+
+
+def test_the_last_evaluated_one_can_be_asked_for(tmp_path):
+    saved(tmp_path, evaluated(4, None), Progress(6, [{"step": 4, "val_loss": None}], []))
+    with Checkpoints(tmp_path, "run", 2) as checkpoints:
+        assert checkpoints.restore(*another_pair()).step == 6
+        assert checkpoints.restore(*another_pair(), evaluated=True).step == 4
+
+
+DAMAGES = {
+    "cut": lambda shard, index: shard.write_bytes(shard.read_bytes()[:-5]),
+    "one bit": lambda shard, index: shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f"),
+    "gone": lambda shard, index: shard.unlink(),
+    "another file": lambda shard, index: save_file({"model.bias": torch.ones(2)}, shard.with_name("a.safetensors")),
+    "index cut": lambda shard, index: index.write_bytes(index.read_bytes()[:-5]),
+    "index edited": lambda shard, index: index.write_text(index.read_text().replace("0.25", "0.75")),
+    "index of a list": lambda shard, index: index.write_text("[]"),
+    "index that points elsewhere": lambda shard, index: index.write_text(index.read_text().replace("shard", "../../s")),
+    "index without an end": lambda shard, index: index.write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, capsys, damage):
+    folder = saved(tmp_path, Progress(4, [], []), Progress(6, [], [0.25]))
+    (shard,) = (folder / "step-00000006").glob("*.safetensors")
+    DAMAGES[damage](shard, folder / "step-00000006" / "index.json")
+    assert restored(tmp_path).step == 4
+    said = capsys.readouterr().out
+    assert "step-00000006: the checkpoint is damaged (" in said
+    assert said.endswith("; going on from the one before it, of step 4\n")
+
+
+def test_without_a_whole_checkpoint_a_run_begins_anew(tmp_path, capsys):
+    folder = saved(tmp_path, Progress(4, [], []))
+    (folder / "step-00000004" / "index.json").write_text("{}")
+    assert restored(tmp_path) is None
+    assert "going on without it, from the beginning" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    saved(tmp_path, Progress(4, [], []))
+    with Checkpoints(tmp_path, "run", 2) as checkpoints:
+        model = torch.nn.Linear(7, 2)
+        with pytest.raises(UserError, match="step-00000004: does not fit the model"):
+            checkpoints.restore(model, AdamW(model.parameters()))
+
+
+class Exploding:
+    """What a malicious pickle is: to load it is to call something."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "shard-00001-model-00001-of-00001.safetensors"])
+def test_a_planted_pickle_is_never_loaded(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder = saved(tmp_path, Progress(4, [], []), Progress(6, [], []))
+    (folder / "step-00000006" / name).write_bytes(pickle.dumps(Exploding()))
+    assert restored(tmp_path).step == (4 if name.endswith(".safetensors") else 6)
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads((folder / "step-00000006" / name).read_bytes())
+    assert (tmp_path / "exploded").exists()  # or it was none
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path):
+    folder = saved(tmp_path, Progress(4, [], []), Progress(6, [], []))
+    (folder / "step-00000006" / "index.json").unlink()
+    assert restored(tmp_path).step == 4
+    assert not (folder / "step-00000006").exists()
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path):
     model, optimizer = a_trained_pair()
-    with Checkpoints(tmp_path, "run") as checkpoints:
-        checkpoints.save(checkpoints.newest, model, optimizer, Progress(4, [], []))
-        before = checkpoints.newest.read_bytes()
+    with Checkpoints(tmp_path, "run", 2) as checkpoints:
+        checkpoints.save(model, optimizer, Progress(4, [], []))
+        checkpoints.wait()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))  # no file may be larger: writing fails halfway
+        try:
+            checkpoints.save(model, optimizer, Progress(5, [], []))
+            with pytest.raises(UserError) as caught:
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert "a checkpoint cannot be written (File too large); free some space" in str(caught.value)
+        assert "run again, which goes on from step 4" in str(caught.value)
+    assert restored(tmp_path).step == 4
 
-        def full(tensors, path, metadata):
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("lm.model.files.save_file", full)
-        with pytest.raises(UserError, match="newest.safetensors: cannot be written .*No space left.*free some space"):
-            checkpoints.save(checkpoints.newest, model, optimizer, Progress(5, [], []))
-        assert checkpoints.newest.read_bytes() == before
-        assert not list(checkpoints.folder.glob("*.part"))
+def test_a_step_saved_again_replaces_what_was_there(tmp_path):
+    folder = saved(tmp_path, Progress(4, [], []))
+    stray = folder / "step-00000004" / "shard-00002-model-00001-of-00001.safetensors"
+    save_file({"model.bias": torch.ones(2)}, stray)  # as of two processes
+    saved(tmp_path, Progress(4, [], [0.5]))
+    assert not stray.exists() and restored(tmp_path).losses == [0.5]
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "foreign", "pickle"])
-def test_a_damaged_file_is_named_and_never_unpickled(tmp_path, damage):
-    model, optimizer = a_trained_pair()
-    with Checkpoints(tmp_path, "run") as checkpoints:
-        checkpoints.save(checkpoints.newest, model, optimizer, Progress(4, [], []))
-        whole = checkpoints.newest.read_bytes()
-        if damage == "foreign":
-            save_file({"other": torch.zeros(2)}, checkpoints.newest)
-        elif damage == "pickle":
-            torch.save(model.state_dict(), checkpoints.newest)
-        else:
-            checkpoints.newest.write_bytes(whole[:-5] if damage == "cut" else b"\xff" * 100)
-        with pytest.raises(UserError, match="newest.safetensors: the checkpoint is damaged"):
-            checkpoints.restore(checkpoints.newest, model, optimizer)
-        with pytest.raises(UserError, match="newest.safetensors: the checkpoint is damaged"):
-            checkpoints.latest()
+def test_files_are_safetensors_that_others_can_read(tmp_path):
+    model, _ = a_trained_pair()
+    folder = saved(tmp_path, Progress(3, [], []), Progress(4, [], []))
+    (shard,) = (folder / "step-00000004").glob("*.safetensors")
+    assert load_file(shard)["model.weight"].equal(model.weight)
+    assert set(load_file(shard)) == {
+        f"{kind}{name}{key}"
+        for name in ("weight", "bias")
+        for kind, key in (("model.", ""), ("optimizer.", ".exp_avg"), ("optimizer.", ".exp_avg_sq"))
+    }
+    assert json.loads((shard.parent / "index.json").read_text())["progress"]["step"] == 4
+
+
+def test_finished_runs_leave_nothing(tmp_path):
+    with Checkpoints(tmp_path, "run", 2) as checkpoints:
+        checkpoints.save(*a_trained_pair(), Progress(4, [], []))
+        checkpoints.finish()
+    assert not checkpoints.folder.exists()
 
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        with Checkpoints(tmp_path / "file", "run"):
+        with Checkpoints(tmp_path / "file", "run", 2):
             pass
 
 

@@ -1,13 +1,7 @@
 import csv
 import dataclasses
+import json
 import math
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -178,7 +172,7 @@ def test_checkpointed_activations_change_no_bit_of_a_run(run, runtime, trained):
 
 
 def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
-    run, data, tokenizer, runtime, trained, tmp_path, monkeypatch
+    run, data, tokenizer, runtime, files_in, trained, tmp_path, monkeypatch
 ):
     expected = trained(run, "undisturbed")
 
@@ -188,9 +182,7 @@ def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
     folder = tmp_path / "stopped"
     folder.mkdir()
     with pytest.raises(Stopped):
-        lm.training.loop.train(
-            run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", stopped_write
-        )
+        lm.training.loop.train(run, data, tokenizer, runtime, files_in(folder), stopped_write)
     (folder / "curve.csv").unlink()  # as dvc does before it runs a stage again
     monkeypatch.setattr(lm.training.loop._Training, "_update", None)
     result = trained(run, "stopped")
@@ -231,6 +223,56 @@ def test_a_run_that_diverges_ends_with_the_model_of_its_last_evaluation(run, tra
     assert "not finite after step 10" in capsys.readouterr().out
 
 
+def not_finite_at(monkeypatch, steps):
+    """Let the loss of these updates be NaN; as in `Update`, nothing else happens in them."""
+    update = lm.training.loop._Training._update
+    monkeypatch.setattr(
+        lm.training.loop._Training,
+        "_update",
+        lambda self, step: (math.nan, 1.0) if step in steps else update(self, step),
+    )
+
+
+def test_steps_that_are_not_finite_are_left_out_as_often_as_allowed(run, trained, monkeypatch, capsys):
+    allowed = dataclasses.replace(run, train=dataclasses.replace(run.train, max_skipped_steps=2))
+    not_finite_at(monkeypatch, {3, 7})
+    result = trained(allowed, "enough")
+    assert result.metrics["diverged"] == 0 and result.metrics["step"] == 12
+    assert result.metrics["skipped_steps"] == 2
+    assert "step 7: the loss or its gradient is not finite, and the update is left out (2 of at most 2)" in (
+        capsys.readouterr().out
+    )
+    not_finite_at(monkeypatch, {3, 7, 10})
+    result = trained(allowed, "too often")
+    assert result.metrics["diverged"] == 1 and result.metrics["step"] == 8
+
+
+def test_a_finite_spike_is_never_left_out(run, trained, monkeypatch):
+    allowed = dataclasses.replace(run, train=dataclasses.replace(run.train, max_skipped_steps=5, eval_every=1))
+    update = lm.training.loop._Training._update
+    monkeypatch.setattr(
+        lm.training.loop._Training,
+        "_update",
+        lambda self, step: (1e30, 1e30) if step == 5 else update(self, step),
+    )
+    result = trained(allowed)
+    assert result.history[5]["train_loss"] == 1e30 and result.metrics["skipped_steps"] == 0
+
+
+def test_the_files_grow_while_the_run_goes_on(run, trained, tmp_path, monkeypatch):
+    seen = []
+    update = lm.training.loop._Training._update
+
+    def looking(self, step):
+        rows = (tmp_path / "run" / "curve.csv").read_text(encoding="utf-8").splitlines()
+        seen.append((step, len(rows) - 1, json.loads((tmp_path / "run" / "metrics.json").read_text())["step"]))
+        return update(self, step)
+
+    monkeypatch.setattr(lm.training.loop._Training, "_update", looking)
+    trained(run)
+    assert seen == [(step, 1 + (step - 1) // 4, (step - 1) // 4 * 4) for step in range(1, 13)]
+
+
 def test_a_learning_rate_that_is_far_too_high_is_a_result(run, trained):
     wild = dataclasses.replace(run.optim, max_learning_rate=1e30, min_learning_rate=1e30, warmup_steps=0)
     result = trained(dataclasses.replace(run, optim=wild))
@@ -269,58 +311,3 @@ def test_too_little_text_is_said_before_any_work(run, data, trained):
     with pytest.raises(UserError, match="the val split is empty"):
         trained(run, data=dataclasses.replace(data, val=data.val[:0]))
 
-
-KILLED = """
-    import os, pickle, signal, sys
-    from pathlib import Path
-    import lm.training.checkpoint, lm.training.loop, lm.training.update
-    run, data, tokenizer, runtime, at = pickle.loads(Path(sys.argv[1]).read_bytes())
-    folder, calls = Path(sys.argv[2]), 0
-
-    def dying(original, phase):
-        def call(*args, **kwargs):
-            global calls
-            calls += phase == at[0]
-            if phase == at[0] and calls == at[1]:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
-        return call
-
-    def write(result):
-        pass
-
-    training, update = lm.training.loop, lm.training.update
-    update.clip_gradients = dying(update.clip_gradients, "mid step")
-    training.mean_loss = dying(training.mean_loss, "evaluation")
-    os.fsync = dying(os.fsync, "checkpoint written in part")
-    Path.replace = dying(Path.replace, "checkpoint not yet moved")
-    training.train(run, data, tokenizer, runtime, folder / "checkpoints", folder / "curve.csv", dying(write, "outputs"))
-"""
-
-
-@pytest.mark.parametrize(
-    "at",
-    [
-        ("mid step", 6),
-        ("evaluation", 3),
-        ("checkpoint written in part", 3),
-        ("checkpoint not yet moved", 3),
-        ("outputs", 1),
-    ],
-    ids=lambda at: at[0],
-)
-def test_kill_minus_nine_changes_nothing(run, data, tokenizer, runtime, trained, tmp_path, at):
-    expected = trained(run, "undisturbed")
-    (tmp_path / "killed").mkdir()
-    (tmp_path / "job").write_bytes(pickle.dumps((run, data, tokenizer, runtime, at)))
-    script = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "job"), str(tmp_path / "killed")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(lm.training.loop.__file__).parents[2])}
-    process = subprocess.run(script, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    folders = list((tmp_path / "killed" / "checkpoints").iterdir())
-    assert len(folders) == 1 and (folders[0] / "evaluated.safetensors").exists()
-    result = trained(run, "killed")
-    assert list((tmp_path / "killed" / "checkpoints").iterdir()) == []  # the very folder was taken up, and deleted
-    for name, weight in weights_of(result).items():
-        assert weight.equal(weights_of(expected)[name]), name
-    assert (tmp_path / "killed" / "curve.csv").read_bytes() == (tmp_path / "undisturbed" / "curve.csv").read_bytes()

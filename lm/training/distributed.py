@@ -1,0 +1,205 @@
+"""Several processes that train one model together, on PyTorch's own engine: how they start, meet, agree and end.
+
+`launch` starts them on this machine; `torchrun` does so from outside, on several machines too. Every process runs the
+same program; `process_group` is where they meet. Without either there is one process, and all of this does nothing.
+
+Each process computes the gradients of its share of a batch. They are averaged by DistributedDataParallel (Li et al.
+2020), which keeps the whole model everywhere, or by FSDP2 (Zhao et al. 2023), which keeps a share of weights, gradients
+and optimizer everywhere and brings a block together only while it is computed.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.tensor import DTensor, distribute_tensor
+from tqdm import tqdm
+
+from lm.errors import UserError
+from lm.model.transformer import TransformerLM
+
+_INTERRUPTED = 128 + signal.SIGINT
+_PATIENCE = 600  # seconds in which interrupted processes may finish their step and save
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that `launch` or torchrun started."""
+    return dist.is_torchelastic_launched()
+
+
+def launch(main: Callable[[], None], num_processes: int) -> None:
+    """Run `main`, which finds its arguments in `sys.argv`, in `num_processes` processes of this machine.
+
+    Returns when all have ended. An error in one of them ends the others.
+
+    Raises:
+        UserError: one of them failed; the message is that of the first to do so, and names its rank.
+        KeyboardInterrupt: they were interrupted, and have ended in good order.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=f"lm-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # a free port
+        local_addr="localhost",
+        max_restarts=0,
+        shutdown_timeout=_PATIENCE,
+    )
+    logging.disable()  # here alone, not in the processes: of a failure, the line below says all
+    try:
+        elastic_launch(config, _work)(main)
+    except ChildFailedError as error:
+        failures = error.failures
+        if any(failure.exitcode == _INTERRUPTED for failure in failures.values()):
+            raise KeyboardInterrupt from None
+        rank = min(failures, key=lambda rank: _suspicion(failures[rank]))
+        raise UserError(f"process {rank} of {num_processes}: {_reason(failures[rank])}") from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        sys.exit(128 + error.sigval)
+
+
+def _work(main: Callable[[], None]) -> None:
+    tqdm.set_lock(threading.RLock())  # its own is shared between processes, and stays behind when one is killed
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _suspicion(failure: ProcessFailure) -> tuple[int, int]:
+    """Whose failure is the cause: a message for the user's, then a signal, then whatever came first."""
+    stopped_by_us = failure.exitcode == -signal.SIGTERM
+    order = 0 if _message(failure).startswith(UserError.__name__) else 1 if failure.exitcode < 0 else 2
+    return 3 if stopped_by_us else order, failure.timestamp
+
+
+def _message(failure: ProcessFailure) -> str:
+    return failure.message.get("message", "") if isinstance(failure.message, dict) else failure.message
+
+
+def _reason(failure: ProcessFailure) -> str:
+    if failure.exitcode < 0:
+        return f"killed by {signal.Signals(-failure.exitcode).name}; run again to go on from the last checkpoint"
+    return _message(failure).removeprefix(f"{UserError.__name__}: ")
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Meet the other processes, and part from them at the end; yields the device of this one.
+
+    They talk by NCCL between CUDA devices, and by gloo between CPUs, whose cores they share. Only the first one's
+    prints are seen.
+
+    Raises:
+        UserError: fewer GPUs than processes, or a device that only one process can use.
+    """
+    if not is_launched():
+        yield device
+        return
+    local_rank, num_local = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if device.type == "mps":
+        raise UserError("runtime.num_processes: MPS serves one process; use 1, or runtime.device: cpu")
+    if device.type == "cuda":
+        if num_local > torch.cuda.device_count():
+            raise UserError(
+                f"runtime.num_processes: expected at most the {torch.cuda.device_count()} GPUs of this machine, "
+                f"got {num_local}"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_local))
+    # Gloo also for a GPU's processes: checkpoints are saved from the CPU's memory, beside the training.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    if is_first():
+        yield device
+    else:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield device
+    # Not after an error: the others would fail of the lost connection before its message is written down.
+    dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def num_processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes, prints and shows progress."""
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of `values`, of any shape, over all processes."""
+    if num_processes() > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def agreed(number: int) -> int:
+    """The `number` of the first process, in every process."""
+    box = torch.tensor(number)
+    if num_processes() > 1:
+        dist.broadcast(box, 0)
+    return int(box)
+
+
+def any_process(condition: bool) -> bool:
+    """Whether `condition` holds in one process at least."""
+    if num_processes() == 1:
+        return condition
+    flag = torch.tensor(float(condition))
+    dist.all_reduce(flag)
+    return bool(flag)
+
+
+def shard(model: TransformerLM, device: torch.device) -> None:
+    """Leave to every process its share of the weights (FSDP2); the blocks come together one at a time."""
+    mesh = init_device_mesh(device.type, (num_processes(),))
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "hidden")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The share of `tensor` that this process holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of `tensor`, which every process must ask for at once."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shared_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """The share of `tensor`, whole in every process, that goes with this process's share of `model`."""
+    if isinstance(model, DTensor):
+        return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None).to_local()
+    return tensor

@@ -1,0 +1,143 @@
+"""Killed, interrupted or failed at any moment, in one process or in one of two: the next run ends with the same bits."""
+
+import dataclasses
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="session")
+def undisturbed(start, ended, tmp_path_factory):
+    """The folder of a whole training, for each number of processes."""
+    folders: dict[int, Path] = {}
+
+    def undisturbed(processes: int) -> Path:
+        if processes not in folders:
+            folder = tmp_path_factory.mktemp(f"undisturbed-{processes}")
+            status, _, errors = ended(start(folder, processes))
+            assert status == 0, errors
+            folders[processes] = folder
+        return folders[processes]
+
+    return undisturbed
+
+
+def assert_same_bits(folder: Path, expected: Path) -> None:
+    """Weights, optimizer state, curve and metrics."""
+    assert (folder / "curve.csv").read_bytes() == (expected / "curve.csv").read_bytes()
+    assert (folder / "metrics.json").read_bytes() == (expected / "metrics.json").read_bytes()
+    for files in ("model/*.safetensors", "last/*.safetensors"):  # which process saves a tensor of both is chance
+        ours, theirs = (
+            {name: tensor for path in of.glob(files) for name, tensor in load_file(path).items()}
+            for of in (folder, expected)
+        )
+        assert ours.keys() == theirs.keys() and ours
+        assert all(tensor.equal(theirs[name]) for name, tensor in ours.items())
+    assert not list(folder.glob("checkpoints/*"))
+
+
+PHASES = [
+    ("start", 1),
+    ("mid step", 6),
+    ("checkpoint half written", 6),
+    ("checkpoint without its index", 3),
+    ("evaluation", 3),
+    ("outputs", 1),
+]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("phase", "count"), PHASES, ids=lambda value: str(value))
+def test_kill_minus_nine_changes_nothing(start, ended, undisturbed, tmp_path, processes, phase, count):
+    # Index and outputs are the first process's to write; of the rest, the second one dies.
+    rank = 0 if processes == 1 or phase in ("checkpoint without its index", "outputs") else 1
+    status, _, errors = ended(start(tmp_path / "run", processes, (phase, count, rank, "die")))
+    if processes == 1:
+        assert status == -signal.SIGKILL, errors
+    else:
+        assert status == 1 and errors.endswith(
+            f"error: process {rank} of 2: killed by SIGKILL; run again to go on from the last checkpoint\n"
+        )
+        assert "Traceback" not in errors
+    status, said, errors = ended(start(tmp_path / "run", processes))
+    assert status == 0, errors
+    assert ("going on from step" in said) == (phase != "start")
+    assert_same_bits(tmp_path / "run", undisturbed(processes))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_process_ends_all_with_its_message(start, ended, tmp_path, rank):
+    status, _, errors = ended(start(tmp_path / "run", 2, ("evaluation", 2, rank, "fail")))
+    assert status == 1
+    assert errors.endswith(f"error: process {rank} of 2: something that is wrong\n") and "Traceback" not in errors
+
+
+def begun(folder: Path, process: subprocess.Popen) -> None:
+    """Wait until the first checkpoint is there."""
+    until = time.monotonic() + 120
+    while not list(folder.glob("checkpoints/*/step-*/index.json")):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def longer(run):
+    return dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=150, eval_every=50))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(start, ended, longer, tmp_path, processes):
+    whole = start(tmp_path / "whole", processes, changed=longer)
+    assert ended(whole)[0] == 0
+    process = start(tmp_path / "run", processes, changed=longer)
+    begun(tmp_path / "run", process)
+    process.send_signal(signal.SIGINT)
+    status, said, errors = ended(process)
+    assert status == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
+    step = int(re.search(r"interrupted: step (\d+) of 150 is saved; run the same command to go on", said)[1])
+    status, said, errors = ended(start(tmp_path / "run", processes, changed=longer))
+    assert status == 0 and f"going on from step {step} of 150" in said, errors
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_second_trainer_of_the_same_run_is_refused(start, ended, longer, tmp_path):
+    first = start(tmp_path / "run", changed=longer)
+    begun(tmp_path / "run", first)
+    first.send_signal(signal.SIGSTOP)  # it is there for as long as the second one takes
+    status, _, errors = ended(start(tmp_path / "run", 2, changed=longer))
+    first.kill()
+    first.communicate()
+    assert status == 1 and "another process is training this very run; wait for it, or stop it" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_minus_nine_at_random_moments_changes_nothing(start, ended, longer, tmp_path, processes):
+    started = time.monotonic()
+    assert ended(start(tmp_path / "whole", processes, changed=longer))[0] == 0
+    seconds = time.monotonic() - started
+    tally = {}
+    for number in range(20):
+        folder = tmp_path / f"{number}"
+        process = start(folder, processes, changed=longer)
+        chance = random.Random(number)
+        time.sleep(chance.uniform(0.2, 1) * seconds)
+        pid = folder / f"pid-{chance.randrange(processes)}"
+        try:
+            os.kill(int(pid.read_text()) if pid.exists() else process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it was faster this time
+        ended(process)
+        indexes = sorted(folder.glob("checkpoints/*/step-*/index.json"))
+        tally[number] = indexes[-1].parent.name if indexes else "none"
+        status, _, errors = ended(start(folder, processes, changed=longer))
+        assert status == 0, errors
+        assert_same_bits(folder, tmp_path / "whole")
+    print(f"{processes} processes, the newest checkpoint at the kill: {tally}")
