@@ -1,0 +1,116 @@
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.generation.decoder import Decoder
+from lm.model.config import ModelConfig
+from lm.model.transformer import TransformerLM
+
+VOCAB_SIZE = 50
+
+SWITCHES = {
+    "default": {},
+    "learned": {"position": "learned"},
+    "no position": {"position": "none"},
+    "layernorm": {"norm": "layernorm"},
+    "no norm": {"norm": "none"},
+    "post-norm": {"norm_position": "post"},
+    "qk_norm": {"qk_norm": True},
+    "two kv heads": {"num_kv_heads": 2},
+    "one kv head": {"num_kv_heads": 1, "qk_norm": True},
+    "tied": {"tie_embeddings": True},
+    "silu": {"ffn": "silu"},
+    "gpt2-like": {"position": "learned", "norm": "layernorm", "ffn": "silu", "tie_embeddings": True},
+}
+
+
+def build(config: ModelConfig) -> TransformerLM:
+    """Random weights, those of norms too; larger than at the start of a training, so that every part has a say."""
+    torch.manual_seed(0)
+    model = TransformerLM(config, VOCAB_SIZE).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "ln" in name or "norm" in name:
+                weight.add_(0.3 * torch.randn_like(weight))
+            elif "position" in name:
+                weight.mul_(30)
+    return model
+
+
+@torch.no_grad()
+def plain_logits(model: TransformerLM, ids: list[int]) -> torch.Tensor:
+    return model(torch.tensor(ids))[-1]
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_greedy_ids_and_logits_are_those_of_the_model_without_a_cache(name, small):
+    model = build(dataclasses.replace(small, **SWITCHES[name]))
+    texts = [[7], [1, 2, 3, 4, 5], [9, 8, 7]]
+    decoder = Decoder(model, num_rows=3)
+    logits = decoder.prefill([0, 1, 2], texts)
+    while max(map(len, texts)) < model.config.context_length:
+        expected = torch.stack([plain_logits(model, text) for text in texts])
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+        assert logits.argmax(-1).tolist() == expected.argmax(-1).tolist()
+        new = expected.argmax(-1).tolist()
+        texts = [[*text, token] for text, token in zip(texts, new)]
+        logits = decoder.decode(new)
+    assert decoder.lengths == [len(text) for text in texts]
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_rows_come_and_go_without_a_trace_in_the_others(data, small):
+    """Prompts of any lengths, prefilled at any time into any rows, rows left out and taken again."""
+    model = build(dataclasses.replace(small, num_layers=1, num_kv_heads=2))
+    num_rows = data.draw(st.integers(1, 4))
+    tokens = st.integers(0, VOCAB_SIZE - 1)
+    prompts = st.lists(tokens, min_size=1, max_size=model.config.context_length)
+    decoder = Decoder(model, num_rows)
+    texts: list[list[int]] = [[] for _ in range(num_rows)]
+    for _ in range(6):
+        if data.draw(st.booleans()):
+            rows = data.draw(st.lists(st.integers(0, num_rows - 1), min_size=1, unique=True))
+            new = [data.draw(prompts) for _ in rows]
+            logits = decoder.prefill(rows, new)
+            for row, prompt in zip(rows, new):
+                texts[row] = prompt
+        else:
+            fits = [0 < len(text) < model.config.context_length for text in texts]
+            drawn = [data.draw(tokens) if fit and data.draw(st.booleans()) else None for fit in fits]
+            rows = [row for row, token in enumerate(drawn) if token is not None]
+            logits = decoder.decode(drawn)[rows]
+            texts = [[] if token is None else [*text, token] for text, token in zip(texts, drawn)]
+        for row, got in zip(rows, logits):
+            torch.testing.assert_close(got, plain_logits(model, texts[row]), atol=1e-5, rtol=0)
+        assert decoder.lengths == [len(text) for text in texts]
+
+
+def test_the_cache_is_allocated_once(small):
+    decoder = Decoder(build(small), num_rows=2)
+    addresses = decoder.keys.data_ptr(), decoder.values.data_ptr()
+    assert decoder.keys.shape == (2, 2, 4, 16, 8)
+    decoder.prefill([1], [[1, 2]])
+    decoder.decode([None, 3])
+    assert (decoder.keys.data_ptr(), decoder.values.data_ptr()) == addresses
+
+
+@pytest.mark.parametrize("position", ["rope", "learned", "none"])
+def test_a_full_row_takes_no_more(position, small):
+    decoder = Decoder(build(dataclasses.replace(small, position=position)), num_rows=1)
+    decoder.prefill([0], [[1] * 16])
+    with pytest.raises(IndexError, match="row 0 is full"):
+        decoder.decode([1])
+    assert decoder.lengths == [16]
+
+
+def test_bfloat16_is_close_and_its_cache_half_the_size(small):
+    model = build(small)
+    expected = plain_logits(model, [1, 2, 3, 4])
+    decoder = Decoder(model.to(torch.bfloat16), num_rows=1)
+    decoder.prefill([0], [[1, 2, 3]])
+    assert decoder.keys.dtype == torch.bfloat16
+    assert (decoder.decode([4])[0].float() - expected).abs().max() < 0.1 * expected.abs().max()
