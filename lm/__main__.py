@@ -58,13 +58,16 @@ def main() -> None:
     plan = verbs.add_parser(
         "plan",
         help="what the training of params.yaml will take: FLOPs, memory, disk, time",
-        description="Show what the training of params.yaml will take: parameters, FLOPs, memory, the largest micro batch "
-        "that fits, disk, and the time, from a few steps on random tokens. It needs no data. "
+        description="Show what the training of params.yaml will take: parameters, FLOPs, memory, the largest micro "
+        "batch that fits, disk, and the time, from a few steps on random tokens. It needs no data. "
         "Exit status 1: it does not fit; the message names the nearest settings that do.",
     )
     plan.add_argument("--params", type=Path, default=Path("params.yaml"), help="(%(default)s)")
     plan.add_argument(
-        "--checkpoints", type=Path, default=Path("data/.checkpoints"), help="folder of in-flight checkpoints (%(default)s)"
+        "--checkpoints",
+        type=Path,
+        default=Path("data/.checkpoints"),
+        help="folder of in-flight checkpoints (%(default)s)",
     )
     plan.set_defaults(run=run_plan)
 

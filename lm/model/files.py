@@ -30,7 +30,7 @@ def save_model(folder: Path, model: TransformerLM, tokenizer_hash: str) -> None:
     write_json(folder / "config.json", config)
 
 
-def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file whole or not at all.
 
     Raises:
@@ -38,7 +38,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], header: dict[str
     """
     partial = path.with_name(path.name + ".part")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, header)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)

@@ -41,6 +41,7 @@ History = list[dict[str, Any]]
 _INDEX = "index.json"
 _NAME = "step-{:08}"
 
+
 @dataclasses.dataclass
 class Progress:
     """How far a run has come, weights apart: `losses` are those of the steps since the last evaluation."""
@@ -162,9 +163,7 @@ class Checkpoints:
         """The steps of which there is a checkpoint, damaged ones among them, in order."""
         return sorted(int(path.parent.name.partition("-")[2]) for path in self.folder.glob(f"step-*/{_INDEX}"))
 
-    def restore(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, evaluated: bool = False
-    ) -> Progress | None:
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, evaluated: bool = False) -> Progress | None:
         """Put the newest state, or the newest `evaluated` one, into `model` and `optimizer`; tell how far it had come.
 
         One that is damaged is passed over, and said so. None if there is no other.
@@ -194,7 +193,9 @@ class Checkpoints:
         try:
             dcp.load(tensors, storage_reader=reader, process_group=self._group)
         except (CheckpointException, ValueError) as error:
-            raise UserError(f"{path}: does not fit the model ({_cause(error)}); delete it to go on without it") from error
+            raise UserError(
+                f"{path}: does not fit the model ({_cause(error)}); delete it to go on without it"
+            ) from error
         return Progress(**facts["progress"])
 
     def finish(self) -> None:

@@ -96,9 +96,8 @@ def train(
     facts = dataclasses.asdict(run)
     name = fingerprint(run=facts, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
     with process_group(device) as device, Interruption() as interruption:
-        needs = plan(
-            run.model, tokenizer.vocab_size, run.optim, run.train, runtime, device, files.checkpoints, num_processes()
-        )
+        folder = files.checkpoints / name
+        needs = plan(run.model, tokenizer.vocab_size, run.optim, run.train, runtime, device, folder, num_processes())
         print(needs)
         needs.check()
         with Checkpoints(files.checkpoints, name, runtime.keep_checkpoints) as checkpoints:
@@ -159,9 +158,7 @@ class _Training:
         updating = tokens_per_second = 0.0  # evaluations and checkpoints are left out of the rate
         durations: list[float] = []
         finite = progress.history[-1]["val_loss"] is not None if progress.history else self._evaluate(None, log)
-        with tqdm(
-            total=max_steps, initial=progress.step, desc="training", unit="step", disable=not is_first()
-        ) as bar:
+        with tqdm(total=max_steps, initial=progress.step, desc="training", unit="step", disable=not is_first()) as bar:
             while finite and progress.step < max_steps:
                 update_started = time.perf_counter()
                 loss, norm = self._update(progress.step + 1)

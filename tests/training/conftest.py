@@ -16,7 +16,6 @@ from lm.training.config import RuntimeConfig
 from lm.training.data import Data
 from lm.training.loop import Files, Result, Run, train
 
-
 PROGRAM = Path(__file__).with_name("training_program.py")
 
 

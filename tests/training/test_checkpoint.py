@@ -74,7 +74,12 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
 
 
 def test_the_newest_the_last_evaluated_and_the_best_stay(tmp_path):
-    progresses = [evaluated(0, 5.0), evaluated(10, 1.0), evaluated(20, 3.0), *(Progress(n, [], []) for n in (21, 22, 23))]
+    progresses = [
+        evaluated(0, 5.0),
+        evaluated(10, 1.0),
+        evaluated(20, 3.0),
+        *(Progress(n, [], []) for n in (21, 22, 23)),
+    ]
     folder = saved(tmp_path, *progresses)
     assert sorted(path.name for path in folder.glob("step-*")) == [
         "step-00000010",

@@ -310,4 +310,3 @@ def test_too_little_text_is_said_before_any_work(run, data, trained):
         trained(run, data=dataclasses.replace(data, train=data.train[:16]))
     with pytest.raises(UserError, match="the val split is empty"):
         trained(run, data=dataclasses.replace(data, val=data.val[:0]))
-

@@ -1,4 +1,4 @@
-"""Killed, interrupted or failed at any moment, in one process or in one of two: the next run ends with the same bits."""
+"""Killed, interrupted or failed at any moment, in one process or one of two: the next run ends with the same bits."""
 
 import dataclasses
 import os
