@@ -1,23 +1,19 @@
-"""Text from a trained model, token by token.
+"""Texts of a trained model: all samples of a prompt at once, or one after the other as they come."""
 
-Shapes: B samples, T sequence, V vocabulary.
-"""
-
-import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from lm.generation.batch import Batch, Request, Token
 from lm.generation.config import SampleConfig
-from lm.generation.sampling import distribution
+from lm.generation.decoder import Decoder
+from lm.generation.text import TextStream
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Sample:
-    """`ended` tells whether the model ended the text itself, or `max_new_tokens` did."""
+    """`ended` tells whether the model or a stop string ended the text, or it was cut off."""
 
     prompt: str
     seed: int
@@ -25,63 +21,85 @@ class Sample:
     ended: bool
 
 
-@torch.no_grad()
-def generate(
-    model: TransformerLM, prompt_ids: list[int], seeds: list[int], end_of_text_id: int, config: SampleConfig
-) -> Iterator[list[int | None]]:
-    """Yield the next token of every sample, None for those that have ended, until all have or `max_new_tokens` came.
+class Reply:
+    """What a request has drawn, as text; `ended` as in `Sample`."""
 
-    A model whose logits are not finite yields nothing.
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._text = TextStream(stop)
+        self.ended = False
 
-    A sample depends on its own seed only, never on its neighbours. The model sees the last `context_length` tokens:
-    when a prompt or a text outgrows them, the window slides and the beginning is forgotten.
-    """
-    device = next(model.parameters()).device
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]  # on the CPU: the same draws on any device
-    ids = torch.tensor(prompt_ids or [end_of_text_id], device=device).repeat(len(seeds), 1)  # (B, T)
-    ended = [False] * len(seeds)
-    for _ in range(config.max_new_tokens):
-        logits = model(ids[:, -model.config.context_length :])[:, -1]  # (B, V)
-        if not logits.isfinite().all():
-            return  # a model that diverged has nothing to say
-        probabilities = distribution(logits, config.temperature, config.top_k, config.top_p).cpu()
-        drawn = [int(torch.multinomial(row, 1, generator=g)) for row, g in zip(probabilities, generators)]
-        ended = [before or token == end_of_text_id for before, token in zip(ended, drawn)]
-        yield [None if over else token for over, token in zip(ended, drawn)]
-        if all(ended):
-            return
-        ids = torch.cat((ids, torch.tensor(drawn, device=device).unsqueeze(1)), dim=1)
+    def feed(self, token: Token) -> str:
+        """The text that is certain now; with the last token, all that is left."""
+        piece = ""
+        if token.token_id is not None and token.finish != "stop":
+            piece = self._text.feed(self._tokenizer.decode_bytes([token.token_id]))
+        self.ended = token.finish == "stop" or self._text.stopped
+        return piece + self._text.finish() if token.finish else piece
 
 
-def complete(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: SampleConfig) -> list[Sample]:
-    """`num_samples` continuations of one prompt, with the seeds `seed`, `seed` + 1, ..."""
-    prompt_ids = tokenizer.encode(prompt)
-    seeds = [config.seed + index for index in range(config.num_samples)]
-    drawn: list[list[int | None]] = [[] for _ in seeds]
-    for tokens in generate(model, prompt_ids, seeds, tokenizer.end_of_text_id, config):
-        for row, token in zip(drawn, tokens):
-            row.append(token)
+def requests(tokenizer: Tokenizer, prompt: str, config: SampleConfig, slide: bool = True) -> list[Request]:
+    """`num_samples` requests with the seeds `seed`, `seed` + 1, ...; an empty prompt begins a text."""
+    end_of_text_id = tokenizer.end_of_text_id
     return [
-        Sample(
-            prompt, seed, tokenizer.decode([*prompt_ids, *(token for token in row if token is not None)]), None in row
+        Request(
+            prompt_ids=tokenizer.encode(prompt) or [end_of_text_id],
+            sampler=config.sampler,
+            seed=config.seed + index,
+            max_new_tokens=config.max_new_tokens,
+            stop_ids=frozenset([end_of_text_id]),
+            slide=slide,
         )
-        for seed, row in zip(seeds, drawn)
+        for index in range(config.num_samples)
     ]
 
 
-def stream(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: SampleConfig) -> Iterator[str]:
-    """The same samples one after the other, piece by piece as they come, a character never cut in two."""
-    prompt_ids = tokenizer.encode(prompt)
-    for seed in range(config.seed, config.seed + config.num_samples):
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+def complete(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: SampleConfig,
+    stop: Sequence[str] = (),
+    slide: bool = True,
+) -> list[Sample]:
+    """`num_samples` continuations of one prompt, drawn together; `stop` as in `TextStream`, `slide` in `Request`."""
+    asked = requests(tokenizer, prompt, config, slide)
+    batch = Batch(Decoder(model, len(asked)))
+    replies = {batch.add(request): Reply(tokenizer, stop) for request in asked}
+    texts = dict.fromkeys(replies, prompt)
+    while batch:
+        for row, token in batch.step().items():
+            texts[row] += replies[row].feed(token)
+            if replies[row].ended:
+                batch.remove(row)
+    return [Sample(prompt, request.seed, texts[row], replies[row].ended) for request, row in zip(asked, replies)]
+
+
+def stream(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: SampleConfig,
+    stop: Sequence[str] = (),
+    slide: bool = True,
+) -> Iterator[str]:
+    """The same samples one after the other: of each the prompt, a piece for every token drawn, and a line's end.
+
+    A piece never ends within a character, nor within what may become a stop string: it may be empty.
+    """
+    batch = Batch(Decoder(model, num_rows=1))
+    for request in requests(tokenizer, prompt, config, slide):
+        reply = Reply(tokenizer, stop)
+        row = batch.add(request)
         yield prompt
-        for (token,) in generate(model, prompt_ids, [seed], tokenizer.end_of_text_id, config):
-            if token is not None:
-                yield decoder.decode(tokenizer.decode_bytes([token]))
-        yield decoder.decode(b"", final=True) + "\n"
+        while batch:
+            yield reply.feed(batch.step()[row])
+            if reply.ended:
+                batch.remove(row)
+        yield "\n"
 
 
-def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int) -> str | None:
+def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int, slide: bool = True) -> str | None:
     """What to tell about a prompt, or a text to come, that does not fit into the model's context; None if all fits."""
     if prompt_tokens > context_length:
         return (
@@ -89,5 +107,6 @@ def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int) 
             f"its first {prompt_tokens - context_length} are not seen"
         )
     if prompt_tokens + max_new_tokens > context_length:
-        return f"the model sees {context_length} tokens: beyond them it forgets the beginning"
+        what = "it forgets the beginning" if slide else "the text ends"
+        return f"the model sees {context_length} tokens: beyond them {what}"
     return None

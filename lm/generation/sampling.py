@@ -3,6 +3,17 @@
 import torch
 from torch import Tensor
 
+from lm.generation.config import SamplerConfig
+
+
+def penalise_repetition(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
+    """The logits of the tokens `seen_ids` (..., N) are divided by `penalty`, negative ones multiplied by it.
+
+    Above 1 what was said becomes less likely, however often it was said; 1 changes nothing (Keskar et al. 2019, 4.1).
+    """
+    seen = logits.gather(-1, seen_ids)
+    return logits.scatter(-1, seen_ids, torch.where(seen > 0, seen / penalty, seen * penalty))
+
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """logits / temperature: below 1 sharper, above 1 flatter; at 0 only the largest, the first of equals, stays."""
@@ -34,7 +45,25 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     return torch.empty_like(logits).scatter(-1, order, ordered)
 
 
-def distribution(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Probabilities (..., V) of the next token: temperature, then top-k, then top-p."""
-    logits = apply_temperature(logits.float(), temperature)
-    return keep_top_p(keep_top_k(logits, top_k), top_p).softmax(-1)
+def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
+    """What is at least `min_p` times as likely as the likeliest token stays (Nguyen et al. 2024); 0 keeps all.
+
+    Example: probabilities 0.5, 0.3, 0.2 and min_p 0.5 keep the first two, since 0.2 is less than 0.25.
+    """
+    if min_p == 0:
+        return logits
+    probabilities = logits.softmax(-1)
+    return logits.masked_fill(probabilities < min_p * probabilities.amax(-1, keepdim=True), float("-inf"))
+
+
+def distribution(logits: Tensor, seen_ids: Tensor, config: SamplerConfig) -> Tensor:
+    """Probabilities (..., V) of the next token: repetition penalty, temperature, then top-k, top-p and min-p.
+
+    `seen_ids` (..., N) are the tokens of the text so far.
+    """
+    logits = logits.float()
+    if config.repetition_penalty != 1:
+        logits = penalise_repetition(logits, seen_ids, config.repetition_penalty)
+    logits = apply_temperature(logits, config.temperature)
+    logits = keep_top_p(keep_top_k(logits, config.top_k), config.top_p)
+    return keep_min_p(logits, config.min_p).softmax(-1)

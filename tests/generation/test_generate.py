@@ -1,19 +1,13 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
-from lm.corpus.config import END_OF_TEXT
 from lm.generation.config import SampleConfig
-from lm.generation.generate import complete, generate, stream, window_notice
+from lm.generation.generate import complete, stream, window_notice
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
-    """The bytes alone, and the end of text."""
-    return Tokenizer({**{i: bytes([i]) for i in range(256)}, 256: END_OF_TEXT.encode()}, [], [END_OF_TEXT])
 
 
 @pytest.fixture
@@ -24,48 +18,58 @@ def config(params) -> SampleConfig:
 
 
 @pytest.fixture
+def greedy(config) -> SampleConfig:
+    return dataclasses.replace(config, temperature=0.0, num_samples=1)
+
+
+@pytest.fixture
 def model(small, tokenizer) -> TransformerLM:
     """Random weights; the end of text comes after some tens of tokens."""
     torch.manual_seed(0)
     return TransformerLM(small, tokenizer.vocab_size).eval()
 
 
-class Follows(torch.nn.Module):
-    """After every byte comes the next byte of `text`, and at last the end of text."""
+def follows(text: bytes, small, tokenizer: Tokenizer) -> TransformerLM:
+    """After every byte comes the next byte of `text`, and at last the end of text.
 
-    def __init__(self, text: bytes, small, tokenizer) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.config = small
-        following = torch.zeros(257, dtype=torch.long)
+    The residual stream is the token itself, one-hot, to which the blocks add nothing.
+    """
+    size = tokenizer.vocab_size
+    shape = dataclasses.replace(small, d_model=size, num_heads=1, num_kv_heads=1, position="none", norm="none")
+    model = TransformerLM(shape, size).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        model.token_embeddings.weight.copy_(torch.eye(size))
         for here, there in zip(text, [*text[1:], tokenizer.end_of_text_id]):
-            following[here] = there
-        self.register_buffer("following", following)
-
-    def forward(self, ids):
-        return torch.nn.functional.one_hot(self.following[ids], 257).float()
+            model.lm_head.weight[there, here] = 1.0
+    return model
 
 
-def test_greedy_generation_follows_the_model_to_the_end_of_text(small, tokenizer, config):
-    greedy = dataclasses.replace(config, temperature=0.0, num_samples=1)
-    (sample,) = complete(Follows(b"abcdefgh", small, tokenizer), tokenizer, "ab", greedy)
+def test_greedy_generation_follows_the_model_to_the_end_of_text(small, tokenizer, greedy):
+    model = follows(b"abcdefgh", small, tokenizer)
+    (sample,) = complete(model, tokenizer, "ab", greedy)
     assert (sample.text, sample.ended, sample.prompt) == ("abcdefgh", True, "ab")
-    (sample,) = complete(
-        Follows(b"abcdefgh", small, tokenizer), tokenizer, "ab", dataclasses.replace(greedy, max_new_tokens=3)
-    )
+    (sample,) = complete(model, tokenizer, "ab", dataclasses.replace(greedy, max_new_tokens=3))
     assert (sample.text, sample.ended) == ("abcde", False)
 
 
-def test_greedy_generation_equals_an_argmax_loop_beyond_the_context(model, tokenizer, config):
-    ids = tokenizer.encode("Hello")
-    with torch.no_grad():
-        for _ in range(30):
-            ids.append(int(model(torch.tensor(ids[-16:]))[-1].argmax()))
-    new = [
-        row[0]
-        for row in generate(model, tokenizer.encode("Hello"), [1], 999, dataclasses.replace(config, temperature=0.0))
-    ]
-    assert new == ids[5:]
+def test_a_stop_string_ends_the_text_and_is_cut_off(small, tokenizer, greedy):
+    model = follows(b"abcdefgh", small, tokenizer)
+    (sample,) = complete(model, tokenizer, "ab", greedy, stop=["x", "efg", "hi"])
+    assert (sample.text, sample.ended) == ("abcd", True)
+    assert list(stream(model, tokenizer, "ab", greedy, stop=["efg"])) == ["ab", "c", "d", "", "", "", "\n"]
+    # The beginning of one that never comes is not lost.
+    assert list(stream(model, tokenizer, "ab", greedy, stop=["hi"])) == ["ab", *"cdefg", "", "h", "\n"]
+
+
+def test_a_text_outgrows_the_context_or_ends_with_it(small, tokenizer, greedy):
+    model = follows(b"abcdefghijklmnopqrstuvwxyz", small, tokenizer)  # which sees 16
+    (sample,) = complete(model, tokenizer, "abc", greedy)
+    assert (sample.text, sample.ended) == ("abcdefghijklmnopqrstuvwxyz", True)
+    (sample,) = complete(model, tokenizer, "abc", greedy, slide=False)
+    assert (sample.text, sample.ended) == ("abcdefghijklmnopq", False)
+    assert "".join(stream(model, tokenizer, "abc", greedy, slide=False)) == "abcdefghijklmnopq\n"
 
 
 def test_a_sample_depends_on_its_own_seed_only(model, tokenizer, config):
@@ -76,18 +80,34 @@ def test_a_sample_depends_on_its_own_seed_only(model, tokenizer, config):
     assert len({sample.text for sample in together}) == 3
 
 
+def test_a_text_is_what_the_model_without_a_cache_and_the_seeds_generator_give(model, tokenizer, config):
+    (sample,) = complete(model, tokenizer, "Hello", dataclasses.replace(config, num_samples=1))
+    ids, generator = tokenizer.encode("Hello"), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for _ in range(30):
+            probabilities = model(torch.tensor(ids[-16:]))[-1].softmax(-1)
+            ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
+    expected = list(itertools.takewhile(lambda token: token != tokenizer.end_of_text_id, ids))
+    assert sample.text == tokenizer.decode(expected)
+
+
 def test_streaming_gives_the_same_text_in_pieces(model, tokenizer, config):
     pieces = list(stream(model, tokenizer, "a", config))
     assert "".join(pieces) == "".join(f"{sample.text}\n" for sample in complete(model, tokenizer, "a", config))
     assert len(pieces) > 30
 
 
-def test_streaming_never_cuts_a_character(small, tokenizer, config):
+def test_streaming_never_cuts_a_character(small, tokenizer, greedy):
     text = "aé→😀"
-    greedy = dataclasses.replace(config, temperature=0.0, num_samples=1)
-    pieces = list(stream(Follows(text.encode(), small, tokenizer), tokenizer, "a", greedy))
-    assert "".join(pieces) == text + "\n"
-    assert "\ufffd" not in "".join(pieces)
+    pieces = list(stream(follows(text.encode(), small, tokenizer), tokenizer, "a", greedy))
+    assert pieces == ["a", "", "é", "", "", "→", "", "", "", "😀", "", "\n"]
+
+
+def test_half_a_character_at_the_end_is_shown_as_such(small, tokenizer, greedy):
+    short = dataclasses.replace(greedy, max_new_tokens=2)
+    model = follows("a😀".encode(), small, tokenizer)
+    assert list(stream(model, tokenizer, "a", short)) == ["a", "", "\ufffd", "\n"]
+    assert complete(model, tokenizer, "a", short)[0].text == "a\ufffd"
 
 
 def test_a_model_that_is_not_finite_says_nothing(model, tokenizer, config):
@@ -97,22 +117,13 @@ def test_a_model_that_is_not_finite_says_nothing(model, tokenizer, config):
 
 
 def test_an_empty_prompt_begins_a_text(model, tokenizer, config):
-    first = next(generate(model, [], [5], tokenizer.end_of_text_id, config))
-    same = next(generate(model, [tokenizer.end_of_text_id], [5], tokenizer.end_of_text_id, config))
-    assert first == same
-
-
-def test_draws_follow_the_models_distribution(model, tokenizer, config):
-    with torch.no_grad():
-        expected = model(torch.tensor([[97]]))[0, -1].softmax(-1).double() * 4000
-    one = dataclasses.replace(config, max_new_tokens=1)
-    drawn = next(generate(model, [97], list(range(4000)), -1, one))
-    counts = torch.bincount(torch.tensor(drawn), minlength=257).double()
-    # 256 degrees of freedom: mean 256, standard deviation 22.6; five of these
-    assert ((counts - expected) ** 2 / expected).sum() < 256 + 5 * 22.6
+    (sample,) = complete(model, tokenizer, "", dataclasses.replace(config, num_samples=1))
+    (same,) = complete(model, tokenizer, "<|endoftext|>", dataclasses.replace(config, num_samples=1))
+    assert same.text == "<|endoftext|>" + sample.text and sample.text
 
 
 def test_what_does_not_fit_into_the_context_is_said():
     assert window_notice(10, 6, 16) is None
     assert "beyond them it forgets the beginning" in window_notice(10, 7, 16)
+    assert "beyond them the text ends" in window_notice(10, 7, 16, slide=False)
     assert "its first 4 are not seen" in window_notice(20, 1, 16)

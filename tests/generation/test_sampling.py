@@ -1,7 +1,19 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lm.generation.sampling import apply_temperature, distribution, keep_top_k, keep_top_p
+from lm.generation.config import SamplerConfig
+from lm.generation.sampling import (
+    apply_temperature,
+    distribution,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalise_repetition,
+)
 
 
 def logits_of(*probabilities: float) -> torch.Tensor:
@@ -18,8 +30,9 @@ def test_temperature_by_hand():
     assert probabilities_of(apply_temperature(logits_of(0.8, 0.2), 2.0)) == pytest.approx([2 / 3, 1 / 3])
 
 
-def test_temperature_zero_is_greedy_and_takes_the_first_of_equals():
-    assert distribution(torch.tensor([1.0, 3.0, 3.0]), 0, 0, 1).tolist() == [0, 1, 0]
+def test_temperature_zero_is_greedy_and_takes_the_first_of_equals(plain):
+    greedy = replace(plain, temperature=0.0)
+    assert distribution(torch.tensor([1.0, 3.0, 3.0]), torch.tensor([0]), greedy).tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -38,20 +51,102 @@ def test_top_p_by_hand(top_p, expected):
     assert probabilities_of(keep_top_p(logits_of(0.2, 0.5, 0.3), top_p)) == pytest.approx(expected)
 
 
-def test_samplers_work_row_by_row():
+@pytest.mark.parametrize(
+    ("min_p", "expected"),
+    [(0.0, [0.2, 0.5, 0.3]), (0.4, [0.2, 0.5, 0.3]), (0.41, [0, 5 / 8, 3 / 8]), (0.7, [0, 1, 0]), (1.0, [0, 1, 0])],
+)
+def test_min_p_by_hand(min_p, expected):
+    # 0.4 times the likeliest's 0.5 is 0.2; the logarithm of float32 is not exact, so a little less
+    assert probabilities_of(keep_min_p(logits_of(0.2, 0.5, 0.3), min_p * 0.9999)) == pytest.approx(expected)
+
+
+def test_repetition_penalty_by_hand():
+    logits = torch.tensor([2.0, -2.0, 2.0, -2.0])
+    assert penalise_repetition(logits, torch.tensor([2, 3, 3, 2]), 2.0).tolist() == [2.0, -2.0, 1.0, -4.0]
+    assert penalise_repetition(logits, torch.tensor([0]), 0.5).tolist() == [4.0, -2.0, 2.0, -2.0]
+
+
+def test_samplers_work_row_by_row(plain):
     rows = torch.stack((logits_of(0.6, 0.3, 0.1), logits_of(0.1, 0.2, 0.7)))
-    assert distribution(rows, 1.0, 2, 1.0).tolist() == [
+    seen = torch.tensor([[0], [0]])
+    assert distribution(rows, seen, replace(plain, top_k=2)).tolist() == [
         pytest.approx([2 / 3, 1 / 3, 0]),
         pytest.approx([0, 2 / 9, 7 / 9]),
     ]
-    assert distribution(rows, 1.0, 0, 0.6).tolist() == [pytest.approx([1, 0, 0], abs=1e-6), [0, 0, 1]]
+    for one in (replace(plain, top_p=0.6), replace(plain, min_p=0.6)):
+        assert distribution(rows, seen, one).tolist() == [pytest.approx([1, 0, 0], abs=1e-6), [0, 0, 1]]
+    penalised = distribution(rows, torch.tensor([[0], [2]]), replace(plain, repetition_penalty=2.0))
+    # all logits are negative: squared where seen
+    assert penalised.tolist() == [
+        pytest.approx([36 / 76, 30 / 76, 10 / 76]),
+        pytest.approx([10 / 79, 20 / 79, 49 / 79]),
+    ]
 
 
-def test_draws_follow_the_distribution():
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 1000),
+    penalty=st.floats(0.5, 2),
+    temperature=st.floats(0.2, 3),
+    top_k=st.integers(1, 20),
+    top_p=st.floats(0.1, 0.99),
+    min_p=st.floats(0.01, 0.5),
+)
+def test_all_together_are_those_of_transformers(seed, penalty, temperature, top_k, top_p, min_p):
+    from transformers import (
+        MinPLogitsWarper,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(2, 20, generator=generator)
+    seen = torch.randint(20, (2, 5), generator=generator)
+    config = SamplerConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(seen, logits)
+    for warper in (
+        TemperatureLogitsWarper(temperature),
+        TopKLogitsWarper(top_k),
+        TopPLogitsWarper(top_p),
+        MinPLogitsWarper(min_p),
+    ):
+        expected = warper(seen, expected)
+    torch.testing.assert_close(distribution(logits, seen, config), expected.softmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"temperature": 0.5}, [16 / 30, 9 / 30, 4 / 30, 1 / 30]),
+        ({"top_k": 2}, [4 / 7, 3 / 7, 0, 0]),
+        ({"top_p": 0.8}, [4 / 9, 3 / 9, 2 / 9, 0]),
+        ({"min_p": 0.6}, [4 / 7, 3 / 7, 0, 0]),
+        ({"repetition_penalty": 2.0}, [16 / 76, 30 / 76, 20 / 76, 10 / 76]),  # of the first, which was seen
+    ],
+)
+def test_draws_follow_the_distribution_worked_out_by_hand(changes, expected, plain):
     torch.manual_seed(0)
-    expected = distribution(logits_of(0.4, 0.3, 0.2, 0.1), 0.7, 3, 0.95)
-    draws = torch.multinomial(expected, 20_000, replacement=True)
-    counts = torch.bincount(draws, minlength=4).double()
-    assert counts[3] == 0
-    kept = expected[:3].double() * 20_000
-    assert ((counts[:3] - kept) ** 2 / kept).sum() < 13.8  # 2 degrees of freedom, p = 0.001
+    drawn_from = distribution(logits_of(0.4, 0.3, 0.2, 0.1), torch.tensor([0]), replace(plain, **changes))
+    counts = torch.bincount(torch.multinomial(drawn_from, 20_000, replacement=True), minlength=4).double()
+    wanted = 20_000 * torch.tensor(expected, dtype=torch.float64)
+    kept = wanted > 0
+    assert counts[~kept].sum() == 0
+    # at most 3 degrees of freedom, p = 0.001
+    assert ((counts - wanted)[kept] ** 2 / wanted[kept]).sum() < 16.3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("temperature", 1e-4, "0, or 0.001 or more"),
+        ("top_k", -1, "0 or more"),
+        ("top_p", 0.0, "more than 0 and at most 1"),
+        ("min_p", 1.1, "0 to 1"),
+        ("repetition_penalty", 0.0, "a positive number"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(name, value, expected, plain):
+    with pytest.raises(ValueError, match=f"^{name}: expected {expected}, got {value}$"):
+        replace(plain, **{name: value})

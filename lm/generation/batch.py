@@ -1,0 +1,161 @@
+"""Several texts that grow together, a token each at every step, each as if it were alone.
+
+    batch = Batch(Decoder(model, num_rows=8))
+    row = batch.add(request)  # at any time, as long as a row is free
+    while batch:
+        for row, token in batch.step().items():
+            ...
+
+Shapes: V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lm.errors import UserError
+from lm.generation.config import SamplerConfig
+from lm.generation.decoder import Decoder
+from lm.generation.sampling import distribution
+
+Finish = Literal["stop", "length", "context", "diverged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A text to be continued until one of `stop_ids` or `max_new_tokens` came, or the model's context is full.
+
+    With `slide` the last case is none: at every further token the model reads the last `context_length` tokens again,
+    and the beginning is forgotten. `num_logprobs` asks for the log-probabilities of so many of the likeliest tokens.
+    """
+
+    prompt_ids: Sequence[int]
+    sampler: SamplerConfig
+    seed: int
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+    slide: bool = True
+    num_logprobs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """What a step adds to a text.
+
+    `logprob` is the natural logarithm of the probability that the model itself gives the token, before any sampler, and
+    `top` holds the likeliest tokens with theirs, if they were asked for. `finish` tells that it is the last one, and
+    why: a token that stops (no part of the text), as many as were asked for, no more room in the context, or logits
+    that are not finite, of which nothing can be drawn: then there is no token.
+    """
+
+    token_id: int | None
+    logprob: float | None = None
+    top: list[tuple[int, float]] | None = None
+    finish: Finish | None = None
+
+
+@dataclass
+class _Text:
+    request: Request
+    ids: list[int]
+    generator: torch.Generator
+    is_cached: bool = False  # all of its tokens but the last
+
+
+class Batch:
+    """Texts under way, each in a row of the decoder; true while there are any.
+
+    A text depends on its request only, never on its neighbours: every one draws with a generator of its own.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._context_length = decoder.model.config.context_length
+        self._texts: dict[int, _Text] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._texts)
+
+    @property
+    def num_free(self) -> int:
+        return len(self._decoder.lengths) - len(self._texts)
+
+    def add(self, request: Request) -> int:
+        """Begin a text; the row that names it in `step`.
+
+        Raises:
+            UserError: the prompt is empty, or it may not slide and does not fit into the context.
+            IndexError: no row is free.
+        """
+        length = len(request.prompt_ids)
+        if not length:
+            raise UserError("the prompt has no tokens; begin with the end of a text")
+        if length > self._context_length and not request.slide:
+            raise UserError(f"the prompt has {length} tokens, and the model sees {self._context_length}; shorten it")
+        row = next((row for row in range(len(self._decoder.lengths)) if row not in self._texts), None)
+        if row is None:
+            raise IndexError("no row is free")
+        # On the CPU: the same draws on any device.
+        self._texts[row] = _Text(request, list(request.prompt_ids), torch.Generator().manual_seed(request.seed))
+        return row
+
+    def remove(self, row: int) -> None:
+        """End a text before its time; nothing happens if it has ended."""
+        self._texts.pop(row, None)
+
+    def step(self) -> dict[int, Token]:
+        """One more token for every text; those that it finishes make room."""
+        tokens = {row: self._extend(self._texts[row], logits) for row, logits in self._logits().items()}
+        for row, token in tokens.items():
+            if token.finish:
+                del self._texts[row]
+        return tokens
+
+    def _logits(self) -> dict[int, Tensor]:
+        """The logits (V,) of the next token of every text."""
+        cached = {row: text.ids[-1] for row, text in self._texts.items() if text.is_cached}
+        logits: dict[int, Tensor] = {}
+        if cached:
+            decoded = self._decoder.decode([cached.get(row) for row in range(len(self._decoder.lengths))]).cpu()
+            logits |= {row: decoded[row] for row in cached}
+        fresh = {row: text.ids[-self._context_length :] for row, text in self._texts.items() if not text.is_cached}
+        if fresh:
+            logits |= zip(fresh, self._decoder.prefill(list(fresh), list(fresh.values())).cpu())
+        return logits
+
+    def _extend(self, text: _Text, logits: Tensor) -> Token:
+        request = text.request
+        if not logits.isfinite().all():
+            return Token(token_id=None, finish="diverged")  # a model that diverged has nothing to say
+        token_id = _draw(logits, text)
+        text.ids.append(token_id)
+        # The window holds its tokens but the last, which `decode` brings, as long as there is a column for that.
+        text.is_cached = len(text.ids) <= self._context_length
+        finish: Finish | None = None
+        if token_id in request.stop_ids:
+            finish = "stop"
+        elif len(text.ids) == len(request.prompt_ids) + request.max_new_tokens:
+            finish = "length"
+        elif not text.is_cached and not request.slide:
+            finish = "context"
+        if request.num_logprobs is None:
+            return Token(token_id=token_id, finish=finish)
+        logprobs = logits.float().log_softmax(-1)
+        top = logprobs.topk(min(request.num_logprobs, len(logprobs)))
+        return Token(
+            token_id=token_id,
+            logprob=float(logprobs[token_id]),
+            top=list(zip(top.indices.tolist(), top.values.tolist())),
+            finish=finish,
+        )
+
+
+def _draw(logits: Tensor, text: _Text) -> int:
+    sampler = text.request.sampler
+    if sampler.temperature == 0 and sampler.repetition_penalty == 1:
+        return int(logits.argmax())  # the only token of the distribution
+    probabilities = distribution(logits, torch.tensor(text.ids), sampler)
+    return int(torch.multinomial(probabilities, 1, generator=text.generator))

@@ -1,0 +1,160 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.errors import UserError
+from lm.generation.batch import Batch, Request, Token
+from lm.generation.decoder import Decoder
+from lm.model.transformer import TransformerLM
+
+VOCAB_SIZE = 20
+
+
+@pytest.fixture(scope="module")
+def model(small) -> TransformerLM:
+    torch.manual_seed(0)
+    return TransformerLM(small, VOCAB_SIZE).eval()
+
+
+@pytest.fixture(scope="module")
+def request_(plain) -> Request:
+    return Request(prompt_ids=[1, 2, 3], sampler=plain, seed=5, max_new_tokens=30, stop_ids=frozenset())
+
+
+def alone(model: TransformerLM, request: Request) -> list[Token]:
+    batch = Batch(Decoder(model, num_rows=1))
+    batch.add(request)
+    tokens = []
+    while batch:
+        tokens.append(batch.step()[0])
+    return tokens
+
+
+def ids(tokens: list[Token]) -> list[int | None]:
+    return [token.token_id for token in tokens]
+
+
+@torch.no_grad()
+def plain_greedy(model: TransformerLM, text: list[int], num_tokens: int) -> list[int]:
+    new: list[int] = []
+    for _ in range(num_tokens):
+        new.append(int(model(torch.tensor([*text, *new])[-model.config.context_length :])[-1].argmax()))
+    return new
+
+
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [4] * 16, list(range(20))])
+def test_a_window_that_slides_gives_what_an_argmax_loop_gives(prompt, model, request_):
+    greedy = replace(request_, prompt_ids=prompt, sampler=replace(request_.sampler, temperature=0.0))
+    tokens = alone(model, greedy)
+    assert ids(tokens) == plain_greedy(model, prompt, 30)
+    assert [token.finish for token in tokens] == [None] * 29 + ["length"]
+
+
+@pytest.mark.parametrize(("length", "num_tokens"), [(3, 14), (15, 2), (16, 1)])
+def test_without_sliding_a_text_ends_where_the_context_is_full(length, num_tokens, model, request_):
+    """The model can still tell what follows a full context, and no more."""
+    prompt = [1] * length
+    fixed = replace(request_, prompt_ids=prompt, sampler=replace(request_.sampler, temperature=0.0), slide=False)
+    tokens = alone(model, fixed)
+    assert ids(tokens) == plain_greedy(model, prompt, num_tokens)
+    assert tokens[-1].finish == "context"
+    with pytest.raises(UserError, match="17 tokens, and the model sees 16"):
+        Batch(Decoder(model, 1)).add(replace(fixed, prompt_ids=[1] * 17))
+
+
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_a_request_gives_the_same_tokens_in_any_batch(data, model, plain):
+    """Requests of different lengths and samplers join at different times, some leave early."""
+    drawn = st.builds(
+        Request,
+        prompt_ids=st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=18),
+        sampler=st.builds(
+            replace,
+            st.just(plain),
+            temperature=st.sampled_from([0.0, 0.5, 1.0]),
+            top_k=st.sampled_from([0, 5]),
+            top_p=st.sampled_from([0.9, 1.0]),
+            min_p=st.sampled_from([0.0, 0.1]),
+            repetition_penalty=st.sampled_from([1.0, 1.3]),
+        ),
+        seed=st.integers(0, 99),
+        max_new_tokens=st.integers(1, 8),
+        stop_ids=st.frozensets(st.integers(0, VOCAB_SIZE - 1), max_size=3),
+        num_logprobs=st.sampled_from([None, 2]),
+    )
+    waiting = data.draw(st.lists(drawn, min_size=1, max_size=5))
+    batch = Batch(Decoder(model, num_rows=3))
+    under_way: dict[int, tuple[Request, list[Token]]] = {}
+    while waiting or batch:
+        while waiting and batch.num_free and (not batch or data.draw(st.booleans())):
+            request = waiting.pop()
+            under_way[batch.add(request)] = request, []
+        for row, token in batch.step().items():
+            request, tokens = under_way[row]
+            tokens.append(token)
+            leaves = data.draw(st.integers(0, 9)) == 0
+            if token.finish or leaves:
+                expected = alone(model, request)[: len(tokens)]
+                assert ids(tokens) == ids(expected)
+                assert [token.finish for token in tokens] == [token.finish for token in expected]
+                batch.remove(row)
+
+
+def test_draws_follow_the_models_distribution(model, request_):
+    with torch.no_grad():
+        expected = model(torch.tensor([1, 2, 3]))[-1].softmax(-1).double() * 2000
+    batch = Batch(Decoder(model, num_rows=2000))
+    for seed in range(2000):
+        batch.add(replace(request_, seed=seed))
+    counts = torch.bincount(torch.tensor(ids(list(batch.step().values()))), minlength=VOCAB_SIZE).double()
+    # 19 degrees of freedom, p = 0.001
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8
+
+
+def test_a_stop_token_ends_the_text(model, request_):
+    greedy = replace(request_, sampler=replace(request_.sampler, temperature=0.0))
+    first, second, third = plain_greedy(model, [1, 2, 3], 3)
+    assert len({first, second, third}) == 3
+    tokens = alone(model, replace(greedy, stop_ids=frozenset([third])))
+    assert tokens == [Token(token_id=first), Token(token_id=second), Token(token_id=third, finish="stop")]
+
+
+def test_log_probabilities_are_the_models_own(model, request_):
+    """Whatever the samplers make of them."""
+    sampler = replace(request_.sampler, temperature=0.3, top_k=4, repetition_penalty=1.5)
+    tokens = alone(model, replace(request_, sampler=sampler, max_new_tokens=5, num_logprobs=3))
+    text = [1, 2, 3]
+    for token in tokens:
+        with torch.no_grad():
+            probabilities = model(torch.tensor(text))[-1].softmax(-1).tolist()
+        assert math.exp(token.logprob) == pytest.approx(probabilities[token.token_id], rel=1e-4)
+        likeliest = sorted(range(VOCAB_SIZE), key=lambda i: -probabilities[i])[:3]
+        assert [token_id for token_id, _ in token.top] == likeliest
+        assert [math.exp(logprob) for _, logprob in token.top] == pytest.approx(
+            [probabilities[i] for i in likeliest], rel=1e-4
+        )
+        text.append(token.token_id)
+
+
+def test_a_model_that_is_not_finite_says_nothing(small, request_):
+    model = TransformerLM(small, VOCAB_SIZE)
+    model.lm_head.weight.data.fill_(float("nan"))
+    assert alone(model, request_) == [Token(token_id=None, finish="diverged")]
+
+
+def test_a_batch_takes_as_many_requests_as_it_has_rows(model, request_):
+    batch = Batch(Decoder(model, num_rows=2))
+    assert not batch and batch.num_free == 2
+    assert [batch.add(request_), batch.add(request_)] == [0, 1]
+    with pytest.raises(IndexError, match="no row is free"):
+        batch.add(request_)
+    batch.remove(0)
+    batch.remove(0)
+    assert batch.add(request_) == 0
+    with pytest.raises(UserError, match="no tokens"):
+        batch.add(replace(request_, prompt_ids=[]))
