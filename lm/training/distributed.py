@@ -11,92 +11,93 @@ and optimizer everywhere and brings a block together only while it is computed.
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.multiprocessing.spawn import ProcessException, start_processes
 from tqdm import tqdm
 
 from lm.errors import UserError
 from lm.model.transformer import TransformerLM
 
+_MEETING = "LM_MEETING"  # the variable by which `launch` tells its processes the file where they meet
 _INTERRUPTED = 128 + signal.SIGINT
-_PATIENCE = 600  # seconds in which interrupted processes may finish their step and save
 
 
 def is_launched() -> bool:
     """Whether this process is one of several that `launch` or torchrun started."""
-    return dist.is_torchelastic_launched()
+    return _MEETING in os.environ or dist.is_torchelastic_launched()
 
 
 def launch(main: Callable[[], None], num_processes: int) -> None:
     """Run `main`, which finds its arguments in `sys.argv`, in `num_processes` processes of this machine.
 
-    Returns when all have ended. An error in one of them ends the others.
+    Returns when all have ended. An error in one of them ends the others. They meet in a file and talk over the loopback
+    interface: no port is open to other machines.
 
     Raises:
         UserError: one of them failed; the message is that of the first to do so, and names its rank.
         KeyboardInterrupt: they were interrupted, and have ended in good order.
     """
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=f"lm-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a free port
-        local_addr="localhost",
-        max_restarts=0,
-        shutdown_timeout=_PATIENCE,
-    )
-    logging.disable()  # here alone, not in the processes: of a failure, the line below says all
-    try:
-        elastic_launch(config, _work)(main)
-    except ChildFailedError as error:
-        failures = error.failures
-        if any(failure.exitcode == _INTERRUPTED for failure in failures.values()):
-            raise KeyboardInterrupt from None
-        rank = min(failures, key=lambda rank: _suspicion(failures[rank]))
-        raise UserError(f"process {rank} of {num_processes}: {_reason(failures[rank])}") from None
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        sys.exit(128 + error.sigval)
+    logging.disable(logging.WARNING)  # PyTorch's, that it ends the others
+    with TemporaryDirectory() as folder:
+        context = start_processes(_work, (main, num_processes, folder), num_processes, join=False)
+
+        def interrupt(number: int, frame: object) -> None:
+            for process in context.processes:  # in a terminal they are interrupted as well, and once more does no harm
+                if process.is_alive():
+                    os.kill(process.pid, number)
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            while not context.join():
+                pass
+        except ProcessException:
+            exit_codes = [process.exitcode for process in context.processes]
+            if errors := sorted(Path(folder).glob("error-*"), key=lambda path: path.stat().st_mtime_ns):
+                rank = errors[0].name.removeprefix("error-")
+                raise UserError(f"process {rank} of {num_processes}: {errors[0].read_text()}") from None
+            if _INTERRUPTED in exit_codes:
+                raise KeyboardInterrupt from None
+            for rank, code in enumerate(exit_codes):
+                if code < 0 and code != -signal.SIGTERM:  # by which the others are ended
+                    raise UserError(
+                        f"process {rank} of {num_processes}: killed by {signal.Signals(-code).name}; run again to go "
+                        "on from the last checkpoint"
+                    ) from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
-def _work(main: Callable[[], None]) -> None:
+def _work(rank: int, main: Callable[[], None], num_processes: int, folder: str) -> None:
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    os.environ |= {
+        _MEETING: f"file://{folder}/meeting",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+    } | ({"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback} if loopback else {})
     tqdm.set_lock(threading.RLock())  # its own is shared between processes, and stays behind when one is killed
     try:
         main()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
-
-
-def _suspicion(failure: ProcessFailure) -> tuple[int, int]:
-    """Whose failure is the cause: a message for the user's, then a signal, then whatever came first."""
-    stopped_by_us = failure.exitcode == -signal.SIGTERM
-    order = 0 if _message(failure).startswith(UserError.__name__) else 1 if failure.exitcode < 0 else 2
-    return 3 if stopped_by_us else order, failure.timestamp
-
-
-def _message(failure: ProcessFailure) -> str:
-    return failure.message.get("message", "") if isinstance(failure.message, dict) else failure.message
-
-
-def _reason(failure: ProcessFailure) -> str:
-    if failure.exitcode < 0:
-        return f"killed by {signal.Signals(-failure.exitcode).name}; run again to go on from the last checkpoint"
-    return _message(failure).removeprefix(f"{UserError.__name__}: ")
+    except UserError as error:
+        Path(folder, f"error-{rank}").write_text(str(error))
+        sys.exit(1)
 
 
 @contextmanager
@@ -126,7 +127,12 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_local))
     # Gloo also for a GPU's processes: checkpoints are saved from the CPU's memory, beside the training.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        init_method=os.environ.get(_MEETING, "env://"),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
     if is_first():
         yield device
     else:

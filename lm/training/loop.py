@@ -28,7 +28,16 @@ from lm.training.checkpoint import Checkpoints, History, Progress, fingerprint
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from lm.training.data import Data
 from lm.training.device import check_precision, keep_freed_memory, peak_flops, pick_device, why_not_compile
-from lm.training.distributed import any_process, is_first, num_processes, process_group, rank, shard, whole
+from lm.training.distributed import (
+    any_process,
+    is_first,
+    num_processes,
+    process_group,
+    rank,
+    shard,
+    wait_for_all,
+    whole,
+)
 from lm.training.evaluation import greedy_continuation, mean_loss
 from lm.training.interruption import Interruption
 from lm.training.optimizer import make_optimizer
@@ -218,6 +227,7 @@ class _Training:
             f"interrupted: step {self.progress.step} of {self.run.train.max_steps} is saved; run the same command to "
             "go on from there"
         )
+        wait_for_all()  # the first process to end would end the others, before that is said
         raise KeyboardInterrupt
 
     def _whole_model(self) -> TransformerLM:

@@ -89,7 +89,7 @@ def begun(folder: Path, process: subprocess.Popen) -> None:
 
 @pytest.fixture(scope="session")
 def longer(run):
-    return dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=150, eval_every=50))
+    return dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=90, eval_every=30))
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -101,9 +101,9 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(start, ended, long
     process.send_signal(signal.SIGINT)
     status, said, errors = ended(process)
     assert status == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
-    step = int(re.search(r"interrupted: step (\d+) of 150 is saved; run the same command to go on", said)[1])
+    step = int(re.search(r"interrupted: step (\d+) of 90 is saved; run the same command to go on", said)[1])
     status, said, errors = ended(start(tmp_path / "run", processes, changed=longer))
-    assert status == 0 and f"going on from step {step} of 150" in said, errors
+    assert status == 0 and f"going on from step {step} of 90" in said, errors
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import lm.training.checkpoint
+import lm.training.evaluation
 import lm.training.loop
 import lm.training.update
 from lm.errors import UserError, exit_cleanly
@@ -31,6 +32,7 @@ def main() -> None:
         launch(main, job["runtime"].num_processes)
         return
     torch.set_num_threads(1)
+    lm.training.evaluation.CONTINUATION_TOKENS = 4  # most of the time would go there
     (folder / f"pid-{os.environ.get('RANK', 0)}").write_text(str(os.getpid()))
     if job["fault"]:
         plant(*job["fault"])
