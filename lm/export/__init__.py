@@ -1,0 +1,1 @@
+"""Models for other programs, and back: Hugging Face folders and GGUF files."""

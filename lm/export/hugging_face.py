@@ -1,0 +1,58 @@
+"""A model as a folder that transformers loads with no code of ours: weights, configuration, tokenizer, model card."""
+
+from pathlib import Path
+
+from safetensors.torch import save
+
+from lm.atomic import atomic_write, make_folder, write_json, write_text
+from lm.corpus.config import END_OF_TEXT
+from lm.errors import UserError
+from lm.export.llama import check_layout, hugging_face_config, llama_weights
+from lm.export.model_card import model_card
+from lm.export.tokenizer_json import tokenizer_json
+from lm.model.files import load_model
+from lm.tokenizer.tokenizer import Tokenizer
+
+
+def export_hugging_face(
+    model_folder: Path, tokenizer_folder: Path, out: Path, raw: Path | None = None, metrics: Path | None = None
+) -> None:
+    """Write `config.json`, `model.safetensors` (float32), the tokenizer, the generation defaults and a model card.
+
+    Args:
+        model_folder: what the stage train made.
+        tokenizer_folder: the tokenizer that it was trained with.
+        out: the folder to write, made if it is not there; `config.json` comes last, so half an export does not load.
+        raw: what the stage download made for it, whose manifest the card tells of; local paths are left out.
+        metrics: a JSON file of numbers for the card, such as metrics/train.json.
+
+    Raises:
+        UserError: before anything is written, when the model or its tokenizer has no such layout, a file cannot be
+            read, or `out` holds a model already; or when it cannot be written.
+    """
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    model = load_model(model_folder, tokenizer.hash)
+    check_layout(model.config)
+    if (out / "config.json").exists():
+        raise UserError(f"{out}: holds a model already; name another folder for the exported one, or delete it")
+    tokenizer_content = tokenizer_json(tokenizer)
+    config = hugging_face_config(model, tokenizer.end_of_text_id)
+    card = model_card(out.resolve().name, model, raw, metrics)
+    make_folder(out)
+    with atomic_write(out / "model.safetensors") as file:
+        file.write(save(llama_weights(model, halves=True), {"format": "pt"}))  # some readers ask for the format
+    write_json(out / "tokenizer.json", tokenizer_content)
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "padding_side": "left",  # a batch of prompts goes on at its right end
+        "model_max_length": model.config.context_length,
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(out / "tokenizer_config.json", tokenizer_config)
+    generation_config = {f"{name}_token_id": tokenizer.end_of_text_id for name in ("bos", "eos", "pad")}
+    write_json(out / "generation_config.json", generation_config)
+    write_text(out / "README.md", card)
+    write_json(out / "config.json", config)

@@ -1,0 +1,72 @@
+"""A tokenizer with tokens of several scripts, and folders of small models of it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lm.model.config import ModelConfig
+from lm.model.files import save_model
+from lm.model.transformer import TransformerLM
+from lm.tokenizer.pretokenization import PreTokenizer
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.training import build_vocab, count_pre_tokens, learn_merges
+
+END = "<|endoftext|>"
+TEXT = f"""The boy didn't know: they'll say he'd 12345 sheep, and 67 goats!  Once upon a time, the boy said 'no'.
+\tCafé, naïve, straße, Ǆ, ſ'ſ IT'S WE'LL; щука и ёж, 語彙と本 本屋 ١٢٣ ½ x²
+   three spaces,\u00a0a hard one,\r\n\r\n emoji 🙂👩\u200d🚀 e\u0301 [...] === >>>   \n \n  {END}{END} the end \n  """
+
+
+def train(pattern: str, special_tokens: list[str]) -> Tokenizer:
+    merges = learn_merges(count_pre_tokens([TEXT], PreTokenizer(pattern, special_tokens)), 120)
+    return Tokenizer(build_vocab(merges, special_tokens), merges, special_tokens, pattern)
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    return TEXT
+
+
+@pytest.fixture(scope="session")
+def train_tokenizer() -> Callable[[str, list[str]], Tokenizer]:
+    return train
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train("gpt2", [END])
+
+
+@pytest.fixture(scope="session")
+def gpt2(shared_data: Path) -> Tokenizer:
+    """GPT-2's own."""
+    return Tokenizer.from_files(shared_data / "gpt2/vocab.json", shared_data / "gpt2/merges.txt", [END])
+
+
+@pytest.fixture(scope="session")
+def shared_data(project: Path) -> Path:
+    folder = project.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no folder of real texts beside the project")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path: Path, small: ModelConfig, tokenizer: Tokenizer) -> Callable[..., tuple[Path, Path]]:
+    """The folders of a random model with some switches, and of its tokenizer."""
+
+    def save(**switches: object) -> tuple[Path, Path]:
+        torch.manual_seed(0)
+        model = TransformerLM(dataclasses.replace(small, **switches), tokenizer.vocab_size)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim == 1:  # a norm's: they start as ones, which would hide an exchange of them
+                    weight.copy_(1 + 0.5 * torch.randn_like(weight))
+        save_model(tmp_path / "model", model, tokenizer.hash)
+        tokenizer.save(tmp_path / "tokenizer")
+        return tmp_path / "model", tmp_path / "tokenizer"
+
+    return save

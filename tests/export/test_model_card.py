@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from lm.errors import UserError
+from lm.export.model_card import model_card
+from lm.model.transformer import TransformerLM
+
+
+def test_the_card_tells_of_the_model_its_data_and_its_metrics(small, tmp_path):
+    manifest = {
+        "source": "files",
+        "splits": {"train": {"bytes": 12345, "documents": 67, "sha256": ""}},
+        "provenance": [
+            {"address": "https://name:secret@example.org:81/stories.txt?signature=secret"},
+            {"path": "/private/stories.txt"},
+        ],
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "train.json").write_text('{"val_loss": 1.2345678, "step": 2500, "val_perplexity": null}')
+    card = model_card("my-model", TransformerLM(small, 100), tmp_path, tmp_path / "train.json")
+    for part in (
+        "# my-model\n",
+        "of 23,968 parameters in the layout of Llama",  # 2 (4 32² + 3 32 48) + 5 32 + 2 100 32
+        'AutoModelForCausalLM.from_pretrained("my-model")',
+        "max_new_tokens=8,",
+        "| num_layers | 2 |",
+        "- train: 67 documents, 12,345 bytes",
+        "- <https://example.org:81/stories.txt>",
+        "| val_loss | 1.2346 |",
+        "| step | 2500 |",
+        "| val_perplexity | unknown |",
+    ):
+        assert part in card
+    assert "secret" not in card and "private" not in card
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"source": 1, "splits": [], "provenance": []}'])
+def test_a_damaged_manifest_is_refused(small, tmp_path, text):
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="manifest.json: "):
+        model_card("my-model", TransformerLM(small, 100), tmp_path, None)
