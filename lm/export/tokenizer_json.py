@@ -57,7 +57,7 @@ def token_texts(tokenizer: Tokenizer) -> list[str]:
     """The tokens in the order of their ids: special ones as they are, the others in GPT-2's alphabet.
 
     Raises:
-        UserError: a special token would read as other bytes in the alphabet, or would need two texts, since merges make it too.
+        UserError: a special token would read as other bytes in the alphabet, or have two texts since merges make it.
     """
     special = {text.encode(): text for text in tokenizer.special_tokens}
     made = {bytes([byte]) for byte in range(256)} | {left + right for left, right in tokenizer.merges}

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 import unicodedata
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_named_pattern_in_full_is_as_good_as_its_name(train_tokenizer):
 @pytest.mark.parametrize("special", ["<|naïve|>", " the", "\n"])  # the alphabet's ï is the byte 0xEF
 def test_a_special_token_that_would_be_misread_is_refused(tokenizer, special):
     tokenizer = Tokenizer(tokenizer.vocab, tokenizer.merges, [END, special])
-    with pytest.raises(UserError, match=f"special_tokens: {special!r} cannot be exported"):
+    with pytest.raises(UserError, match=re.escape(f"special_tokens: {special!r} cannot be exported")):
         tokenizer_json(tokenizer)
 
 
