@@ -17,7 +17,7 @@ CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 # Tensors of a feed-forward layer's width: what is saved of its element-wise operations and their result, and what their
 # backward pass holds beyond that at its fullest.
-_FFN_SAVED = {"swiglu": 5, "silu": 3}
+_FFN_SAVED = {"swiglu": 3, "silu": 3}
 _FFN_BACKWARD = 2
 
 
@@ -90,6 +90,9 @@ def training_bytes(
     layer = tokens * _layer_bytes_per_token(config, element, attention_backend)
     layer_copies = 2 * matrices // num_layers if element == 2 else 0
     ends = tokens * (_norm_bytes_per_token(config, 4) if config.norm_position == "pre" else 0) + tokens * 16  # and ids
+    if config.norm_position == "post" and _stream_element(config, element) == 2:
+        # No norm stands before the first block: what enters it is float32, and converted for three products apart.
+        ends += tokens * (2 + 2 * 2) * config.d_model
     saved, copies = num_layers * layer + ends, num_layers * layer_copies
     first, first_copies = saved, copies
     if checkpoint_activations:

@@ -111,7 +111,27 @@ class SwiGLU(nn.Module):
         self.w3 = Linear(d_model, d_ff)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(silu(self.w1(x)) * self.w3(x))
+        return self.w2(_Gate.apply(self.w1(x), self.w3(x)))
+
+
+class _Gate(torch.autograd.Function):
+    """y = silu(a) b. With s = sigmoid(a) and g = dL/dy: dL/da = g b (s + a s (1 - s)), dL/db = g a s.
+
+    PyTorch's own derivative keeps four tensors of their size; this one keeps a and b.
+    """
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return silu(a).mul_(b)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        a, b = ctx.saved_tensors
+        s = torch.sigmoid(a)
+        a_s = a * s
+        slope = torch.addcmul(s, a_s, 1 - s)
+        return slope.mul_(b).mul_(gradient), a_s.mul_(gradient)
 
 
 class SiLU(nn.Module):

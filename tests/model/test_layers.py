@@ -121,3 +121,12 @@ def test_silu_layer_is_its_equation():
 
 def test_silu_layer_has_as_many_parameters_as_swiglu():
     assert sum(p.numel() for p in SiLU(24, 64).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())
+
+
+def test_the_gradients_of_swiglu_equal_differences():
+    def swiglu(x, *weights):
+        return torch.func.functional_call(ffn, dict(zip(("w1.weight", "w2.weight", "w3.weight"), weights)), x)
+
+    ffn = SwiGLU(3, 5).double()
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(swiglu, (x, *ffn.parameters()))

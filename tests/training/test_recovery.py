@@ -4,6 +4,7 @@ import dataclasses
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -79,12 +80,13 @@ def test_an_error_in_one_process_ends_all_with_its_message(start, ended, tmp_pat
     assert errors.endswith(f"error: process {rank} of 2: something that is wrong\n") and "Traceback" not in errors
 
 
-def begun(folder: Path, process: subprocess.Popen) -> None:
-    """Wait until the first checkpoint is there."""
+def begun(folder: Path, process: subprocess.Popen) -> float:
+    """Wait until the first checkpoint is there; returns the time."""
     until = time.monotonic() + 120
     while not list(folder.glob("checkpoints/*/step-*/index.json")):
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.01)
+    return time.monotonic()
 
 
 @pytest.fixture(scope="session")
@@ -120,24 +122,26 @@ def test_a_second_trainer_of_the_same_run_is_refused(start, ended, longer, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_kill_minus_nine_at_random_moments_changes_nothing(start, ended, longer, tmp_path, processes):
-    started = time.monotonic()
-    assert ended(start(tmp_path / "whole", processes, changed=longer))[0] == 0
-    seconds = time.monotonic() - started
-    tally = {}
-    for number in range(20):
-        folder = tmp_path / f"{number}"
+    process = start(tmp_path / "whole", processes, changed=longer)
+    began = begun(tmp_path / "whole", process)
+    assert ended(process)[0] == 0
+    seconds = time.monotonic() - began
+    tally = []
+    while len(tally) < 20:
+        folder = tmp_path / f"{len(tally)}"
+        chance = random.Random(len(tally))
         process = start(folder, processes, changed=longer)
-        chance = random.Random(number)
-        time.sleep(chance.uniform(0.2, 1) * seconds)
-        pid = folder / f"pid-{chance.randrange(processes)}"
-        try:
-            os.kill(int(pid.read_text()) if pid.exists() else process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it was faster this time
-        ended(process)
-        indexes = sorted(folder.glob("checkpoints/*/step-*/index.json"))
-        tally[number] = indexes[-1].parent.name if indexes else "none"
+        begun(folder, process)
+        time.sleep(chance.uniform(0, seconds))
+        pid = int((folder / f"pid-{chance.randrange(processes)}").read_text())
+        if process.poll() is None:
+            os.kill(pid, signal.SIGKILL)
+        if ended(process)[0] == 0:  # it was faster this time
+            shutil.rmtree(folder)
+            seconds *= 0.8
+            continue
+        tally.append(sorted(folder.glob("checkpoints/*/step-*/index.json"))[-1].parent.name)
         status, _, errors = ended(start(folder, processes, changed=longer))
         assert status == 0, errors
         assert_same_bits(folder, tmp_path / "whole")
-    print(f"{processes} processes, the newest checkpoint at the kill: {tally}")
+    print(f"{processes} processes, the newest checkpoint at each kill: {tally}")
