@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 40  # margins, with the numbers and the legend in them
+WIDTH, HEIGHT = 760, 220
+LEFT, RIGHT, TOP, BOTTOM = 44, 24, 12, 40  # margins, with the numbers and the legend in them
 NUM_TICKS = 5
 
 Points = list[tuple[float, float]]  # step and loss
@@ -73,9 +73,11 @@ def _picture(curves: dict[str, Points]) -> str:
             f"<title>{name} loss {loss:.4g} at step {step:,.10g}</title></circle>"
             for step, loss in points
         ]
-        left = LEFT + 90 * number
+    legend = [name for name, points in curves.items() if points]
+    for number, name in enumerate(legend):
+        left = LEFT + 190 * number
         parts.append(f'<path class="{name}" d="M{left} {HEIGHT - 8}h18"/>')
-        parts.append(f'<text x="{left + 24}" y="{HEIGHT - 4}">{name} loss</text>')
+        parts.append(f'<text x="{left + 24}" y="{HEIGHT - 4}">{name}, at last {curves[name][-1][1]:.4g}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">nats a token, by step</text></svg>')
     return "".join(parts)
 

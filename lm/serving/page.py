@@ -64,5 +64,6 @@ def _for_script(value: dict[str, Any]) -> str:
 
 
 def _row(name: str, value: Any) -> str:
-    shown = f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    shown = f"{value:,.15g}" if is_number else str(value).lower()
     return f"<div><dt>{escape(name)}</dt><dd>{escape(shown)}</dd></div>"

@@ -1,0 +1,103 @@
+import json
+import math
+
+import pytest
+
+from lm.generation.batch import Token
+from lm.serving.completion import Completion
+from lm.serving.completion_request import Limits, Refusal, parse
+
+
+@pytest.fixture
+def completion(tokenizer):
+    def completion(context_length: int = 16, **fields) -> Completion:
+        asked = parse(json.dumps({"prompt": "a"} | fields).encode(), "tiny", Limits())
+        return Completion(asked, "tiny", tokenizer, context_length)
+
+    return completion
+
+
+def tokens(data: bytes, finish: str | None = None) -> list[Token]:
+    """Each byte a token of probability 1/2, x always the next likeliest; the last one finishes."""
+    rest = [Token(token_id=byte, logprob=math.log(0.5), top=[(byte, math.log(0.5)), (120, -2.0)]) for byte in data]
+    if finish:
+        last = rest.pop()
+        rest.append(Token(token_id=last.token_id, logprob=last.logprob, top=last.top, finish=finish))
+    return rest
+
+
+def fed(completion: Completion, drawn: list[Token]) -> list[tuple]:
+    """Text, tokens and why it finished, of each chunk."""
+    chunks = [chunk for token in drawn if (chunk := completion.feed(0, token))]
+    return [(c["text"], c["logprobs"]["tokens"], c["finish_reason"]) for (c,) in (x["choices"] for x in chunks)]
+
+
+def test_a_prompt_n_times_has_seeds_that_count_on(completion):
+    requests = completion(prompt=["ab", ""], n=2, seed=7, max_tokens=9, logprobs=3).requests
+    assert [(request.prompt_ids, request.seed) for request in requests] == [
+        ([97, 98], 7), ([97, 98], 8), ([256], 7), ([256], 8),
+    ]  # fmt: skip
+    assert {(r.max_new_tokens, r.num_logprobs, r.stop_ids, r.slide) for r in requests} == {
+        (9, 3, frozenset([256]), False)
+    }
+
+
+def test_a_chunk_has_the_tokens_of_its_text(completion):
+    drawn = tokens("aé😀".encode() + b"\xe2", finish="length")
+    assert fed(completion(logprobs=2), drawn) == [
+        ("a", ["a"], None),
+        ("é", [r"bytes:\xc3", r"bytes:\xa9"], None),
+        ("😀", [r"bytes:\xf0", r"bytes:\x9f", r"bytes:\x98", r"bytes:\x80"], None),
+        ("\ufffd", [r"bytes:\xe2"], "length"),
+    ]
+
+
+def test_a_stop_string_takes_its_tokens_with_it(completion):
+    kept_back = completion(logprobs=0, stop="END")
+    assert fed(kept_back, tokens(b"aENbEND")) == [("a", ["a"], None), ("ENb", ["E", "N", "b"], None), ("", [], "stop")]
+    assert kept_back.is_finished
+    assert kept_back.feed(0, tokens(b"x")[0]) is None
+    assert kept_back.usage == {"prompt_tokens": 1, "completion_tokens": 7, "total_tokens": 8}
+
+
+@pytest.mark.parametrize(("finish", "reason"), [("length", "length"), ("context", "length"), ("stop", "stop")])
+def test_why_a_text_finished(completion, finish, reason):
+    (*_, last) = fed(completion(logprobs=0), [*tokens(b"a"), Token(token_id=256, logprob=-1.0, top=[], finish=finish)])
+    assert last == ("" if finish == "stop" else "<|endoftext|>", [] if finish == "stop" else ["<|endoftext|>"], reason)
+
+
+def test_the_whole_is_its_chunks_joined(completion):
+    made = completion(prompt=["a", "b"], logprobs=1)
+    chunks = [chunk for token in tokens("hé".encode(), finish="length") if (chunk := made.feed(1, token))]
+    chunks += [chunk for token in tokens(b"xy", finish="length") if (chunk := made.feed(0, token))]
+    whole = made.whole(chunks)
+    assert [choice["text"] for choice in whole["choices"]] == ["xy", "hé"]
+    assert [choice["finish_reason"] for choice in whole["choices"]] == ["length", "length"]
+    half = math.log(0.5)
+    assert whole["choices"][1]["logprobs"] == {
+        "tokens": ["h", r"bytes:\xc3", r"bytes:\xa9"],
+        "token_logprobs": [half] * 3,
+        "top_logprobs": [{"h": half, "x": -2.0}, {r"bytes:\xc3": half, "x": -2.0}, {r"bytes:\xa9": half, "x": -2.0}],
+        "text_offset": [0, 1, 1],
+    }
+    assert whole["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
+
+
+def test_without_logprobs_there_are_none(completion):
+    chunk = completion().feed(0, Token(token_id=97))
+    assert chunk["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": None}]
+
+
+def test_a_prompt_that_cannot_be_read_is_refused(completion):
+    completion(prompt="a" * 16)
+    with pytest.raises(Refusal, match="17 tokens, and the model sees 16") as caught:
+        completion(prompt="a" * 17)
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(Refusal, match="half of a surrogate pair"):
+        completion(prompt="\ud800")
+
+
+def test_a_model_that_diverged_is_an_error_of_the_server(completion):
+    with pytest.raises(Refusal, match="not finite") as caught:
+        completion().feed(0, Token(token_id=None, finish="diverged"))
+    assert (caught.value.status, caught.value.body["error"]["type"]) == (500, "server_error")

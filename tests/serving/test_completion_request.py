@@ -1,0 +1,146 @@
+import json
+import math
+from http import HTTPStatus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm.generation.config import SamplerConfig
+from lm.serving.completion_request import CompletionRequest, Limits, Refusal, parse
+
+LIMITS = Limits(max_tokens=100, choices=6)
+
+
+def parsed(**fields) -> CompletionRequest:
+    return parse(json.dumps({"model": "tiny", "prompt": "a"} | fields).encode(), "tiny", LIMITS)
+
+
+def test_defaults_are_those_of_openai():
+    asked = parsed()
+    sampler = SamplerConfig(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
+    assert 0 <= asked.seed < 2**32
+    assert asked == CompletionRequest(
+        prompts=["a"],
+        max_tokens=16,
+        sampler=sampler,
+        n=1,
+        seed=asked.seed,
+        stop=[],
+        stream=False,
+        include_usage=False,
+        logprobs=None,
+    )
+    assert parsed(seed=None, temperature=None, stop=None, best_of=None, user=None, logprobs=None).sampler == sampler
+    assert parse(b'{"prompt": ["a", ""]}', "tiny", LIMITS).prompts == ["a", ""]
+
+
+def test_every_field_is_taken():
+    asked = parsed(
+        prompt=["a", "b"],
+        max_tokens=100,
+        temperature=0,
+        top_k=5,
+        top_p=0.5,
+        min_p=0.1,
+        repetition_penalty=1.5,
+        n=3,
+        seed=7,
+        stop="x",
+        stream=True,
+        stream_options={"include_usage": True},
+        logprobs=0,
+        user="someone",
+    )
+    assert asked == CompletionRequest(
+        prompts=["a", "b"],
+        max_tokens=100,
+        sampler=SamplerConfig(temperature=0.0, top_k=5, top_p=0.5, min_p=0.1, repetition_penalty=1.5),
+        n=3,
+        seed=7,
+        stop=["x"],
+        stream=True,
+        include_usage=True,
+        logprobs=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"prompt": None}, "prompt", "expected text or a list of texts"),
+        ({"prompt": []}, "prompt", "expected text or a list of texts"),
+        ({"prompt": 5}, "prompt", "expected text or a list of texts, got 5"),
+        ({"prompt": [1, 2]}, "prompt", "expected text or a list of texts, got [1, 2]"),
+        ({"max_tokens": 0}, "max_tokens", "expected 1 to 100, got 0"),
+        ({"max_tokens": 101}, "max_tokens", "expected 1 to 100, got 101"),
+        ({"max_tokens": 1.0}, "max_tokens", "expected a whole number, got 1.0"),
+        ({"max_tokens": True}, "max_tokens", "expected a whole number, got true"),
+        ({"max_tokens": "5"}, "max_tokens", 'expected a whole number, got "5"'),
+        ({"temperature": -1}, "temperature", "expected 0, or 0.001 or more, got -1.0"),
+        ({"temperature": "hot"}, "temperature", "expected a number"),
+        ({"temperature": math.nan}, "temperature", "got nan"),
+        ({"temperature": 10**400}, "temperature", "is too large"),
+        ({"top_p": 0}, "top_p", "expected more than 0 and at most 1"),
+        ({"top_k": -1}, "top_k", "expected 0 or more"),
+        ({"min_p": 2}, "min_p", "expected 0 to 1"),
+        ({"repetition_penalty": 1e-30}, "repetition_penalty", "expected 0.1 to 10, got 1e-30"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty", "expected 0.1 to 10"),
+        ({"n": 7}, "n", "expected 1 to 6, got 7"),
+        ({"n": 4, "prompt": ["a", "b"]}, "n", "2 prompts and n = 4 make more than 6 texts"),
+        ({"seed": -1}, "seed", "expected 0 to"),
+        ({"seed": 2**63 - 1}, "seed", "expected 0 to"),
+        ({"stop": ["a"] * 5}, "stop", "at most 4 texts"),
+        ({"stop": ""}, "stop", "none of them empty"),
+        ({"stop": [None]}, "stop", "expected text or a list of texts, got [null]"),
+        ({"stream": "yes"}, "stream", "expected true or false"),
+        ({"stream": 1}, "stream", "expected true or false"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "only with stream: true"),
+        ({"stream": True, "stream_options": {"include": True}}, "stream_options", "expected {include_usage"),
+        ({"logprobs": 6}, "logprobs", "expected 0 to 5, got 6"),
+        ({"echo": True}, "echo", "not supported here"),
+        ({"best_of": 2}, "best_of", "not supported here"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported here"),
+        ({"max_new_tokens": 5}, "max_new_tokens", "unknown field; the fields are model, prompt"),
+    ],
+)
+def test_what_is_wrong_is_named(fields, param, message):
+    with pytest.raises(Refusal) as caught:
+        parsed(**fields)
+    error = caught.value.body["error"]
+    assert (caught.value.status, error["param"], error["type"]) == (400, param, "invalid_request_error")
+    assert str(caught.value).startswith(f"{param}: ") or param == "n"
+    assert message in error["message"]
+
+
+def test_another_model_is_not_found():
+    with pytest.raises(Refusal, match="only 'tiny' here, got 'gpt-5'") as caught:
+        parsed(model="gpt-5")
+    assert (caught.value.status, caught.value.code) == (HTTPStatus.NOT_FOUND, "model_not_found")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'"text"', b"[]", b"null", b"[" * 100_000, b"9" * 10_000])
+def test_what_is_no_json_object_is_refused(body):
+    with pytest.raises(Refusal) as caught:
+        parse(body, "tiny", LIMITS)
+    assert caught.value.code == "invalid_json"
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+_NAMES = ["prompt", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "n", "seed"]
+_NAMES += ["stop", "stream", "stream_options", "logprobs", "user", "model", "echo", "suffix", "best_of", "other"]
+
+
+@given(st.dictionaries(st.sampled_from(_NAMES), _VALUES))
+def test_whatever_comes_is_a_request_or_refused(fields):
+    try:
+        asked = parse(json.dumps(fields).encode(), "tiny", LIMITS)
+    except Refusal as refusal:
+        assert refusal.status in (400, 404)
+        json.dumps(refusal.body)
+    else:
+        assert 1 <= asked.max_tokens <= 100 and 1 <= asked.n * len(asked.prompts) <= 6
