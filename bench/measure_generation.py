@@ -71,6 +71,13 @@ def bandwidth(job: dict[str, Any]) -> dict[str, float]:
     return {"bytes_per_second": 4 * len(data) / best}
 
 
+def lm(config: ModelConfig, vocab_size: int, dtype: torch.dtype, device: torch.device) -> Generate:
+    """Ours, on the fastest decoder of the device."""
+    from lm.generation.compiled import fastest_decoder
+
+    return _ours(Lm(config, vocab_size, "sdpa", None).model.to(device, dtype).eval(), fastest_decoder)
+
+
 def lm_pytorch(config: ModelConfig, vocab_size: int, dtype: torch.dtype, device: torch.device) -> Generate:
     """Ours, on the decoder that serves every device."""
     from lm.generation.decoder import Decoder
@@ -118,7 +125,8 @@ def transformers(config: ModelConfig, vocab_size: int, dtype: torch.dtype, devic
 
 
 SYSTEMS: dict[str, Callable[[ModelConfig, int, torch.dtype, torch.device], Generate]] = {
-    "lm": lm_pytorch,
+    "lm": lm,
+    "lm-pytorch": lm_pytorch,
     "transformers": transformers,
 }
 

@@ -1,6 +1,6 @@
 """Texts of a trained model: all samples of a prompt at once, or one after the other as they come."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lm.generation.batch import Batch, Request, Token
@@ -9,6 +9,8 @@ from lm.generation.decoder import Decoder
 from lm.generation.text import TextStream
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
+
+MakeDecoder = Callable[[TransformerLM, int], Decoder]  # or what has its interface, such as `fastest_decoder`
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,11 @@ def complete(
     config: SampleConfig,
     stop: Sequence[str] = (),
     slide: bool = True,
+    make_decoder: MakeDecoder = Decoder,
 ) -> list[Sample]:
     """`num_samples` continuations of one prompt, drawn together; `stop` as in `TextStream`, `slide` in `Request`."""
     asked = requests(tokenizer, prompt, config, slide)
-    batch = Batch(Decoder(model, len(asked)))
+    batch = Batch(make_decoder(model, len(asked)))
     replies = {batch.add(request): Reply(tokenizer, stop) for request in asked}
     texts = dict.fromkeys(replies, prompt)
     while batch:
@@ -82,12 +85,13 @@ def stream(
     config: SampleConfig,
     stop: Sequence[str] = (),
     slide: bool = True,
+    make_decoder: MakeDecoder = Decoder,
 ) -> Iterator[str]:
     """The same samples one after the other: of each the prompt, a piece for every token drawn, and a line's end.
 
     A piece never ends within a character, nor within what may become a stop string: it may be empty.
     """
-    batch = Batch(Decoder(model, num_rows=1))
+    batch = Batch(make_decoder(model, 1))
     for request in requests(tokenizer, prompt, config, slide):
         reply = Reply(tokenizer, stop)
         row = batch.add(request)

@@ -23,14 +23,14 @@ def test_systems_whose_ids_are_equal_are_measured(tiny: Any) -> None:
     runs, limits, problems = {}, {}, []
     cells = [tiny.Cell("laptop", "float32", 2)]
     job = {"device": "cpu", "seconds": 0.0}
-    for _ in tiny.measure(cells, ["lm", "transformers"], 1, job, runs, limits, problems):
+    for _ in tiny.measure(cells, ["lm", "lm-pytorch", "transformers"], 1, job, runs, limits, problems):
         pass
     assert problems == []
-    ours, theirs = runs[cells[0]]["lm"][0], runs[cells[0]]["transformers"][0]
-    assert ours["ids"] == theirs["ids"]
-    assert [len(row) for row in ours["ids"]] == [15, 15]
+    compiled, plain, theirs = (of_system[0]["ids"] for of_system in runs[cells[0]].values())
+    assert compiled == plain == theirs
+    assert [len(row) for row in theirs] == [15, 15]
     rows = tiny.summary(runs, limits)
-    assert [row["system"] for row in rows] == ["lm", "transformers"]
+    assert [row["system"] for row in rows] == ["lm", "lm-pytorch", "transformers"]
     for row in rows:
         assert row.keys() >= KEYS and row["tokens_per_second"] > 0 and row["share_of_limit"] > 0
 

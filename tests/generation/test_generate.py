@@ -4,6 +4,7 @@ import itertools
 import pytest
 import torch
 
+from lm.generation.compiled import fastest_decoder
 from lm.generation.config import SampleConfig
 from lm.generation.generate import complete, stream, window_notice
 from lm.model.transformer import TransformerLM
@@ -95,6 +96,12 @@ def test_streaming_gives_the_same_text_in_pieces(model, tokenizer, config):
     pieces = list(stream(model, tokenizer, "a", config))
     assert "".join(pieces) == "".join(f"{sample.text}\n" for sample in complete(model, tokenizer, "a", config))
     assert len(pieces) > 30
+
+
+def test_the_fastest_decoder_gives_the_same_texts(model, tokenizer, config):
+    assert complete(model, tokenizer, "a", config, make_decoder=fastest_decoder) == complete(
+        model, tokenizer, "a", config
+    )
 
 
 def test_streaming_never_cuts_a_character(small, tokenizer, greedy):

@@ -1,0 +1,147 @@
+"""The decoder of `lm.generation.decoder` with a compiled step, for a model on the CPU in float32 or bfloat16.
+
+Prompts are read by PyTorch, whose products of many rows are fast, into the same cache.
+"""
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lm.generation.decoder import Decoder
+from lm.model.layers import LayerNorm, RMSNorm, SwiGLU
+from lm.model.transformer import TransformerLM
+
+
+def fastest_decoder(model: TransformerLM, num_rows: int) -> "Decoder | CompiledDecoder":
+    """The compiled step where there is one, which takes seconds the first time on a machine, else PyTorch's."""
+    return (CompiledDecoder if can_compile(model) else Decoder)(model, num_rows)
+
+
+def can_compile(model: TransformerLM) -> bool:
+    weight = model.token_embeddings.weight
+    is_supported = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return is_supported and sys.platform != "win32" and find_spec("numba") is not None
+
+
+class CompiledDecoder:
+    """As `Decoder`; it holds a copy of the weights as they are now, and takes as many threads as PyTorch does."""
+
+    def __init__(self, model: TransformerLM, num_rows: int) -> None:
+        from lm.generation.kernel import step
+
+        self.model = model
+        self._plain = Decoder(model, num_rows)
+        self.prefill = self._plain.prefill
+        self._step = step
+        if not any(Path(step.stats.cache_path).glob("kernel.step-*")):
+            print("compiling the decoding step, once for this machine: some seconds", file=sys.stderr)
+        # Positions side by side, as the compiled step wants them; PyTorch sees a view (..., S, K).
+        self._plain.keys, self._plain.values = (
+            cache.transpose(-1, -2).contiguous().transpose(-1, -2) for cache in (self._plain.keys, self._plain.values)
+        )
+        self._cache = tuple(_numbers(cache.transpose(-1, -2)) for cache in (self._plain.keys, self._plain.values))
+        self._num_threads = torch.get_num_threads()
+        self._helpers = ThreadPoolExecutor(max(1, self._num_threads - 1))
+        self._packed = _pack(model)
+        self._scratch = _scratch(model, num_rows, self._num_threads)
+        self._arrived = np.zeros(1, np.int64)
+
+    @property
+    def lengths(self) -> list[int]:
+        return self._plain.lengths
+
+    def decode(self, token_ids: Sequence[int | None]) -> Tensor:
+        """As `Decoder.decode`; the logits are float32."""
+        lengths = self._plain.lengths
+        for row, token_id in enumerate(token_ids):
+            if token_id is None:
+                lengths[row] = 0
+        if max(lengths) == self.model.config.context_length:
+            row = lengths.index(max(lengths))
+            raise IndexError(f"row {row} is full: it holds context_length = {lengths[row]} tokens")
+        ids = np.array([token_id or 0 for token_id in token_ids])
+        logits = np.empty((len(ids), self.model.vocab_size), np.float32)
+        self._arrived[0] = 0
+        state = ids, np.array(lengths), *self._cache, logits
+        shared = self._num_threads, self._arrived, self._packed, self._scratch, *state
+        helping: list[Future] = []
+        try:
+            for thread in range(1, self._num_threads):
+                helping.append(self._helpers.submit(self._step, thread, *shared))
+            self._step(0, *shared)
+        except BaseException:  # Ctrl-C, before this thread's share: the others shall not wait for it
+            self._arrived[0] = 1 << 60
+            raise
+        finally:
+            wait(helping)
+        for row, token_id in enumerate(token_ids):
+            lengths[row] += token_id is not None
+        return torch.from_numpy(logits)
+
+
+def _pack(model: TransformerLM) -> tuple:
+    """What `lm.generation.kernel.step` calls `model`."""
+    config = model.config
+    dtype = model.token_embeddings.weight.dtype
+    blocks = list(model.layers)
+    # The norm that stands before each sub-layer and the head: its own, or the one behind the sub-layer before.
+    passed = [norm for block in blocks for norm in (block.ln1, block.ln2)]
+    passed = [*passed, model.ln_final] if config.norm_position == "pre" else [nn.Identity(), *passed]
+    attns = [block.attn for block in blocks]
+    ffns = [block.ffn for block in blocks]
+    is_gated = isinstance(ffns[0], SwiGLU)
+    nothing = torch.empty(0, 0)
+    rope, learned = attns[0].rope, torch.empty(0, 0, dtype=dtype)
+    if config.position == "learned":
+        learned = model.position_embeddings.weight
+    qk_norms = [torch.stack((a.q_norm.weight, a.k_norm.weight)) if config.qk_norm else torch.empty(2, 0) for a in attns]
+    return (
+        _numbers(model.token_embeddings.weight),
+        _numbers(learned),
+        _numbers(rope.cos.float() if rope else nothing),
+        _numbers(rope.sin.float() if rope else nothing),
+        np.array([{RMSNorm: 1, LayerNorm: 2}.get(type(norm), 0) for norm in passed]),
+        _numbers(torch.stack([_weight_and_bias(norm, config.d_model) for norm in passed])),
+        config.norm_position == "post",
+        _numbers(torch.stack(qk_norms).float()),
+        _numbers(torch.stack([torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)) for a in attns])),
+        _numbers(torch.stack([a.output_proj.weight for a in attns])),
+        _numbers(torch.stack([torch.cat((f.w1.weight, f.w3.weight)) if is_gated else f.w1.weight for f in ffns])),
+        _numbers(torch.stack([f.w2.weight for f in ffns])),
+        _numbers(model.lm_head.weight),
+        is_gated,
+    )
+
+
+def _scratch(model: TransformerLM, num_rows: int, num_threads: int) -> tuple:
+    config, ffn = model.config, model.layers[0].ffn
+    d_heads = config.num_heads * config.d_head
+    widest = max(config.d_model, d_heads + 2 * config.num_kv_heads * config.d_head)
+    inside = ffn.w1.weight.shape[0] * (2 if isinstance(ffn, SwiGLU) else 1)
+    shapes = (
+        (num_rows, config.d_model),
+        (num_threads, num_rows, config.d_model),
+        (num_rows, widest),
+        (num_rows, d_heads),
+        (num_rows, inside),
+        (num_threads, config.context_length),
+    )
+    return tuple(np.empty(shape, np.float32) for shape in shapes)
+
+
+def _weight_and_bias(norm: nn.Module, d_model: int) -> Tensor:
+    """(2, D); ones and zeros where there are none."""
+    weight = getattr(norm, "weight", torch.ones(d_model))
+    return torch.stack((weight, getattr(norm, "bias", torch.zeros(d_model)))).float()
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """A view; of bfloat16 the bits."""
+    tensor = tensor.detach()
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
