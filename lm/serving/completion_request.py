@@ -37,6 +37,8 @@ _EXPECTED = {
     _FLAG: "true or false",
     _OBJECT: "an object",
 }
+# Where float32 makes neither 0 nor infinity of them, nor of what they are applied to.
+_RANGES = {"temperature": (0, 100), "top_p": (0.001, 1), "min_p": (0, 1), "repetition_penalty": (0.1, 10)}
 _TYPES: dict[str, tuple[type, ...]] = {
     "model": _TEXT,
     "prompt": _TEXTS,
@@ -128,16 +130,13 @@ def parse(body: bytes, model: str, limits: Limits) -> CompletionRequest:
     if n * len(prompts) > limits.choices:
         raise Refusal(f"prompt: {len(prompts)} prompts and n = {n} make more than {limits.choices} texts", param="n")
     stream = fields.get("stream", False)
-    penalty = fields.get("repetition_penalty", 1.0)
-    if not 0.1 <= penalty <= 10:  # beyond, logits would overflow
-        raise Refusal(f"repetition_penalty: expected 0.1 to 10, got {_shown(penalty)}", param="repetition_penalty")
     try:
         sampler = SamplerConfig(
             temperature=fields.get("temperature", 1.0),
             top_k=fields.get("top_k", 0),
             top_p=fields.get("top_p", 1.0),
             min_p=fields.get("min_p", 0.0),
-            repetition_penalty=penalty,
+            repetition_penalty=fields.get("repetition_penalty", 1.0),
         )
     except ValueError as error:
         raise Refusal(str(error), param=str(error).partition(":")[0]) from error
@@ -174,15 +173,15 @@ def _read(body: bytes) -> dict[str, Any]:
             # JSON's true is no number, though Python's is.
             if not isinstance(given, _TYPES[name]) or (isinstance(given, bool) and bool not in _TYPES[name]):
                 raise _wrong_type(name, given)
-            fields[name] = given if _TYPES[name] is not _NUMBER else _finite(name, given)
+            fields[name] = _number(name, given) if _TYPES[name] is _NUMBER else given
     return fields
 
 
-def _finite(name: str, given: float) -> float:
-    try:
-        return float(given)
-    except OverflowError as error:  # a whole number of hundreds of digits
-        raise Refusal(f"{name}: {_shown(given)} is too large", param=name) from error
+def _number(name: str, given: float) -> float:
+    low, high = _RANGES[name]
+    if not low <= given <= high:
+        raise Refusal(f"{name}: expected {low} to {high}, got {_shown(given)}", param=name)
+    return float(given)
 
 
 def _wrong_type(name: str, given: Any) -> Refusal:
