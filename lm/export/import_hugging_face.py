@@ -109,8 +109,8 @@ def _rope_theta(path: Path, values: Mapping[str, Any]) -> float:
         if place.get("partial_rotary_factor") not in (None, 1):
             raise UserError(f"{path}: partial_rotary_factor is not 1, as ours is, so it cannot be imported")
     theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
-    if type(theta) not in (int, float):
-        raise UserError(f"{path}: rope_theta: expected a number, got {theta!r}")
+    if type(theta) not in (int, float) or not 0 < theta < 1e30:  # no NaN, no infinity
+        raise UserError(f"{path}: rope_theta: expected a positive number below 1e30, got {theta!r}")
     return float(theta)
 
 

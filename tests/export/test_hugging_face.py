@@ -32,6 +32,17 @@ def test_transformers_gives_equal_logits_and_continues_alike(exported):
         assert theirs.generate(prompt, do_sample=False, max_length=ours.config.context_length).equal(greedy)
 
 
+@torch.no_grad()
+def test_at_a_long_context_logits_differ_by_rounding_alone(folders, tokenizer, tmp_path):
+    """Each side rounds the angles of RoPE in its own way, which shows at late positions, in proportion to the logits."""
+    model, tokenizer_folder = folders(context_length=512)
+    export_hugging_face(model, tokenizer_folder, tmp_path / "out")
+    ids = torch.randint(tokenizer.vocab_size, (4, 512))
+    expected = load_model(model, tokenizer.hash)(ids)
+    difference = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits - expected
+    assert difference.abs().max() < 1e-5 * expected.abs().max()
+
+
 def test_transformers_gives_the_same_ids_and_the_text_back(folders, tokenizer, tmp_path, text):
     export_hugging_face(*folders(), tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
