@@ -34,7 +34,7 @@ def test_transformers_gives_equal_logits_and_continues_alike(exported):
 
 @torch.no_grad()
 def test_at_a_long_context_logits_differ_by_rounding_alone(folders, tokenizer, tmp_path):
-    """Each side rounds the angles of RoPE in its own way, which shows at late positions, in proportion to the logits."""
+    """Each side rounds the angles of RoPE in its own way: it shows late, in proportion to the logits."""
     model, tokenizer_folder = folders(context_length=512)
     export_hugging_face(model, tokenizer_folder, tmp_path / "out")
     ids = torch.randint(tokenizer.vocab_size, (4, 512))
