@@ -89,10 +89,14 @@ class Limits:
 
     request_bytes: int = 1 << 18
     max_tokens: int = 2048  # of each text
-    choices: int = 16  # texts: prompts times `n`
+    choices: int = 16  # texts: prompts times `n`, and no more than can ever find room
     seconds: float = 120.0  # from the request to the end of its last text
     rows: int = 8  # texts that grow at once
     waiting: int = 32  # texts that wait for a row
+
+    @property
+    def most_choices(self) -> int:
+        return min(self.choices, self.rows + self.waiting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +130,11 @@ def parse(body: bytes, model: str, limits: Limits) -> CompletionRequest:
     stop = _texts("stop", fields)
     if len(stop) > MAX_STOPS or "" in stop:
         raise Refusal(f"stop: expected at most {MAX_STOPS} texts, none of them empty", param="stop")
-    n = _whole("n", fields, 1, low=1, high=limits.choices)
-    if n * len(prompts) > limits.choices:
-        raise Refusal(f"prompt: {len(prompts)} prompts and n = {n} make more than {limits.choices} texts", param="n")
+    n = _whole("n", fields, 1, low=1, high=limits.most_choices)
+    if n * len(prompts) > limits.most_choices:
+        raise Refusal(
+            f"prompt: {len(prompts)} prompts and n = {n} make more than {limits.most_choices} texts", param="n"
+        )
     stream = fields.get("stream", False)
     try:
         sampler = SamplerConfig(

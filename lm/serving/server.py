@@ -205,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
                 for chunk in chunks:
                     self._send_event(chunk)
         except Busy as error:
-            raise _try_later(f"{server.limits.waiting} texts wait already") from error
+            raise _try_later(f"{server.limits.rows} texts grow, and {server.limits.waiting} may wait") from error
         except Stopped as error:
             raise _try_later("the server is ending") from error
         if asked.include_usage:
@@ -278,7 +278,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _send_headers(self, status: HTTPStatus, headers: dict[str, str]) -> None:
+    def _send_headers(self, status: HTTPStatus, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
         for name, value in {**headers, **always}.items():

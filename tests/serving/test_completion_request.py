@@ -114,6 +114,13 @@ def test_what_is_wrong_is_named(fields, param, message):
     assert message in error["message"]
 
 
+def test_more_texts_than_ever_find_room_are_refused():
+    few = Limits(choices=16, rows=2, waiting=1)
+    assert parse(b'{"prompt": "a", "n": 3}', "tiny", few).n == 3
+    with pytest.raises(Refusal, match="n: expected 1 to 3, got 4"):
+        parse(b'{"prompt": "a", "n": 4}', "tiny", few)
+
+
 def test_another_model_is_not_found():
     with pytest.raises(Refusal, match="only 'tiny' here, got 'gpt-5'") as caught:
         parsed(model="gpt-5")

@@ -253,7 +253,9 @@ def test_more_than_may_wait_is_told_to_come_back(serving, alphabet, slowed):
     with serving(slowed(alphabet), rows=1, waiting=0) as server, client_of(server) as client:
         with client.completions.create(**asked, stream=True) as stream:
             next(iter(stream))
-            with pytest.raises(openai.InternalServerError, match="wait already; try again later") as caught:
+            with pytest.raises(
+                openai.InternalServerError, match="1 texts grow, and 0 may wait; try again later"
+            ) as caught:
                 client.completions.create(**asked)
             assert caught.value.status_code == 503
             assert caught.value.response.headers["Retry-After"] == "1"
