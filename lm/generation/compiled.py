@@ -17,10 +17,12 @@ from lm.generation.decoder import Decoder
 from lm.model.layers import LayerNorm, RMSNorm, SwiGLU
 from lm.model.transformer import TransformerLM
 
+_FEW_ROWS = 8  # with more, the products of PyTorch's libraries are faster
+
 
 def fastest_decoder(model: TransformerLM, num_rows: int) -> "Decoder | CompiledDecoder":
-    """The compiled step where there is one, which takes seconds the first time on a machine, else PyTorch's."""
-    return (CompiledDecoder if can_compile(model) else Decoder)(model, num_rows)
+    """The compiled step for a few rows on the CPU, which takes seconds the first time on a machine, else PyTorch's."""
+    return (CompiledDecoder if num_rows <= _FEW_ROWS and can_compile(model) else Decoder)(model, num_rows)
 
 
 def can_compile(model: TransformerLM) -> bool:
@@ -41,11 +43,10 @@ class CompiledDecoder:
         self._step = step
         if not any(Path(step.stats.cache_path).glob("kernel.step-*")):
             print("compiling the decoding step, once for this machine: some seconds", file=sys.stderr)
-        # Positions side by side, as the compiled step wants them; PyTorch sees a view (..., S, K).
-        self._plain.keys, self._plain.values = (
-            cache.transpose(-1, -2).contiguous().transpose(-1, -2) for cache in (self._plain.keys, self._plain.values)
-        )
-        self._cache = tuple(_numbers(cache.transpose(-1, -2)) for cache in (self._plain.keys, self._plain.values))
+        # The compiled step wants the positions of the values side by side too; PyTorch sees a view (..., S, K).
+        values = self._plain.values.transpose(-1, -2).contiguous()
+        self._plain.values = values.transpose(-1, -2)
+        self._cache = _numbers(self._plain.keys), _numbers(values)
         self._num_threads = torch.get_num_threads()
         self._helpers = ThreadPoolExecutor(max(1, self._num_threads - 1))
         self._packed = _pack(model)

@@ -97,7 +97,7 @@ def test_rows_come_and_go_without_a_trace_in_the_others(make_decoder, data, smal
 def test_the_cache_is_allocated_once(small):
     decoder = Decoder(build(small), num_rows=2)
     addresses = decoder.keys.data_ptr(), decoder.values.data_ptr()
-    assert decoder.keys.shape == (2, 2, 4, 16, 8)
+    assert decoder.keys.shape == (2, 2, 4, 8, 16) and decoder.values.shape == (2, 2, 4, 16, 8)
     decoder.prefill([1], [[1, 2]])
     decoder.decode([None, 3])
     assert (decoder.keys.data_ptr(), decoder.values.data_ptr()) == addresses
