@@ -8,6 +8,7 @@ that is not there is refused, never passed over. A field that is null is as if i
 """
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,6 +94,15 @@ class Limits:
     seconds: float = 120.0  # from the request to the end of its last text
     rows: int = 8  # texts that grow at once
     waiting: int = 32  # texts that wait for a row
+
+    def __post_init__(self) -> None:
+        for name in ("request_bytes", "max_tokens", "choices", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.waiting < 0:
+            raise ValueError(f"waiting: expected 0 or more, got {self.waiting}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds: expected a positive number, got {self.seconds}")
 
     @property
     def most_choices(self) -> int:

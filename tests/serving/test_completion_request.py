@@ -121,6 +121,19 @@ def test_more_texts_than_ever_find_room_are_refused():
         parse(b'{"prompt": "a", "n": 4}', "tiny", few)
 
 
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"rows": 0}, "rows: expected 1 or more, got 0"),
+        ({"waiting": -1}, "waiting: expected 0 or more, got -1"),
+        ({"seconds": math.nan}, "seconds: expected a positive number, got nan"),
+    ],
+)
+def test_limits_that_allow_nothing_are_refused(limits, message):
+    with pytest.raises(ValueError, match=message):
+        Limits(**limits)
+
+
 def test_another_model_is_not_found():
     with pytest.raises(Refusal, match="only 'tiny' here, got 'gpt-5'") as caught:
         parsed(model="gpt-5")
