@@ -46,6 +46,25 @@ def main() -> None:
     generate.add_argument("--seed", type=int, help="of the first sample; the others count on")
     generate.set_defaults(run=run_generate)
 
+    serve = verbs.add_parser(
+        "serve",
+        help="a page to try a trained model on, and OpenAI's /v1/completions",
+        description="Serve a trained model: a page at / and OpenAI's /v1/completions, to this machine alone unless "
+        "--host says otherwise. Example: python -m lm serve --port 8080",
+    )
+    serve.add_argument("--model", type=Path, default=Path("data/model"), help="folder of the model (%(default)s)")
+    serve.add_argument(
+        "--tokenizer", type=Path, default=Path("data/tokenizer"), help="folder of its tokenizer (%(default)s)"
+    )
+    serve.add_argument("--metrics", type=Path, default=Path("metrics"), help="folder of train.csv (%(default)s)")
+    serve.add_argument("--params", type=Path, default=Path("params.yaml"), help="file of defaults (%(default)s)")
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, default=8000, help="0 takes any that is free (%(default)s)")
+    serve.add_argument("--rows", type=int, default=8, help="texts that grow at once (%(default)s)")
+    serve.add_argument("--max-tokens", type=int, default=2048, help="of a text, at most (%(default)s)")
+    serve.add_argument("--seconds", type=float, default=120, help="that a request may take (%(default)s)")
+    serve.set_defaults(run=run_serve)
+
     report = verbs.add_parser(
         "report",
         help="show the metrics, one sample, the ablation table and the pictures of the last run",
@@ -120,6 +139,28 @@ def run_generate(args: argparse.Namespace) -> None:
         print(notice, file=sys.stderr)
     for piece in stream(model, tokenizer, prompt, settings):
         print(piece, end="", flush=True)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    from lm import config
+    from lm.errors import UserError
+    from lm.model.files import load_model
+    from lm.serving.completion_request import Limits
+    from lm.serving.server import listening, serve
+    from lm.tokenizer.tokenizer import Tokenizer
+    from lm.training.device import pick_device
+
+    params = config.load(args.params)
+    try:
+        limits = Limits(rows=args.rows, max_tokens=args.max_tokens, seconds=args.seconds)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    tokenizer = Tokenizer.load(args.tokenizer)
+    model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend)
+    model = model.to(pick_device(params.runtime.device))
+    name = args.model.resolve().name
+    with listening(args.host, args.port, name, model, tokenizer, params.sample, args.metrics, limits) as server:
+        serve(server)
 
 
 def run_plan(args: argparse.Namespace) -> None:
