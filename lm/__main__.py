@@ -65,6 +65,39 @@ def main() -> None:
     serve.add_argument("--seconds", type=float, default=120, help="that a request may take (%(default)s)")
     serve.set_defaults(run=run_serve)
 
+    export = verbs.add_parser(
+        "export",
+        help="write a trained model for other programs: transformers, llama.cpp",
+        description="Write a trained model for other programs. What they have no layout for is refused by name. "
+        "Examples: python -m lm export hf stories; python -m lm export gguf stories.gguf --type q8_0",
+    )
+    formats = export.add_subparsers(required=True, metavar="FORMAT")
+    hf = formats.add_parser("hf", help="a folder that transformers loads")
+    hf.add_argument("out", type=Path, metavar="DIR", help="folder to write; it must not hold a model yet")
+    hf.add_argument("--raw", type=Path, help="the folder of its data, such as data/raw, for the model card")
+    hf.add_argument("--metrics", type=Path, help="its metrics, such as metrics/train.json, for the model card")
+    hf.set_defaults(run=run_export_hf)
+    gguf = formats.add_parser("gguf", help="a file that llama.cpp runs")
+    gguf.add_argument("out", type=Path, metavar="FILE", help="file to write; it must not be there yet")
+    gguf.add_argument("--type", choices=["f32", "f16", "q8_0"], default="f16", help="of the weights (%(default)s)")
+    gguf.set_defaults(run=run_export_gguf)
+    for of_format in (hf, gguf):
+        of_format.add_argument("--model", type=Path, default=Path("data/model"), help="(%(default)s)")
+        of_format.add_argument("--tokenizer", type=Path, default=Path("data/tokenizer"), help="(%(default)s)")
+
+    imports = verbs.add_parser(
+        "import",
+        help="make a model of another program one of ours",
+        description="Read a folder in Llama's or Qwen3's layout; what our layers cannot represent is refused by name. "
+        "Example: python -m lm import hf stories --model imported/model --tokenizer imported/tokenizer",
+    )
+    layouts = imports.add_subparsers(required=True, metavar="FORMAT")
+    hf = layouts.add_parser("hf", help="a folder in Llama's or Qwen3's layout")
+    hf.add_argument("folder", type=Path, metavar="DIR")
+    hf.add_argument("--model", type=Path, required=True, help="folder to write the model into")
+    hf.add_argument("--tokenizer", type=Path, required=True, help="folder to write its tokenizer into")
+    hf.set_defaults(run=run_import_hf)
+
     report = verbs.add_parser(
         "report",
         help="show the metrics, one sample, the ablation table and the pictures of the last run",
@@ -161,6 +194,24 @@ def run_serve(args: argparse.Namespace) -> None:
     name = args.model.resolve().name
     with listening(args.host, args.port, name, model, tokenizer, params.sample, args.metrics, limits) as server:
         serve(server)
+
+
+def run_export_hf(args: argparse.Namespace) -> None:
+    from lm.export.hugging_face import export_hugging_face
+
+    export_hugging_face(args.model, args.tokenizer, args.out, args.raw, args.metrics)
+
+
+def run_export_gguf(args: argparse.Namespace) -> None:
+    from lm.export.gguf import export_gguf
+
+    export_gguf(args.model, args.tokenizer, args.out, args.type)
+
+
+def run_import_hf(args: argparse.Namespace) -> None:
+    from lm.export.import_hugging_face import import_hugging_face
+
+    import_hugging_face(args.folder, args.model, args.tokenizer)
 
 
 def run_plan(args: argparse.Namespace) -> None:
