@@ -43,6 +43,8 @@ def main() -> None:
     generate.add_argument("--temperature", type=float, help="0 is greedy")
     generate.add_argument("--top-k", type=int, help="0 keeps all tokens")
     generate.add_argument("--top-p", type=float, help="1 keeps all tokens")
+    generate.add_argument("--min-p", type=float, help="0 keeps all tokens")
+    generate.add_argument("--repetition-penalty", type=float, help="1 changes nothing")
     generate.add_argument("--seed", type=int, help="of the first sample; the others count on")
     generate.set_defaults(run=run_generate)
 

@@ -41,6 +41,8 @@ class SampleConfig:
     temperature: float
     top_k: int
     top_p: float
+    min_p: float
+    repetition_penalty: float
     seed: int
 
     def __post_init__(self) -> None:
@@ -59,6 +61,6 @@ class SampleConfig:
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
-            min_p=0.0,
-            repetition_penalty=1.0,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
         )

@@ -41,7 +41,9 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities  # the mass of all likelier tokens
-    ordered = ordered.masked_fill(before >= top_p, float("-inf"))
+    left_out = before >= top_p
+    left_out[..., 0] = False  # also where top_p is 0 in the precision of the logits
+    ordered = ordered.masked_fill(left_out, float("-inf"))
     return torch.empty_like(logits).scatter(-1, order, ordered)
 
 
