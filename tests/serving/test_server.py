@@ -311,10 +311,13 @@ def serve_until_interrupted(server) -> None:
         ask(server, "GET", "/v1/models")
         signal.raise_signal(signal.SIGINT)
 
+    # A program that a shell started in the background ignores Ctrl-C, the tests too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
     serve(server)
     thread.join()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_control_c_ends_it_cleanly(random_model, tokenizer, start, tmp_path, capsys):
