@@ -111,9 +111,10 @@ def test_a_mistake_in_a_late_section_stops_the_first_stage(run, pipeline):
         ("train_bpe --raw X --tokenizer t --metrics m --timing t", "dvc repro download"),
         ("encode_memmap --raw data/raw --tokenizer X --tokens t --metrics m --timing t", "dvc repro train_bpe"),
         ("train --tokenizer data/tokenizer --tokens X --checkpoints c --model m --metrics m --curve c --picture p "
-         "--timing t", "dvc repro encode_memmap"),
+         "--tracking t --timing t", "dvc repro encode_memmap"),
         ("sample --tokenizer data/tokenizer --model X --samples s", "dvc repro train"),
-        ("ablate --variant baseline --seed 1 --tokenizer X --tokens X --checkpoints c --metrics m --curve c",
+        ("ablate --variant baseline --seed 1 --tokenizer X --tokens X --checkpoints c --metrics m --curve c "
+         "--tracking t",
          "dvc repro train_bpe"),
         ("ablation_table --metrics X --curves X --table t --picture p", "dvc repro ablate"),
     ],

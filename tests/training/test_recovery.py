@@ -14,22 +14,6 @@ import pytest
 from safetensors.torch import load_file
 
 
-@pytest.fixture(scope="session")
-def undisturbed(start, ended, tmp_path_factory):
-    """The folder of a whole training, for each number of processes."""
-    folders: dict[int, Path] = {}
-
-    def undisturbed(processes: int) -> Path:
-        if processes not in folders:
-            folder = tmp_path_factory.mktemp(f"undisturbed-{processes}")
-            status, _, errors = ended(start(folder, processes))
-            assert status == 0, errors
-            folders[processes] = folder
-        return folders[processes]
-
-    return undisturbed
-
-
 def assert_same_bits(folder: Path, expected: Path) -> None:
     """Weights, optimizer state, curve and metrics."""
     assert (folder / "curve.csv").read_bytes() == (expected / "curve.csv").read_bytes()
@@ -44,33 +28,35 @@ def assert_same_bits(folder: Path, expected: Path) -> None:
     assert not list(folder.glob("checkpoints/*"))
 
 
-PHASES = [
-    ("start", 1),
-    ("mid step", 6),
-    ("checkpoint half written", 6),
-    ("checkpoint without its index", 3),
-    ("evaluation", 3),
-    ("outputs", 1),
-]
+# Each with the number of the call at which the process dies, counted from where the run before it ended.
+PHASES = {
+    "start": 1,
+    "mid step": 6,
+    "checkpoint half written": 2,
+    "checkpoint without its index": 1,
+    "evaluation": 1,
+    "outputs": 1,
+}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize(("phase", "count"), PHASES, ids=lambda value: str(value))
-def test_kill_minus_nine_changes_nothing(start, ended, undisturbed, tmp_path, processes, phase, count):
-    # Index and outputs are the first process's to write; of the rest, the second one dies.
-    rank = 0 if processes == 1 or phase in ("checkpoint without its index", "outputs") else 1
-    status, _, errors = ended(start(tmp_path / "run", processes, (phase, count, rank, "die")))
-    if processes == 1:
-        assert status == -signal.SIGKILL, errors
-    else:
-        assert status == 1 and errors.endswith(
-            f"error: process {rank} of 2: killed by SIGKILL; run again to go on from the last checkpoint\n"
-        )
-        assert "Traceback" not in errors
-    status, said, errors = ended(start(tmp_path / "run", processes))
+def test_kill_minus_nine_in_every_phase_changes_nothing(start, ended, tmp_path, processes):
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    status, _, errors = ended(start(undisturbed, processes))
     assert status == 0, errors
-    assert ("going on from step" in said) == (phase != "start")
-    assert_same_bits(tmp_path / "run", undisturbed(processes))
+    for phase, count in PHASES.items():
+        # Index and outputs are the first process's to write; of the rest, the second one dies.
+        rank = 0 if processes == 1 or phase in ("checkpoint without its index", "outputs") else 1
+        status, said, errors = ended(start(run, processes, (phase, count, rank, "die")))
+        if processes == 1:
+            assert status == -signal.SIGKILL, (phase, errors)
+        else:
+            message = f"error: process {rank} of 2: killed by SIGKILL; run again to go on from the last checkpoint\n"
+            assert status == 1 and errors.endswith(message) and "Traceback" not in errors, (phase, errors)
+        assert phase in ("start", "mid step") or "going on from step" in said, phase
+    status, said, errors = ended(start(run, processes))
+    assert status == 0 and "going on from step 12 of 12" in said, errors
+    assert_same_bits(run, undisturbed)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
