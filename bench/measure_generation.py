@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from learners import Lm, Transformers
-from measure import reset_resident_peak, resident_peak
+from measure_training import peak, reset_peak
 from torch import nn
 
 from lm.model.config import ModelConfig
@@ -39,11 +39,11 @@ def generation(job: dict[str, Any]) -> dict[str, Any]:
     The job also holds `batch_size`, `new_tokens` and `device`.
     """
     device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
-    before = _reset_peak(device)
+    before = reset_peak(device)
     generate = SYSTEMS[job["system"]](ModelConfig(**job["model"]), job["vocab_size"], dtype, device)
     prompts = [[row % job["vocab_size"]] for row in range(job["batch_size"])]
     ids = generate(prompts, job["new_tokens"])
-    _reset_peak(device)
+    reset_peak(device)
     timings: list[float] = []
     while len(timings) < _LEAST_TIMINGS or sum(timings) < job["seconds"]:
         start = time.perf_counter()
@@ -54,7 +54,7 @@ def generation(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": median(timings),
         "generations": len(timings),
         "ids": ids,
-        "peak_mb": (_peak(device) - before) / 1e6,
+        "peak_mb": (peak(device) - before) / 1e6,
     }
 
 
@@ -129,17 +129,6 @@ SYSTEMS: dict[str, Callable[[ModelConfig, int, torch.dtype, torch.device], Gener
     "lm-pytorch": lm_pytorch,
     "transformers": transformers,
 }
-
-
-def _reset_peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return 0
-    return reset_resident_peak()
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_peak()
 
 
 if __name__ == "__main__":

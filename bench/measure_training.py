@@ -65,7 +65,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     inputs, targets = batches[0]
     make_step(tiny_system, optim, dtype, device, compiled=False)(inputs[:1], targets[:1], optim.max_learning_rate)
     del tiny_system
-    before = _reset_peak(device)
+    before = reset_peak(device)
 
     system = System(config, job["vocab_size"], job["attention"], source)
     if job["system"] in SAME_FUNCTION:
@@ -78,7 +78,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
     for number in range(_WARM_UP_STEPS):
         step(*batches[number % _BATCHES], optim.max_learning_rate)
     _synchronize(device)
-    _reset_peak(device)
+    reset_peak(device)
     timings: list[float] = []
     number, group = 0, _STEPS_PER_TIMING[device.type]
     while len(timings) < _LEAST_TIMINGS or sum(timings) * group < job["seconds"]:
@@ -94,7 +94,7 @@ def training(job: dict[str, Any]) -> dict[str, Any]:
         "first_loss": first_loss,
         "first_step_seconds": first_seconds,
         "parameters": parameters,
-        "peak_mb": (_peak(device) - before) / 1e6,
+        "peak_mb": (peak(device) - before) / 1e6,
     }
 
 
@@ -119,14 +119,14 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _reset_peak(device: torch.device) -> int:
+def reset_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return 0
     return reset_resident_peak()
 
 
-def _peak(device: torch.device) -> int:
+def peak(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_peak()
 
 
