@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 from lm.errors import exit_cleanly
@@ -46,6 +45,16 @@ def main() -> None:
     generate.add_argument("--min-p", type=float, help="0 keeps all tokens")
     generate.add_argument("--repetition-penalty", type=float, help="1 changes nothing")
     generate.add_argument("--seed", type=int, help="of the first sample; the others count on")
+    generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a text; may be repeated")
+    generate.add_argument(
+        "--past-context",
+        choices=["slide", "stop"],
+        default="slide",
+        help="slide: the model forgets the beginning and reads the rest again; stop: the text ends (%(default)s)",
+    )
+    generate.add_argument(
+        "--interactive", action="store_true", help="ask for beginnings, and change settings, with the model loaded"
+    )
     generate.set_defaults(run=run_generate)
 
     serve = verbs.add_parser(
@@ -153,7 +162,9 @@ def run_generate(args: argparse.Namespace) -> None:
     # Imported here: the other verbs need not wait for torch.
     from lm import config
     from lm.errors import UserError
-    from lm.generation.generate import stream, window_notice
+    from lm.generation.batch import Batch
+    from lm.generation.compiled import fastest_decoder
+    from lm.generation.terminal import Terminal
     from lm.model.files import load_model
     from lm.tokenizer.tokenizer import Tokenizer
     from lm.training.device import pick_device
@@ -165,15 +176,20 @@ def run_generate(args: argparse.Namespace) -> None:
         settings = dataclasses.replace(params.sample, **given)
     except ValueError as error:
         raise UserError(str(error)) from error
-    prompt = settings.prompts[0] if args.prompt is None else args.prompt
     tokenizer = Tokenizer.load(args.tokenizer)
     device = pick_device(params.runtime.device)
     model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend).to(device)
-    length = len(tokenizer.encode(prompt))
-    if notice := window_notice(length, settings.max_new_tokens, model.config.context_length):
-        print(notice, file=sys.stderr)
-    for piece in stream(model, tokenizer, prompt, settings):
-        print(piece, end="", flush=True)
+    terminal = Terminal(
+        batch=Batch(fastest_decoder(model, num_rows=1)),
+        tokenizer=tokenizer,
+        context_length=model.config.context_length,
+        stop=args.stop,
+        slide=args.past_context == "slide",
+    )
+    if args.prompt is not None or not args.interactive:
+        terminal.write(settings.prompts[0] if args.prompt is None else args.prompt, settings)
+    if args.interactive:
+        terminal.converse(settings)
 
 
 def run_serve(args: argparse.Namespace) -> None:

@@ -9,6 +9,8 @@ from tqdm import tqdm
 from lm import config
 from lm.atomic import make_folder, write_json, write_text
 from lm.errors import exit_cleanly
+from lm.generation.batch import Batch
+from lm.generation.decoder import Decoder
 from lm.generation.generate import Sample, complete, window_notice
 from lm.model.files import load_model
 from lm.tokenizer.tokenizer import Tokenizer
@@ -28,12 +30,13 @@ def main() -> None:
     device = pick_device(params.runtime.device)
     model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend).to(device)
 
+    batch = Batch(Decoder(model, params.sample.num_samples))
     samples: list[Sample] = []
     for prompt in tqdm(params.sample.prompts, "sampling", unit="prompt"):
         length = len(tokenizer.encode(prompt))
         if notice := window_notice(length, params.sample.max_new_tokens, model.config.context_length):
             tqdm.write(f"{prompt!r}: {notice}")
-        samples += complete(model, tokenizer, prompt, params.sample)
+        samples += complete(batch, tokenizer, prompt, params.sample)
     write_json(args.samples / "samples.json", [dataclasses.asdict(sample) for sample in samples])
     write_text(args.samples / "samples.txt", "\n".join(map(_readable, samples)))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lm.errors import UserError
 from lm.generation.config import SamplerConfig
 from lm.generation.decoder import Decoder
-from lm.generation.sampling import distribution
+from lm.generation.sampling import distribution, draw
 
 Finish = Literal["stop", "length", "context", "diverged"]
 
@@ -47,8 +47,8 @@ class Token:
 
     `logprob` is the natural logarithm of the probability that the model itself gives the token, before any sampler, and
     `top` holds the likeliest tokens with theirs, if they were asked for. `finish` tells that it is the last one, and
-    why: a token that stops (no part of the text), as many as were asked for, no more room in the context, or logits
-    that are not finite, of which nothing can be drawn: then there is no token.
+    why: a token that stops (no part of the text), as many as were asked for, no more room in the context, or a largest
+    logit that is not finite: nothing can be drawn then, and there is no token.
     """
 
     token_id: int | None
@@ -119,7 +119,7 @@ class Batch:
         cached = {row: text.ids[-1] for row, text in self._texts.items() if text.is_cached}
         logits: dict[int, Tensor] = {}
         if cached:
-            decoded = self._decoder.decode([cached.get(row) for row in range(len(self._decoder.lengths))]).cpu()
+            decoded = self._decoder.decode([cached.get(row) for row in range(max(cached) + 1)]).cpu()
             logits |= {row: decoded[row] for row in cached}
         fresh = {row: text.ids[-self._context_length :] for row, text in self._texts.items() if not text.is_cached}
         if fresh:
@@ -128,9 +128,13 @@ class Batch:
 
     def _extend(self, text: _Text, logits: Tensor) -> Token:
         request = text.request
-        if not logits.isfinite().all():
+        largest, likeliest = logits.max(-1)
+        if not largest.isfinite():
             return Token(token_id=None, finish="diverged")  # a model that diverged has nothing to say
-        token_id = _draw(logits, text)
+        if request.sampler.temperature == 0 and request.sampler.repetition_penalty == 1:
+            token_id = int(likeliest)  # the only token of the distribution
+        else:
+            token_id = draw(distribution(logits, torch.tensor(text.ids), request.sampler), text.generator)
         text.ids.append(token_id)
         # The window holds its tokens but the last, which `decode` brings, as long as there is a column for that.
         text.is_cached = len(text.ids) <= self._context_length
@@ -151,11 +155,3 @@ class Batch:
             top=list(zip(top.indices.tolist(), top.values.tolist())),
             finish=finish,
         )
-
-
-def _draw(logits: Tensor, text: _Text) -> int:
-    sampler = text.request.sampler
-    if sampler.temperature == 0 and sampler.repetition_penalty == 1:
-        return int(logits.argmax())  # the only token of the distribution
-    probabilities = distribution(logits, torch.tensor(text.ids), sampler)
-    return int(torch.multinomial(probabilities, 1, generator=text.generator))

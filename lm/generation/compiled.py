@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lm.generation.decoder import Decoder
+from lm.generation.decoder import Decoder, extend
 from lm.model.layers import LayerNorm, RMSNorm, SwiGLU
 from lm.model.transformer import TransformerLM
-
-_FEW_ROWS = 8  # with more, the products of PyTorch's libraries are faster
+from lm.training.device import why_not_compile
 
 
 def fastest_decoder(model: TransformerLM, num_rows: int) -> "Decoder | CompiledDecoder":
-    """The compiled step for a few rows on the CPU, which takes seconds the first time on a machine, else PyTorch's."""
-    return (CompiledDecoder if num_rows <= _FEW_ROWS and can_compile(model) else Decoder)(model, num_rows)
+    """The compiled step on the CPU, which takes seconds the first time on a machine; on CUDA PyTorch's as a graph."""
+    if can_compile(model):
+        return CompiledDecoder(model, num_rows)
+    device = model.token_embeddings.weight.device
+    return Decoder(model, num_rows, compiled=device.type == "cuda" and why_not_compile(device) is None)
 
 
 def can_compile(model: TransformerLM) -> bool:
@@ -43,10 +45,7 @@ class CompiledDecoder:
         self._step = step
         if not any(Path(step.stats.cache_path).glob("kernel.step-*")):
             print("compiling the decoding step, once for this machine: some seconds", file=sys.stderr)
-        # The compiled step wants the positions of the values side by side too; PyTorch sees a view (..., S, K).
-        values = self._plain.values.transpose(-1, -2).contiguous()
-        self._plain.values = values.transpose(-1, -2)
-        self._cache = _numbers(self._plain.keys), _numbers(values)
+        self._cache = _numbers(self._plain.keys), _numbers(self._plain.values)
         self._num_threads = torch.get_num_threads()
         self._helpers = ThreadPoolExecutor(max(1, self._num_threads - 1))
         self._packed = _pack(model)
@@ -59,17 +58,12 @@ class CompiledDecoder:
 
     def decode(self, token_ids: Sequence[int | None]) -> Tensor:
         """As `Decoder.decode`; the logits are float32."""
-        lengths = self._plain.lengths
-        for row, token_id in enumerate(token_ids):
-            if token_id is None:
-                lengths[row] = 0
-        if max(lengths) == self.model.config.context_length:
-            row = lengths.index(max(lengths))
-            raise IndexError(f"row {row} is full: it holds context_length = {lengths[row]} tokens")
+        extend(self.lengths, token_ids, self.model.config.context_length)
         ids = np.array([token_id or 0 for token_id in token_ids])
+        positions = np.maximum(0, np.array(self.lengths[: len(ids)]) - 1)
         logits = np.empty((len(ids), self.model.vocab_size), np.float32)
         self._arrived[0] = 0
-        state = ids, np.array(lengths), *self._cache, logits
+        state = ids, positions, *self._cache, logits
         shared = self._num_threads, self._arrived, self._packed, self._scratch, *state
         helping: list[Future] = []
         try:
@@ -81,8 +75,6 @@ class CompiledDecoder:
             raise
         finally:
             wait(helping)
-        for row, token_id in enumerate(token_ids):
-            lengths[row] += token_id is not None
         return torch.from_numpy(logits)
 
 

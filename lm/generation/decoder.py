@@ -25,20 +25,25 @@ Attend = Callable[[MultiHeadSelfAttention, Tensor], Tensor]
 class Decoder:
     """Logits of the next token of up to `num_rows` texts, equal to those of `model` up to rounding.
 
-    `keys` (layers, B, G, K, S) and `values` (layers, B, G, S, K) are the cache, `lengths` the tokens that each row
-    holds. Rows are filled by `prefill`, at any time and in any order, and grow by `decode`, which raises an IndexError
-    beyond `context_length`.
+    `keys` and `values` (layers, B, G, S, K) are the cache, `lengths` the tokens that each row holds. Rows are filled by
+    `prefill`, at any time and in any order, and grow by `decode`, which raises an IndexError beyond `context_length`.
+
+    With `compiled` PyTorch compiles the step, for all rows and columns at once: on CUDA into one graph of kernels.
     """
 
-    def __init__(self, model: TransformerLM, num_rows: int) -> None:
+    def __init__(self, model: TransformerLM, num_rows: int, compiled: bool = False) -> None:
         config, weight = model.config, model.token_embeddings.weight
         self.model = model
         self.lengths = [0] * num_rows
         shape = (config.num_layers, num_rows, config.num_kv_heads, config.context_length, config.d_head)
         # Zeros: a column that is not seen has the weight 0 in a sum, which would not hide a NaN.
-        self.values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        # Positions side by side: the product with a query then takes half the time on a CPU.
-        self.keys = torch.zeros_like(self.values.transpose(-1, -2), memory_format=torch.contiguous_format)
+        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.values = torch.zeros_like(self.keys)
+        self._is_compiled = compiled
+        if compiled:
+            for cache in (self.keys, self.values):
+                torch._dynamo.mark_static_address(cache)  # else a graph would not write into it
+            self._step = torch.compile(self._step, mode="reduce-overhead", fullgraph=True)
 
     @torch.no_grad()
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -59,8 +64,7 @@ class Decoder:
 
             def attend(attn: MultiHeadSelfAttention, x: Tensor) -> Tensor:
                 q, k, v = _project(attn, x, positions)  # (B, H, T, K), (B, G, T, K)
-                keys[index, :, :, : len(positions)] = k.transpose(-1, -2)
-                values[index, :, : len(positions)] = v
+                keys[index, :, : len(positions)], values[index, :, : len(positions)] = k, v
                 group = attn.num_heads // attn.num_kv_heads
                 k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
                 return causal_attention(q, k, v, attn.backend)
@@ -72,41 +76,41 @@ class Decoder:
 
     @torch.no_grad()
     def decode(self, token_ids: Sequence[int | None]) -> Tensor:
-        """Append a token to every row; None leaves a row out, which then is empty.
+        """Append a token to each of the first rows; those left out, by None or at the end, are empty then.
 
         Returns:
-            The logits (B, V) of the token that follows; those of a row left out mean nothing.
+            The logits (len(token_ids), V) of the tokens that follow; those of a row left out mean nothing.
         """
-        for row, token_id in enumerate(token_ids):
-            if token_id is None:
-                self.lengths[row] = 0
-        seen = max(self.lengths) + 1
-        if seen > self.model.config.context_length:
-            raise IndexError(f"row {self.lengths.index(seen - 1)} is full: it holds context_length = {seen - 1} tokens")
+        extend(self.lengths, token_ids, self.model.config.context_length)
+        num_rows, num_columns = len(token_ids), max(1, *self.lengths)
+        if self._is_compiled:  # what is compiled has one size
+            num_rows, num_columns = len(self.lengths), self.model.config.context_length
+        ids = torch.zeros(num_rows, dtype=torch.long)
+        ids[: len(token_ids)] = torch.tensor([token_id or 0 for token_id in token_ids])
+        positions = torch.tensor(self.lengths[:num_rows]).sub(1).clamp(min=0)
         device = self.keys.device
-        positions = torch.tensor(self.lengths, device=device)  # (B,)
-        # With rows of one length there is nothing to hide.
-        mask = None if min(self.lengths) + 1 == seen else torch.arange(seen, device=device) <= positions[:, None]
-        mask = None if mask is None else mask[:, None, None]  # (B, 1, 1, S)
-        index = torch.arange(len(positions), device=device)
-        x = self._embed(torch.tensor([[token_id or 0] for token_id in token_ids], device=device), positions[:, None])
+        logits = self._step(ids.to(device), positions.to(device), num_columns)
+        return logits[: len(token_ids)].clone()  # a graph writes into the same memory again
+
+    def _step(self, token_ids: Tensor, positions: Tensor, num_columns: int) -> Tensor:
+        """Logits (B, V) for token (B,) at position (B,) of the first B rows, of which the first columns are read."""
+        rows = torch.arange(len(token_ids), device=positions.device)
+        mask = torch.arange(num_columns, device=positions.device) <= positions[:, None]
+        mask = mask[:, None, None]  # (B, 1, 1, S)
+        x = self._embed(token_ids[:, None], positions[:, None])
         for layer, keys, values in zip(self.model.layers, self.keys, self.values):
 
             def attend(attn: MultiHeadSelfAttention, x: Tensor) -> Tensor:
                 q, k, v = _project(attn, x, positions[:, None, None])  # T is 1
-                if mask is None:  # one column for all
-                    keys[..., seen - 1], values[:, :, seen - 1] = k[:, :, 0], v[:, :, 0]
-                else:
-                    keys[index, :, :, positions], values[index, :, positions] = k[:, :, 0], v[:, :, 0]
+                keys[rows, :, positions], values[rows, :, positions] = k[:, :, 0], v[:, :, 0]
+                k, v = keys[: len(rows), :, :num_columns], values[: len(rows), :, :num_columns]
                 # The heads that share keys and values are queries side by side: nothing has to be repeated.
-                q = q.reshape(len(index), attn.num_kv_heads, -1, attn.d_head)
+                q = q.reshape(len(rows), attn.num_kv_heads, -1, attn.d_head)
                 # The equation: for one position, PyTorch's kernel takes up to four times as long on a CPU.
-                heads = scaled_dot_product_attention(q, keys[..., :seen].transpose(-1, -2), values[:, :, :seen], mask)
-                return heads.reshape(len(index), attn.num_heads, 1, attn.d_head)
+                heads = scaled_dot_product_attention(q, k, v, mask)
+                return heads.reshape(len(rows), attn.num_heads, 1, attn.d_head)
 
             x = _block(layer, x, attend)
-        for row, token_id in enumerate(token_ids):
-            self.lengths[row] += token_id is not None
         return self._head(x[:, 0])
 
     def _embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
@@ -117,6 +121,21 @@ class Decoder:
 
     def _head(self, x: Tensor) -> Tensor:
         return self.model.lm_head(self.model.ln_final(x))
+
+
+def extend(lengths: list[int], token_ids: Sequence[int | None], context_length: int) -> None:
+    """Count a token more in the rows that get one; the others hold none.
+
+    Raises:
+        IndexError: a row is full; nothing has changed then.
+    """
+    new = [0] * len(lengths)
+    for row, token_id in enumerate(token_ids):
+        if token_id is not None:
+            new[row] = lengths[row] + 1
+    if max(new) > context_length:
+        raise IndexError(f"row {new.index(max(new))} is full: it holds context_length = {context_length} tokens")
+    lengths[:] = new
 
 
 def _block(layer: TransformerBlock, x: Tensor, attend: Attend) -> Tensor:

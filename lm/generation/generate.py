@@ -1,16 +1,13 @@
-"""Texts of a trained model: all samples of a prompt at once, or one after the other as they come."""
+"""Texts of a trained model: from a prompt to requests, and from the tokens that come to text."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lm.generation.batch import Batch, Request, Token
+from lm.generation.batch import Batch, Finish, Request, Token
 from lm.generation.config import SampleConfig
-from lm.generation.decoder import Decoder
 from lm.generation.text import TextStream
-from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
-
-MakeDecoder = Callable[[TransformerLM, int], Decoder]  # or what has its interface, such as `fastest_decoder`
 
 
 @dataclass(frozen=True)
@@ -24,18 +21,20 @@ class Sample:
 
 
 class Reply:
-    """What a request has drawn, as text; `ended` as in `Sample`."""
+    """What a request has drawn, as text; `ended` as in `Sample`, `finish` that of the last token, if it came."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._text = TextStream(stop)
         self.ended = False
+        self.finish: Finish | None = None
 
     def feed(self, token: Token) -> str:
         """The text that is certain now; with the last token, all that is left."""
         piece = ""
         if token.token_id is not None and token.finish != "stop":
             piece = self._text.feed(self._tokenizer.decode_bytes([token.token_id]))
+        self.finish = token.finish
         self.ended = token.finish == "stop" or self._text.stopped
         return piece + self._text.finish() if token.finish else piece
 
@@ -56,51 +55,45 @@ def requests(tokenizer: Tokenizer, prompt: str, config: SampleConfig, slide: boo
     ]
 
 
-def complete(
-    model: TransformerLM,
-    tokenizer: Tokenizer,
-    prompt: str,
-    config: SampleConfig,
-    stop: Sequence[str] = (),
-    slide: bool = True,
-    make_decoder: MakeDecoder = Decoder,
-) -> list[Sample]:
-    """`num_samples` continuations of one prompt, drawn together; `stop` as in `TextStream`, `slide` in `Request`."""
-    asked = requests(tokenizer, prompt, config, slide)
-    batch = Batch(make_decoder(model, len(asked)))
-    replies = {batch.add(request): Reply(tokenizer, stop) for request in asked}
-    texts = dict.fromkeys(replies, prompt)
-    while batch:
-        for row, token in batch.step().items():
-            texts[row] += replies[row].feed(token)
-            if replies[row].ended:
-                batch.remove(row)
-    return [Sample(prompt, request.seed, texts[row], replies[row].ended) for request, row in zip(asked, replies)]
+def grow(batch: Batch, asked: Sequence[Request], replies: Sequence[Reply]) -> Iterator[tuple[int, str]]:
+    """Continue the requests, as many at once as the batch has rows; a number and a piece of text for every token.
 
-
-def stream(
-    model: TransformerLM,
-    tokenizer: Tokenizer,
-    prompt: str,
-    config: SampleConfig,
-    stop: Sequence[str] = (),
-    slide: bool = True,
-    make_decoder: MakeDecoder = Decoder,
-) -> Iterator[str]:
-    """The same samples one after the other: of each the prompt, a piece for every token drawn, and a line's end.
-
-    A piece never ends within a character, nor within what may become a stop string: it may be empty.
+    A piece comes through the reply of the same number, which at last tells how the text ended. It never ends within a
+    character, nor within what may become a stop string: it may be empty.
     """
-    batch = Batch(make_decoder(model, 1))
-    for request in requests(tokenizer, prompt, config, slide):
-        reply = Reply(tokenizer, stop)
-        row = batch.add(request)
-        yield prompt
-        while batch:
-            yield reply.feed(batch.step()[row])
-            if reply.ended:
-                batch.remove(row)
-        yield "\n"
+    waiting = deque(range(len(asked)))
+    growing: dict[int, int] = {}  # by row
+    try:
+        while waiting or growing:
+            while waiting and batch.num_free:
+                index = waiting.popleft()
+                growing[batch.add(asked[index])] = index
+            for row, token in batch.step().items():
+                index = growing[row]
+                yield index, replies[index].feed(token)
+                if token.finish or replies[index].ended:
+                    batch.remove(row)
+                    del growing[row]
+    finally:  # the reader may have had enough
+        for row in growing:
+            batch.remove(row)
+
+
+def complete(
+    batch: Batch,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: SampleConfig,
+    stop: Sequence[str] = (),
+    slide: bool = True,
+) -> list[Sample]:
+    """`num_samples` continuations of one prompt; `stop` as in `TextStream`, `slide` as in `Request`."""
+    asked = requests(tokenizer, prompt, config, slide)
+    replies = [Reply(tokenizer, stop) for _ in asked]
+    texts = [prompt] * len(asked)
+    for index, piece in grow(batch, asked, replies):
+        texts[index] += piece
+    return [Sample(prompt, request.seed, text, reply.ended) for request, text, reply in zip(asked, texts, replies)]
 
 
 def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int, slide: bool = True) -> str | None:

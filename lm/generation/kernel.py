@@ -11,12 +11,15 @@ feed-forward layer, N = 2L + 1 norms: what each sub-layer reads, and the head, p
 import math
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
 NO_NORM, RMS_NORM, LAYER_NORM = 0, 1, 2
 _EPS = np.float32(1e-5)
 _SPINS = 2000
+_TILE = 4
+_CACHE_LINE = 64  # bytes
 
 # Sums may be taken in any order, as in every fast product.
 _FAST = {"reassoc", "contract", "nsz"}
@@ -28,8 +31,9 @@ _yield_processor = types.ExternalFunction("sched_yield", types.int32())
 def step(thread, num_threads, arrived, model, scratch, token_ids, positions, keys, values, logits):
     """One thread's share; see `lm.generation.compiled`, which packs `model` and `scratch`.
 
-    Every thread calls it with its number and the same arrays. `arrived` is a counter that is 0 before. Row b brings
-    `token_ids[b]` at `positions[b]`; `keys` and `values` (L, B, G, K, S) get what it adds, `logits` (B, V) the outcome.
+    Every thread calls it with its number and the same arrays. `arrived` is a counter that is 0 before. Each of the
+    first rows brings `token_ids[row]` at `positions[row]`; `keys` and `values` (L, B, G, S, K) get what it adds,
+    `logits` (B, V) the outcome.
 
     A sub-layer reads h, x after a norm. Its output is added to x where the norm is its own, and to h where it is the
     one behind the sub-layer before.
@@ -37,12 +41,13 @@ def step(thread, num_threads, arrived, model, scratch, token_ids, positions, key
     embeddings, learned, cos, sin, norm_kinds, norms, post, qk_norms, qkv, output, inner, outer, head, gated = model
     x, normed, projected, heads, activations, scores = scratch
     waits = 0
-    num_layers, d_model, num_rows = len(qkv), x.shape[1], len(x)
-    num_kv_heads, d_head = keys.shape[2], keys.shape[3]
+    num_layers, d_model, num_rows = len(qkv), x.shape[1], len(token_ids)
+    x, projected, heads, activations = x[:num_rows], projected[:num_rows], heads[:num_rows], activations[:num_rows]
+    num_kv_heads, d_head = keys.shape[2], keys.shape[4]
     num_heads = heads.shape[1] // d_head
     group = num_heads // num_kv_heads
     d_ff = outer.shape[2]
-    h = normed[thread]
+    h = normed[thread, :num_rows]
     if thread == 0:
         for row in range(num_rows):
             for d in range(d_model):
@@ -53,7 +58,7 @@ def step(thread, num_threads, arrived, model, scratch, token_ids, positions, key
     for layer in range(num_layers):
         _norm(norm_kinds[2 * layer], norms[2 * layer], x, h)
         base = h if post else x
-        first, last = _share(thread, num_threads, qkv.shape[1])
+        first, last = _share(thread, num_threads, qkv.shape[1], _TILE)
         _product(qkv[layer], h, d_model, projected, first, last)
         waits = _wait(arrived, waits, num_threads)
         first, last = _share(thread, num_threads, num_rows * num_kv_heads)
@@ -64,21 +69,21 @@ def step(thread, num_threads, arrived, model, scratch, token_ids, positions, key
             v = projected[row, (num_heads + num_kv_heads + kv_head) * d_head :][:d_head]
             _turn(k, qk_norms[layer, 1:], cos, sin, at)
             for d in range(d_head):
-                keys[layer, row, kv_head, d, at] = narrow(k[d], keys)
-                values[layer, row, kv_head, d, at] = narrow(v[d], values)
+                keys[layer, row, kv_head, at, d] = narrow(k[d], keys)
+                values[layer, row, kv_head, at, d] = narrow(v[d], values)
             for q_head in range(kv_head * group, (kv_head + 1) * group):
                 q = projected[row, q_head * d_head :][:d_head]
                 _turn(q, qk_norms[layer, :1], cos, sin, at)
                 own_keys, own_values = keys[layer, row, kv_head], values[layer, row, kv_head]
                 _attend(q, own_keys, own_values, at + 1, scores[thread], heads[row, q_head * d_head :][:d_head])
         waits = _wait(arrived, waits, num_threads)
-        first, last = _share(thread, num_threads, d_model)
+        first, last = _share(thread, num_threads, d_model, _TILE)
         _product(output[layer], heads, heads.shape[1], projected, first, last)
         _add(base, projected, x, first, last)
         waits = _wait(arrived, waits, num_threads)
 
         _norm(norm_kinds[2 * layer + 1], norms[2 * layer + 1], x, h)
-        first, last = _share(thread, num_threads, d_ff)
+        first, last = _share(thread, num_threads, d_ff, _TILE)
         _product(inner[layer], h, d_model, activations, first, last)
         if gated:
             _product(inner[layer], h, d_model, activations, d_ff + first, d_ff + last)
@@ -88,12 +93,12 @@ def step(thread, num_threads, arrived, model, scratch, token_ids, positions, key
                 a /= np.float32(1) + _exp(-a)
                 activations[row, f] = a * activations[row, d_ff + f] if gated else a
         waits = _wait(arrived, waits, num_threads)
-        first, last = _share(thread, num_threads, d_model)
+        first, last = _share(thread, num_threads, d_model, _TILE)
         _product(outer[layer], activations, d_ff, projected, first, last)
         _add(base, projected, x, first, last)
         waits = _wait(arrived, waits, num_threads)
     _norm(norm_kinds[2 * num_layers], norms[2 * num_layers], x, h)
-    first, last = _share(thread, num_threads, len(head))
+    first, last = _share(thread, num_threads, len(head), _TILE)
     _product(head, h, d_model, logits, first, last)
 
 
@@ -128,45 +133,69 @@ def _narrow(number, like):
 
 @njit(fastmath=_FAST, error_model="numpy")
 def _product(weights, x, d_in, out, first, last):
-    """out[:, first:last] = x Wᵀ over the first `d_in` inputs; a weight that was read serves four rows."""
+    """out[:, first:last] = x Wᵀ over the first `d_in` inputs.
+
+    By tiles of four rows and four outputs, whose sums stay in registers: 16 products for 8 numbers that are read.
+    Meanwhile the weights of the next tiles come from memory, a share with each.
+    """
     num_rows = len(x)
-    for o in range(first, last):
-        w = weights[o]
+    zeros = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    for o in range(first, last, 4):
         row = 0
-        while row + 4 <= num_rows:
+        while row + 4 <= num_rows and o + 4 <= last:
+            if o + 8 <= last:
+                share = 4 * d_in * weights.itemsize // (num_rows // 4)
+                for byte in range(row // 4 * share, (row // 4 + 1) * share, _CACHE_LINE):
+                    _prefetch(weights[o + 4], byte)
+            w0, w1, w2, w3 = weights[o], weights[o + 1], weights[o + 2], weights[o + 3]
             x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
-            sum0 = sum1 = sum2 = sum3 = np.float32(0)
+            sums0 = sums1 = sums2 = sums3 = zeros  # of an output, a row each
             for i in range(d_in):
-                weight = widen(w[i])
-                sum0 += weight * x0[i]
-                sum1 += weight * x1[i]
-                sum2 += weight * x2[i]
-                sum3 += weight * x3[i]
-            out[row, o], out[row + 1, o], out[row + 2, o], out[row + 3, o] = sum0, sum1, sum2, sum3
+                inputs = x0[i], x1[i], x2[i], x3[i]
+                sums0 = _add_products(sums0, widen(w0[i]), inputs)
+                sums1 = _add_products(sums1, widen(w1[i]), inputs)
+                sums2 = _add_products(sums2, widen(w2[i]), inputs)
+                sums3 = _add_products(sums3, widen(w3[i]), inputs)
+            for r in range(4):
+                out[row + r, o : o + 4] = sums0[r], sums1[r], sums2[r], sums3[r]
             row += 4
-        while row < num_rows:
-            x0 = x[row]
-            sum0 = np.float32(0)
-            for i in range(d_in):
-                sum0 += widen(w[i]) * x0[i]
-            out[row, o] = sum0
-            row += 1
+        for r in range(row, num_rows):
+            for each in range(o, min(o + 4, last)):
+                out[r, each] = _dot(weights[each], x[r], d_in)
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _add_products(sums, weight, inputs):
+    return (
+        sums[0] + weight * inputs[0],
+        sums[1] + weight * inputs[1],
+        sums[2] + weight * inputs[2],
+        sums[3] + weight * inputs[3],
+    )
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _dot(weights, x, d_in):
+    total = np.float32(0)
+    for i in range(d_in):
+        total += widen(weights[i]) * x[i]
+    return total
 
 
 @njit(fastmath=_FAST, error_model="numpy")
 def _attend(q, keys, values, seen, scores, out):
-    """out = softmax(q K / sqrt(K)) Vᵀ over the first `seen` positions of keys and values (K, S).
-
-    The positions lie side by side: every loop is as long as the text, and none as short as a head.
-    """
+    """out = softmax(q Kᵀ / sqrt(K)) V over the first `seen` positions of keys and values (S, K), by four at a time."""
     d_head = len(q)
-    scores[:seen] = 0
-    for d in range(0, d_head, 2):
-        e = min(d + 1, d_head - 1)
-        q0, q1 = q[d], q[e] if e > d else np.float32(0)
-        k0, k1 = keys[d], keys[e]
-        for s in range(seen):
-            scores[s] += q0 * widen(k0[s]) + q1 * widen(k1[s])
+    in_fours = seen // 4 * 4
+    for s in range(0, in_fours, 4):
+        k0, k1, k2, k3 = keys[s], keys[s + 1], keys[s + 2], keys[s + 3]
+        sums = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for d in range(d_head):
+            sums = _add_products(sums, q[d], (widen(k0[d]), widen(k1[d]), widen(k2[d]), widen(k3[d])))
+        scores[s : s + 4] = sums
+    for s in range(in_fours, seen):
+        scores[s] = _dot(keys[s], q, d_head)
+
     scale = np.float32(1 / math.sqrt(d_head))
     largest = np.float32(-np.inf)
     for s in range(seen):
@@ -175,12 +204,18 @@ def _attend(q, keys, values, seen, scores, out):
     for s in range(seen):
         scores[s] = _exp((scores[s] - largest) * scale)
         total += scores[s]
+
+    out[:] = 0
+    for s in range(0, in_fours, 4):
+        p0, p1, p2, p3 = scores[s], scores[s + 1], scores[s + 2], scores[s + 3]
+        v0, v1, v2, v3 = values[s], values[s + 1], values[s + 2], values[s + 3]
+        for d in range(d_head):
+            out[d] += p0 * widen(v0[d]) + p1 * widen(v1[d]) + p2 * widen(v2[d]) + p3 * widen(v3[d])
+    for s in range(in_fours, seen):
+        for d in range(d_head):
+            out[d] += scores[s] * widen(values[s, d])
     for d in range(d_head):
-        v = values[d]
-        mean = np.float32(0)
-        for s in range(seen):
-            mean += scores[s] * widen(v[s])
-        out[d] = mean / total
+        out[d] /= total
 
 
 @njit(error_model="numpy")
@@ -244,8 +279,11 @@ def _add(base, change, x, first, last):
 
 
 @njit(error_model="numpy")
-def _share(thread, num_threads, count):
-    return count * thread // num_threads, count * (thread + 1) // num_threads
+def _share(thread, num_threads, count, unit=1):
+    """The first of a thread's share, and the first of the next; in whole units, which `_product` adds up alike."""
+    units = (count + unit - 1) // unit
+    first, last = units * thread // num_threads, units * (thread + 1) // num_threads
+    return first * unit, min(last * unit, count)
 
 
 @njit(error_model="numpy")
@@ -282,3 +320,19 @@ def _current(_, counter):
         return builder.load_atomic(pointer, "acquire", 8)
 
     return types.int64(counter), generate
+
+
+@intrinsic
+def _prefetch(_, array, byte):
+    """Ask for the cache line that holds that byte of the array, and go on."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.gep(builder.bitcast(pointer, ir.IntType(8).as_pointer()), [arguments[1]])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(prefetch, [pointer, number(0), number(3), number(1)])  # to read, into every cache, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate

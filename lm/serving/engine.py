@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from lm.generation.batch import Batch, Request, Token
-from lm.generation.decoder import Decoder
+from lm.generation.compiled import fastest_decoder
 from lm.model.transformer import TransformerLM
 
 
@@ -47,7 +47,7 @@ class Engine:
 
     def __init__(self, model: TransformerLM, num_rows: int, max_waiting: int) -> None:
         self.context_length = model.config.context_length
-        self._batch = Batch(Decoder(model, num_rows))
+        self._batch = Batch(fastest_decoder(model, num_rows))
         self._capacity = num_rows + max_waiting
         # What follows is shared by all threads and touched only by the one that holds the condition.
         self._changed = threading.Condition()

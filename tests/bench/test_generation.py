@@ -19,6 +19,7 @@ def tiny(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return bench("generation")
 
 
+@pytest.mark.slow
 def test_systems_whose_ids_are_equal_are_measured(tiny: Any) -> None:
     runs, limits, problems = {}, {}, []
     cells = [tiny.Cell("laptop", "float32", 2)]

@@ -39,6 +39,7 @@ def measured(script: Any, job: dict[str, Any], systems: dict[str, Path | None], 
     return script.summary(runs, peaks, ["default"]), problems
 
 
+@pytest.mark.slow
 def test_the_same_weights_start_at_the_same_loss_and_a_system_that_fails_is_named(
     tiny: Any, bench: Any, job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,10 +94,24 @@ def test_rows_come_and_go_without_a_trace_in_the_others(make_decoder, data, smal
         assert decoder.lengths == [len(text) for text in texts]
 
 
+@pytest.mark.slow  # the compiler of C++ takes most of a minute
+@pytest.mark.filterwarnings("ignore")  # torch.compile has many of its own
+def test_the_step_that_pytorch_compiles_is_the_same(small):
+    model = build(dataclasses.replace(small, num_layers=1, num_kv_heads=2))
+    texts = [[7], [1, 2, 3, 4, 5], [9, 8, 7]]
+    decoder = Decoder(model, num_rows=3, compiled=True)
+    logits = [decoder.prefill([0, 1, 2], texts)]
+    for new in ([3, 1, 4], [1, 5], [None, 9], [None, 2]):
+        logits.append(decoder.decode(new))
+        texts = [[*text, token] if token is not None else [] for text, token in zip(texts, [*new, None, None])]
+    torch.testing.assert_close(logits[-1][1], plain_logits(model, texts[1]), atol=1e-5, rtol=0)
+    assert decoder.lengths == [0, 9, 0]
+
+
 def test_the_cache_is_allocated_once(small):
     decoder = Decoder(build(small), num_rows=2)
     addresses = decoder.keys.data_ptr(), decoder.values.data_ptr()
-    assert decoder.keys.shape == (2, 2, 4, 8, 16) and decoder.values.shape == (2, 2, 4, 16, 8)
+    assert decoder.keys.shape == (2, 2, 4, 16, 8) == decoder.values.shape
     decoder.prefill([1], [[1, 2]])
     decoder.decode([None, 3])
     assert (decoder.keys.data_ptr(), decoder.values.data_ptr()) == addresses

@@ -1,12 +1,15 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from lm.generation.compiled import fastest_decoder
+from lm.generation.batch import Batch
+from lm.generation.compiled import CompiledDecoder
 from lm.generation.config import SampleConfig
-from lm.generation.generate import complete, stream, window_notice
+from lm.generation.decoder import Decoder
+from lm.generation.generate import Reply, Sample, complete, grow, requests, window_notice
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 
@@ -47,85 +50,112 @@ def follows(text: bytes, small, tokenizer: Tokenizer) -> TransformerLM:
     return model
 
 
+def samples_of(
+    model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: SampleConfig, **options
+) -> list[Sample]:
+    return complete(Batch(Decoder(model, config.num_samples)), tokenizer, prompt, config, **options)
+
+
+def pieces_of(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: SampleConfig, stop=()) -> list[str]:
+    asked = requests(tokenizer, prompt, config)
+    return [piece for _, piece in grow(Batch(Decoder(model, 1)), asked, [Reply(tokenizer, stop) for _ in asked])]
+
+
 def test_greedy_generation_follows_the_model_to_the_end_of_text(small, tokenizer, greedy):
     model = follows(b"abcdefgh", small, tokenizer)
-    (sample,) = complete(model, tokenizer, "ab", greedy)
+    (sample,) = samples_of(model, tokenizer, "ab", greedy)
     assert (sample.text, sample.ended, sample.prompt) == ("abcdefgh", True, "ab")
-    (sample,) = complete(model, tokenizer, "ab", dataclasses.replace(greedy, max_new_tokens=3))
+    (sample,) = samples_of(model, tokenizer, "ab", dataclasses.replace(greedy, max_new_tokens=3))
     assert (sample.text, sample.ended) == ("abcde", False)
 
 
 def test_a_stop_string_ends_the_text_and_is_cut_off(small, tokenizer, greedy):
     model = follows(b"abcdefgh", small, tokenizer)
-    (sample,) = complete(model, tokenizer, "ab", greedy, stop=["x", "efg", "hi"])
+    (sample,) = samples_of(model, tokenizer, "ab", greedy, stop=["x", "efg", "hi"])
     assert (sample.text, sample.ended) == ("abcd", True)
-    assert list(stream(model, tokenizer, "ab", greedy, stop=["efg"])) == ["ab", "c", "d", "", "", "", "\n"]
+    assert pieces_of(model, tokenizer, "ab", greedy, stop=["efg"]) == ["c", "d", "", "", ""]
     # The beginning of one that never comes is not lost.
-    assert list(stream(model, tokenizer, "ab", greedy, stop=["hi"])) == ["ab", *"cdefg", "", "h", "\n"]
+    assert pieces_of(model, tokenizer, "ab", greedy, stop=["hi"]) == [*"cdefg", "", "h"]
 
 
 def test_a_text_outgrows_the_context_or_ends_with_it(small, tokenizer, greedy):
     model = follows(b"abcdefghijklmnopqrstuvwxyz", small, tokenizer)  # which sees 16
-    (sample,) = complete(model, tokenizer, "abc", greedy)
+    (sample,) = samples_of(model, tokenizer, "abc", greedy)
     assert (sample.text, sample.ended) == ("abcdefghijklmnopqrstuvwxyz", True)
-    (sample,) = complete(model, tokenizer, "abc", greedy, slide=False)
+    (sample,) = samples_of(model, tokenizer, "abc", greedy, slide=False)
     assert (sample.text, sample.ended) == ("abcdefghijklmnopq", False)
-    assert "".join(stream(model, tokenizer, "abc", greedy, slide=False)) == "abcdefghijklmnopq\n"
 
 
 def test_a_sample_depends_on_its_own_seed_only(model, tokenizer, config):
-    together = complete(model, tokenizer, "a", config)
+    together = samples_of(model, tokenizer, "a", config)
     for index, sample in enumerate(together):
         alone = dataclasses.replace(config, num_samples=1, seed=5 + index)
-        assert complete(model, tokenizer, "a", alone) == [sample]
+        assert samples_of(model, tokenizer, "a", alone) == [sample]
     assert len({sample.text for sample in together}) == 3
 
 
 def test_a_text_is_what_the_model_without_a_cache_and_the_seeds_generator_give(model, tokenizer, config):
-    (sample,) = complete(model, tokenizer, "Hello", dataclasses.replace(config, num_samples=1))
+    (sample,) = samples_of(model, tokenizer, "Hello", dataclasses.replace(config, num_samples=1))
     ids, generator = tokenizer.encode("Hello"), torch.Generator().manual_seed(5)
     with torch.no_grad():
         for _ in range(30):
             probabilities = model(torch.tensor(ids[-16:]))[-1].softmax(-1)
-            ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
+            uniform = float(torch.rand((), dtype=torch.float64, generator=generator))
+            ids.append(int(np.searchsorted(np.cumsum(probabilities.double().numpy()), uniform)))
     expected = list(itertools.takewhile(lambda token: token != tokenizer.end_of_text_id, ids))
     assert sample.text == tokenizer.decode(expected)
 
 
-def test_streaming_gives_the_same_text_in_pieces(model, tokenizer, config):
-    pieces = list(stream(model, tokenizer, "a", config))
-    assert "".join(pieces) == "".join(f"{sample.text}\n" for sample in complete(model, tokenizer, "a", config))
-    assert len(pieces) > 30
+@pytest.mark.parametrize("num_rows", [1, 2, 3])
+def test_texts_wait_for_a_free_row_and_stay_the_same(model, tokenizer, config, num_rows):
+    asked = requests(tokenizer, "a", config)
+    batch = Batch(Decoder(model, num_rows))
+    texts, order = ["a"] * 3, []
+    for index, piece in grow(batch, asked, [Reply(tokenizer) for _ in asked]):
+        texts[index] += piece
+        order.append(index)
+    assert texts == [sample.text for sample in samples_of(model, tokenizer, "a", config)]
+    assert len(set(order[:num_rows])) == num_rows
+    assert num_rows > 1 or order == sorted(order)
+    assert not batch and batch.num_free == num_rows
 
 
-def test_the_fastest_decoder_gives_the_same_texts(model, tokenizer, config):
-    assert complete(model, tokenizer, "a", config, make_decoder=fastest_decoder) == complete(
-        model, tokenizer, "a", config
-    )
+def test_who_has_read_enough_leaves_no_text_behind(model, tokenizer, config):
+    asked = requests(tokenizer, "a", config)
+    batch = Batch(Decoder(model, 2))
+    growth = grow(batch, asked, [Reply(tokenizer) for _ in asked])
+    next(growth)
+    growth.close()
+    assert not batch and batch.num_free == 2
+
+
+def test_the_compiled_decoder_gives_the_same_texts(model, tokenizer, config):
+    batch = Batch(CompiledDecoder(model, config.num_samples))
+    assert complete(batch, tokenizer, "a", config) == samples_of(model, tokenizer, "a", config)
 
 
 def test_streaming_never_cuts_a_character(small, tokenizer, greedy):
     text = "aé→😀"
-    pieces = list(stream(follows(text.encode(), small, tokenizer), tokenizer, "a", greedy))
-    assert pieces == ["a", "", "é", "", "", "→", "", "", "", "😀", "", "\n"]
+    pieces = pieces_of(follows(text.encode(), small, tokenizer), tokenizer, "a", greedy)
+    assert pieces == ["", "é", "", "", "→", "", "", "", "😀", ""]
 
 
 def test_half_a_character_at_the_end_is_shown_as_such(small, tokenizer, greedy):
     short = dataclasses.replace(greedy, max_new_tokens=2)
     model = follows("a😀".encode(), small, tokenizer)
-    assert list(stream(model, tokenizer, "a", short)) == ["a", "", "\ufffd", "\n"]
-    assert complete(model, tokenizer, "a", short)[0].text == "a\ufffd"
+    assert pieces_of(model, tokenizer, "a", short) == ["", "\ufffd"]
+    assert samples_of(model, tokenizer, "a", short)[0].text == "a\ufffd"
 
 
 def test_a_model_that_is_not_finite_says_nothing(model, tokenizer, config):
     model.lm_head.weight.data.fill_(float("nan"))
-    samples = complete(model, tokenizer, "a", config)
+    samples = samples_of(model, tokenizer, "a", config)
     assert [(sample.text, sample.ended) for sample in samples] == [("a", False)] * 3
 
 
 def test_an_empty_prompt_begins_a_text(model, tokenizer, config):
-    (sample,) = complete(model, tokenizer, "", dataclasses.replace(config, num_samples=1))
-    (same,) = complete(model, tokenizer, "<|endoftext|>", dataclasses.replace(config, num_samples=1))
+    (sample,) = samples_of(model, tokenizer, "", dataclasses.replace(config, num_samples=1))
+    (same,) = samples_of(model, tokenizer, "<|endoftext|>", dataclasses.replace(config, num_samples=1))
     assert same.text == "<|endoftext|>" + sample.text and sample.text
 
 

@@ -9,6 +9,7 @@ from lm.generation.config import SamplerConfig
 from lm.generation.sampling import (
     apply_temperature,
     distribution,
+    draw,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -127,14 +128,18 @@ def test_all_together_are_those_of_transformers(seed, penalty, temperature, top_
     ],
 )
 def test_draws_follow_the_distribution_worked_out_by_hand(changes, expected, plain):
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     drawn_from = distribution(logits_of(0.4, 0.3, 0.2, 0.1), torch.tensor([0]), replace(plain, **changes))
-    counts = torch.bincount(torch.multinomial(drawn_from, 20_000, replacement=True), minlength=4).double()
+    counts = torch.bincount(torch.tensor([draw(drawn_from, generator) for _ in range(20_000)]), minlength=4).double()
     wanted = 20_000 * torch.tensor(expected, dtype=torch.float64)
     kept = wanted > 0
     assert counts[~kept].sum() == 0
     # at most 3 degrees of freedom, p = 0.001
     assert ((counts - wanted)[kept] ** 2 / wanted[kept]).sum() < 16.3
+
+
+def test_equals_of_the_last_token_within_top_p_stay():
+    assert probabilities_of(keep_top_p(logits_of(0.5, 0.2, 0.2, 0.1), 0.6)) == pytest.approx([5 / 9, 2 / 9, 2 / 9, 0])
 
 
 @pytest.mark.parametrize(

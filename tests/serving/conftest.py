@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lm.corpus.config import END_OF_TEXT
+from lm.generation.batch import Batch, Token
 from lm.generation.config import SampleConfig
 from lm.model.transformer import TransformerLM
 from lm.serving.completion_request import Limits
@@ -75,17 +76,12 @@ def serving(tokenizer, start) -> Serving:
 
 
 @pytest.fixture
-def slowed() -> Iterator[Callable[[TransformerLM], TransformerLM]]:
-    """Makes every step of a model take at least 5 ms, so that a test can do something meanwhile."""
-    handles = []
+def slowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step takes at least 5 ms, so that a test can do something meanwhile."""
+    step = Batch.step
 
-    def slowed(model: TransformerLM) -> TransformerLM:
-        def pause(*_: object) -> None:
-            time.sleep(0.005)
+    def slow(batch: Batch) -> dict[int, Token]:
+        time.sleep(0.005)
+        return step(batch)
 
-        handles.append(model.lm_head.register_forward_pre_hook(pause))
-        return model
-
-    yield slowed
-    for handle in handles:
-        handle.remove()
+    monkeypatch.setattr(Batch, "step", slow)

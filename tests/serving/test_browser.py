@@ -37,7 +37,6 @@ def page(browser, serving, alphabet, tmp_path):
 
 
 def test_a_prompt_is_typed_and_the_text_grows(page, alphabet, slowed):
-    slowed(alphabet)
     page.fill("#prompt", "012")
     page.fill("input[name=max_tokens]", "200")
     page.click("#generate")
@@ -80,7 +79,6 @@ def test_tokens_are_reached_with_the_keyboard(page):
 
 
 def test_stop_ends_the_text(page, alphabet, slowed):
-    slowed(alphabet)
     page.fill("#prompt", "0")
     page.fill("input[name=max_tokens]", "256")
     page.click("#generate")

@@ -49,7 +49,6 @@ def test_texts_get_the_tokens_that_they_get_alone_however_many_wait(random_model
 
 
 def test_a_text_joins_while_another_runs(random_model, slowed):
-    slowed(random_model)
     with Engine(random_model, num_rows=2, max_waiting=0) as engine, engine.submit([LONG]) as first:
         first.get(timeout=10)
         with engine.submit([SHORT]) as second:
@@ -58,7 +57,6 @@ def test_a_text_joins_while_another_runs(random_model, slowed):
 
 
 def test_texts_that_nobody_reads_any_more_make_room(random_model, slowed):
-    slowed(random_model)
     with Engine(random_model, num_rows=1, max_waiting=2) as engine:
         with engine.submit([LONG, LONG]) as given_up:
             given_up.get(timeout=10)
@@ -70,7 +68,6 @@ def test_texts_that_nobody_reads_any_more_make_room(random_model, slowed):
 
 
 def test_one_text_of_an_answer_ends_before_its_time(random_model, slowed):
-    slowed(random_model)
     with Engine(random_model, num_rows=2, max_waiting=0) as engine, engine.submit([LONG, SHORT]) as answer:
         answer.end(0)
         indices = [answer.get(timeout=10)[0] for _ in range(12)]
@@ -78,7 +75,6 @@ def test_one_text_of_an_answer_ends_before_its_time(random_model, slowed):
 
 
 def test_what_does_not_fit_is_refused_as_a_whole(random_model, slowed):
-    slowed(random_model)
     with Engine(random_model, num_rows=1, max_waiting=2) as engine, engine.submit([LONG]):
         with pytest.raises(Busy):
             engine.submit([SHORT] * 3)
@@ -88,7 +84,6 @@ def test_what_does_not_fit_is_refused_as_a_whole(random_model, slowed):
 
 
 def test_readers_hear_that_the_engine_has_ended(random_model, slowed):
-    slowed(random_model)
     engine = Engine(random_model, num_rows=1, max_waiting=1)
     running, waiting = engine.submit([LONG]), engine.submit([LONG])
     running.get(timeout=10)

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from lm.errors import UserError
-from lm.generation.batch import Request
+from lm.generation.batch import Batch, Request
 from lm.generation.config import SamplerConfig
+from lm.generation.decoder import Decoder
 from lm.generation.generate import complete
 from lm.serving.completion_request import Limits
 from lm.serving.server import is_loopback, listening, serve
@@ -75,7 +76,9 @@ def test_a_text_is_what_generation_gives_alone(random_client, random_model, toke
     config = dataclasses.replace(
         params.sample, prompts=["Once"], num_samples=2, max_new_tokens=40, temperature=1.0, top_k=0, top_p=0.95, seed=3
     )
-    expected = [sample.text for sample in complete(random_model, tokenizer, "Once", config, slide=False)]
+    expected = [
+        sample.text for sample in complete(Batch(Decoder(random_model, 2)), tokenizer, "Once", config, slide=False)
+    ]
     reply = random_client.completions.create(**STORY, n=2)
     assert ["Once" + choice.text for choice in reply.choices] == expected
     assert [choice.index for choice in reply.choices] == [0, 1]
@@ -239,7 +242,7 @@ def test_a_client_that_goes_away_frees_its_row(serving, alphabet, slowed, stream
     request = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     steps = []
     counting = alphabet.lm_head.register_forward_pre_hook(lambda *_: steps.append(1))
-    with serving(slowed(alphabet), rows=1) as server:
+    with serving(alphabet, rows=1) as server:
         with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
             connection.sendall(request + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             assert eventually(lambda: running(server) == 1)
@@ -250,7 +253,7 @@ def test_a_client_that_goes_away_frees_its_row(serving, alphabet, slowed, stream
 
 def test_more_than_may_wait_is_told_to_come_back(serving, alphabet, slowed):
     asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
-    with serving(slowed(alphabet), rows=1, waiting=0) as server, client_of(server) as client:
+    with serving(alphabet, rows=1, waiting=0) as server, client_of(server) as client:
         with client.completions.create(**asked, stream=True) as stream:
             next(iter(stream))
             with pytest.raises(
@@ -265,7 +268,7 @@ def test_more_than_may_wait_is_told_to_come_back(serving, alphabet, slowed):
 
 def test_time_is_limited(serving, alphabet, slowed):
     asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
-    with serving(slowed(alphabet), rows=1, seconds=0.6) as server, client_of(server) as client:
+    with serving(alphabet, rows=1, seconds=0.6) as server, client_of(server) as client:
         with pytest.raises(openai.BadRequestError, match="the texts take over 0.6 seconds; ask for less"):
             client.completions.create(**asked)
         text = ""
@@ -277,7 +280,7 @@ def test_time_is_limited(serving, alphabet, slowed):
 
 def test_time_is_limited_for_those_who_wait(serving, alphabet, slowed):
     asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
-    with serving(slowed(alphabet), rows=1, seconds=0.3) as server, client_of(server) as client:
+    with serving(alphabet, rows=1, seconds=0.3) as server, client_of(server) as client:
         greedy = SamplerConfig(temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
         endless = Request(prompt_ids=[49], sampler=greedy, seed=0, max_new_tokens=10**6, stop_ids=frozenset())
         with server.engine.submit([endless]), pytest.raises(openai.InternalServerError, match="no turn"):
@@ -286,7 +289,7 @@ def test_time_is_limited_for_those_who_wait(serving, alphabet, slowed):
 
 def test_clients_hear_of_the_end_of_the_server(serving, alphabet, slowed):
     asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
-    with serving(slowed(alphabet), rows=1) as server, client_of(server) as client:
+    with serving(alphabet, rows=1) as server, client_of(server) as client:
         stream = client.completions.create(**asked, stream=True)
         next(iter(stream))
         server.engine.close()

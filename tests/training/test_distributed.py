@@ -44,7 +44,7 @@ def alone(curve, thirty_steps):
     ("processes", "options"),
     [
         (2, {}),
-        (4, {}),
+        pytest.param(4, {}, marks=pytest.mark.slow),
         (2, {"micro_batch_size": 3}),
         (2, {"parallelism": "fsdp", "micro_batch_size": 2, "checkpoint_activations": True}),
     ],

@@ -40,7 +40,11 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+# Two are started anew for every kill, which takes most of a minute.
+one_and_two = pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+
+
+@one_and_two
 def test_kill_minus_nine_in_every_phase_changes_nothing(start, ended, tmp_path, processes):
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     status, _, errors = ended(start(undisturbed, processes))
@@ -81,7 +85,7 @@ def longer(run):
     return dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=90, eval_every=30))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@one_and_two
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(start, ended, longer, tmp_path, processes):
     whole = start(tmp_path / "whole", processes, changed=longer)
     assert ended(whole)[0] == 0

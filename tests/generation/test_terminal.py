@@ -1,0 +1,117 @@
+import dataclasses
+
+import pytest
+import torch
+
+from lm.generation.batch import Batch
+from lm.generation.config import SampleConfig
+from lm.generation.decoder import Decoder
+from lm.generation.generate import complete
+from lm.generation.terminal import Terminal
+from lm.model.transformer import TransformerLM
+
+
+@pytest.fixture
+def config(params) -> SampleConfig:
+    return dataclasses.replace(params.sample, num_samples=2, max_new_tokens=8, temperature=1.0, seed=5)
+
+
+@pytest.fixture
+def terminal(small, tokenizer) -> Terminal:
+    torch.manual_seed(0)
+    model = TransformerLM(small, tokenizer.vocab_size).eval()
+    return Terminal(batch=Batch(Decoder(model, 1)), tokenizer=tokenizer, context_length=16, stop=[], slide=True)
+
+
+def texts(terminal: Terminal, prompt: str, config: SampleConfig) -> str:
+    samples = complete(terminal.batch, terminal.tokenizer, prompt, config)
+    return "".join(f"{sample.text}\n" for sample in samples)
+
+
+def converse(terminal: Terminal, config: SampleConfig, *lines: str) -> None:
+    waiting = iter(lines)
+
+    def read(prompt: str) -> str:
+        try:
+            return next(waiting)
+        except StopIteration:
+            raise EOFError from None
+
+    terminal.converse(config, read)
+
+
+def test_samples_come_one_after_the_other_and_the_rate_at_the_end(terminal, config, capsys):
+    expected = texts(terminal, "Hello", config)
+    terminal.write("Hello", config)
+    out, err = capsys.readouterr()
+    assert out == expected and out.count("Hello") == 2
+    number, rate = err.split(", ")[:2]
+    assert number.endswith(" tokens") and 2 <= int(number.removesuffix(" tokens")) <= 16
+    assert float(rate.removesuffix(" tokens/s").replace(",", "")) > 0 and err.endswith(", seed 5\n")
+
+
+def test_what_does_not_fit_into_the_context_is_said_first(terminal, config, capsys):
+    dataclasses.replace(terminal, slide=False).write("0123456789", config)
+    assert capsys.readouterr().err.startswith("the model sees 16 tokens: beyond them the text ends\n")
+
+
+def test_stop_strings_end_the_texts(terminal, config, capsys):
+    whole = complete(terminal.batch, terminal.tokenizer, "Hello", config)[0].text
+    dataclasses.replace(terminal, stop=[whole[7]]).write("Hello", dataclasses.replace(config, num_samples=1))
+    assert capsys.readouterr().out == f"{whole[: whole.index(whole[7], 5)]}\n"
+
+
+def test_a_model_that_is_not_finite_is_named(terminal, config, capsys):
+    terminal.batch._decoder.model.lm_head.weight.data.fill_(float("nan"))
+    terminal.write("Hello", config)
+    out, err = capsys.readouterr()
+    assert out == "Hello\nHello\n"
+    assert "the model gives logits that are not finite" in err and "\n0 tokens" in err
+
+
+def test_a_conversation_continues_every_line_with_the_settings_of_that_moment(terminal, config, capsys):
+    expected = [
+        texts(terminal, "One", config),
+        texts(terminal, "Two", dataclasses.replace(config, temperature=0.5, num_samples=1, seed=7)),
+        texts(terminal, "", dataclasses.replace(config, temperature=0.5, num_samples=1, seed=8)),
+    ]
+    capsys.readouterr()
+    converse(terminal, config, "One", "/temperature 0.5", "/num_samples  1", "Two", "")
+    out, err = capsys.readouterr()
+    assert out == "".join(expected)
+    assert "Type the beginning of a text" in err and err.count("tokens/s") == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/temperature", "/temperature 1.0\n"),
+        ("/temperature -1", "temperature: expected 0, or 0.001 or more, got -1.0\n"),
+        ("/temperature hot", "temperature: expected a number, got 'hot'\n"),
+        ("/max_new_tokens 2.5", "max_new_tokens: expected a whole number, got '2.5'\n"),
+        ("/max_new_tokens 0", "max_new_tokens: expected 1 or more, got 0\n"),
+        ("/heat 1", "there is no setting 'heat'; these are:\n/num_samples 2\n/max_new_tokens 8\n"),
+        ("/", "/num_samples 2\n/max_new_tokens 8\n/temperature 1.0\n"),
+    ],
+)
+def test_a_setting_is_shown_and_a_wrong_one_said_and_nothing_else_happens(terminal, config, capsys, line, said):
+    expected = texts(terminal, "One", config)
+    converse(terminal, config, line, "One")
+    out, err = capsys.readouterr()
+    assert said in err and out == expected
+
+
+def test_ctrl_c_ends_a_text_and_not_the_conversation(terminal, config, capsys, monkeypatch):
+    expected = texts(terminal, "Two", dataclasses.replace(config, seed=7))
+    decode, calls = terminal.batch._decoder.decode, []
+
+    def interrupted(token_ids):
+        calls.append(token_ids)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return decode(token_ids)
+
+    monkeypatch.setattr(terminal.batch._decoder, "decode", interrupted)
+    converse(terminal, config, "One", "Two")
+    out = capsys.readouterr().out
+    assert out.startswith("One") and out.endswith(f"\n{expected}") and not terminal.batch
