@@ -22,7 +22,8 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, theta: float, d_head: int, context_length: int) -> None:
         super().__init__()
-        frequencies = theta ** (-torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)  # (K/2,)
+        # In this order of operations other programs round to the same numbers.
+        frequencies = 1 / theta ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)  # (K/2,)
         angles = torch.outer(torch.arange(context_length, dtype=torch.float32), frequencies)  # (T, K/2)
         # Not persistent: they follow from the configuration, and a checkpoint holds only what was learned.
         self.register_buffer("cos", angles.cos().repeat_interleave(2, dim=-1), persistent=False)  # (T, K)

@@ -1,6 +1,7 @@
 """A trained model on disk: `model.safetensors` and a `config.json` that is all it takes to build it again."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -68,10 +69,17 @@ def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBa
         ) from error
     if trained_with != tokenizer_hash:
         raise UserError(
-            f"{folder}: the model was trained with another tokenizer; run dvc repro to train it on this one"
+            f"{folder}: the model was trained with another tokenizer than this one; give both of one training, or run "
+            "dvc repro to make both"
         )
     _copy_weights(model, weights, folder)
     return model.eval()
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights' file in the folder of a model, in hexadecimal digits."""
+    with (folder / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _copy_weights(model: TransformerLM, weights: dict[str, torch.Tensor], folder: Path) -> None:

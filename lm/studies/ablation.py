@@ -40,6 +40,8 @@ def cell(params: Params, variant: str, seed: int) -> Run:
             batch_size=params.ablate.batch_size,
             eval_every=params.ablate.eval_every,
             document_mask=switches.document_mask,
+            max_skipped_steps=0,
+            initial_model="none",
         )
     except ValueError as error:
         raise UserError(f"the cell {variant}, {seed}: {error}") from error

@@ -57,7 +57,8 @@ class TrainConfig:
     """`batch_size` counts sequences an update; `prompt` is continued greedily at every evaluation.
 
     `document_mask` keeps the documents of a window from seeing each other. Up to `max_skipped_steps` updates whose loss
-    or gradient is not finite are left out; one more ends the run.
+    or gradient is not finite are left out; one more ends the run. The run starts from the weights of the model in the
+    folder `initial_model`, or with `none` from random ones.
     """
 
     max_steps: int
@@ -67,6 +68,7 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"]
     document_mask: bool
     max_skipped_steps: int
+    initial_model: str
     prompt: str
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class TrainConfig:
             raise ValueError(f"max_skipped_steps: expected 0 or more, got {self.max_skipped_steps}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
+        if not self.initial_model:
+            raise ValueError("initial_model: expected none or the folder of a model, got ''")
         if not self.prompt:
             raise ValueError("prompt: expected some text, got ''")
 

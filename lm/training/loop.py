@@ -10,7 +10,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from lm.atomic import write_json, write_text
 from lm.errors import UserError
 from lm.model.accounting import parameters, training_flops_per_token
 from lm.model.config import ModelConfig
+from lm.model.files import load_model, weights_hash
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import batch, num_windows
@@ -86,7 +87,7 @@ def train(
     files: Files,
     write: Callable[[Result], None],
 ) -> None:
-    """Train from scratch, or go on from the checkpoint that an interrupted, otherwise equal run left.
+    """Train from random weights or `train.initial_model`, or go on where an interrupted, otherwise equal run ended.
 
     All processes of a run call this; `write`, which saves what is to last of the result, is called in the first one
     alone. The checkpoints are deleted after it. A loss that is not finite ends the run early, unless
@@ -94,23 +95,26 @@ def train(
     metrics say `diverged`.
 
     Raises:
-        UserError: too little text, no such device, too little memory, an unwritable folder, a full disk, or the same
-            run is under way.
+        UserError: an initial model that is another than `model` says, too little text, no such device, too little
+            memory, an unwritable folder, a full disk, or the same run is under way.
         KeyboardInterrupt: Ctrl-C; the step under way was finished and saved.
     """
     _check(run, data)
     keep_freed_memory()
     device = pick_device(runtime.device)
     check_precision(device, run.train.precision)
+    initial, initial_hash = _initial_weights(run, tokenizer)
     facts = dataclasses.asdict(run)
-    name = fingerprint(run=facts, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
+    name = fingerprint(
+        run=facts, initial=initial_hash, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type
+    )
     with process_group(device) as device, Interruption() as interruption:
         folder = files.checkpoints / name
         needs = plan(run.model, tokenizer.vocab_size, run.optim, run.train, runtime, device, folder, num_processes())
         print(needs)
         needs.check()
         with Checkpoints(files.checkpoints, name, runtime.keep_checkpoints) as checkpoints:
-            training = _Training(run, data, tokenizer, runtime, device, checkpoints, files)
+            training = _Training(run, initial, data, tokenizer, runtime, device, checkpoints, files)
             tracking = runtime.tracking if is_first() else "none"
             last = training.progress.step if training.progress.history else -1  # whose points stand
             with tracker(tracking, files.tracking, name, facts, last) as log:
@@ -127,6 +131,7 @@ class _Training:
     def __init__(
         self,
         run: Run,
+        initial: Mapping[str, torch.Tensor] | None,
         data: Data,
         tokenizer: Tokenizer,
         runtime: RuntimeConfig,
@@ -140,6 +145,8 @@ class _Training:
         self.model = TransformerLM(
             run.model, tokenizer.vocab_size, runtime.attention_backend, runtime.checkpoint_activations
         ).to(device)
+        if initial is not None:
+            self.model.load_state_dict(initial)
         if runtime.parallelism == "fsdp" and num_processes() > 1:
             shard(self.model, device)
         self.optimizer = make_optimizer(self.model, run.optim)
@@ -337,6 +344,21 @@ def write_curve(history: History, path: Path) -> None:
     writer.writeheader()
     writer.writerows(history)
     write_text(path, text.getvalue())
+
+
+def _initial_weights(run: Run, tokenizer: Tokenizer) -> tuple[Mapping[str, torch.Tensor] | None, str | None]:
+    """The weights of `train.initial_model` and the hash of their file, if there is one."""
+    if run.train.initial_model == "none":
+        return None, None
+    folder = Path(run.train.initial_model)
+    model = load_model(folder, tokenizer.hash)
+    asked, given = dataclasses.asdict(run.model), dataclasses.asdict(model.config)
+    different = [f"model.{name}={given[name]}" for name in given if given[name] != asked[name]]
+    if different:
+        raise UserError(
+            f"train.initial_model: {folder} is another model than params.yaml says; set {' '.join(different)}"
+        )
+    return model.state_dict(), weights_hash(folder)
 
 
 def _check(run: Run, data: Data) -> None:

@@ -8,6 +8,7 @@ import torch
 
 import lm.training.loop
 from lm.errors import UserError
+from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
 from lm.training.batches import batch
 from lm.training.schedule import learning_rate
@@ -310,3 +311,49 @@ def test_too_little_text_is_said_before_any_work(run, data, trained):
         trained(run, data=dataclasses.replace(data, train=data.train[:16]))
     with pytest.raises(UserError, match="the val split is empty"):
         trained(run, data=dataclasses.replace(data, val=data.val[:0]))
+
+
+def test_a_run_starts_from_a_given_model(run, tokenizer, trained, tmp_path):
+    first = trained(run)
+    save_model(tmp_path / "model", first.model, tokenizer.hash)
+    going_on = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(tmp_path / "model")))
+    second = trained(going_on)
+    assert second.history[0]["val_loss"] == first.history[-1]["val_loss"]
+    assert second.metrics["val_loss"] < first.metrics["val_loss"]
+
+
+def test_a_given_model_that_has_changed_begins_another_run(run, tokenizer, trained, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    going_on = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(folder)))
+    names = []
+    real = lm.training.loop.fingerprint
+    monkeypatch.setattr(lm.training.loop, "fingerprint", lambda **facts: names.append(real(**facts)) or names[-1])
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        save_model(folder, TransformerLM(run.model, tokenizer.vocab_size), tokenizer.hash)
+        trained(going_on)
+    assert names[0] == names[1] != names[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokenizer_hash", "message"),
+    [
+        (
+            {"d_ff": 64, "qk_norm": True},
+            None,
+            r"another model than params.yaml says; set model.d_ff=64 model.qk_norm=True",
+        ),
+        ({}, "another", "trained with another tokenizer"),
+        (None, None, "no trained model"),
+    ],
+)
+def test_a_given_model_that_is_another_is_refused_before_any_work(
+    run, tokenizer, trained, tmp_path, changes, tokenizer_hash, message
+):
+    folder = tmp_path / "model"
+    if changes is not None:
+        model = TransformerLM(dataclasses.replace(run.model, **changes), tokenizer.vocab_size)
+        save_model(folder, model, tokenizer_hash or tokenizer.hash)
+    going_on = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(folder)))
+    with pytest.raises(UserError, match=message):
+        trained(going_on)
