@@ -1,6 +1,6 @@
 """Generate with this project and with others, side by side: tokens a second, share of the limit, memory.
 
-    python bench/generation.py [--quick] [--shapes NAME ...] [--dtypes NAME ...] [--batch-sizes N ...] [--json FILE]
+    python bench/generation.py [--quick] [--llama2c DIR] [--dtypes NAME ...] [--batch-sizes N ...] [--json FILE]
 
 All systems continue the same one-token prompts greedily, with the same weights, made from a seed, until the context of
 the shape is full: 255 new tokens for 17m. Before anything is timed, every system has generated in float32, and its ids
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from comparison import Problem, machine, not_measured, table
 from jobs import NotMeasured, run_job
-from measure_generation import SYSTEMS
+from measure_generation import SYSTEMS as LIBRARIES
 from shapes import SHAPES, Shape
 from tqdm import tqdm
 
@@ -33,6 +33,7 @@ from lm.atomic import make_folder, write_json
 from lm.errors import UserError, exit_cleanly
 from lm.training.device import pick_device
 
+SYSTEMS = [*LIBRARIES, "run.c"]
 _MEASURE = Path(__file__).with_name("measure_generation.py")
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -69,9 +70,12 @@ def main() -> None:
     runs: dict[Cell, dict[str, list[Run]]] = {}
     limits: dict[Cell, float] = {}
     problems: list[Problem] = []
-    job = {"device": device.type, "seconds": seconds}
+    job = {"device": device.type, "seconds": seconds, "source": str(args.llama2c)}
+    systems = [name for name in args.systems if name != "run.c" or args.llama2c]
+    if systems != args.systems:
+        problems.append(Problem("run.c", "no --llama2c"))
     try:
-        for _ in measure(cells, args.systems, repeats, job, runs, limits, problems):
+        for _ in measure(cells, systems, repeats, job, runs, limits, problems):
             if args.json:
                 write_json(args.json, summary(runs, limits))
             if args.quick and time.monotonic() - started > _QUICK_LIMIT:
@@ -90,7 +94,10 @@ def parse() -> argparse.Namespace:
 
     choose("--shapes", list(SHAPES), ["17m"])
     choose("--dtypes", list(_BYTES), list(_BYTES))
-    choose("--systems", list(SYSTEMS), list(SYSTEMS))
+    choose("--systems", SYSTEMS, SYSTEMS)
+    parser.add_argument(
+        "--llama2c", type=Path, metavar="DIR", help="a checkout of llama2.c; compiles and runs its run.c"
+    )
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16], metavar="N", help="texts; default: 1 16")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--repeats", type=int, default=_REPEATS, metavar="N", help=f"default: {_REPEATS}")
@@ -100,6 +107,8 @@ def parse() -> argparse.Namespace:
     for number in [args.repeats, *args.batch_sizes]:
         if number < 1:
             raise UserError(f"--repeats, --batch-sizes: expected 1 or more, got {number}")
+    if args.llama2c and not (args.llama2c / "run.c").is_file():
+        raise UserError(f"--llama2c: {args.llama2c} has no run.c; expected the folder of a checkout")
     return args
 
 
@@ -192,8 +201,8 @@ def report(rows: list[dict[str, Any]], device: torch.device, problems: list[Prob
     for shape in dict.fromkeys(row["shape"] for row in rows):
         of_shape = [row for row in rows if row["shape"] == shape]
         lines += ["", f"### {shape}, {SHAPES[shape].context_length - 1} new tokens, tokens/s (share of the limit)", ""]
-        lines += table(of_shape, keys, list(SYSTEMS), _speed, "tokens_per_second", "transformers")
-        lines += ["", "Peak memory, MB:", "", *table(of_shape, keys, list(SYSTEMS), _peak)]
+        lines += table(of_shape, keys, SYSTEMS, _speed, "tokens_per_second", "transformers")
+        lines += ["", "Peak memory, MB:", "", *table(of_shape, keys, SYSTEMS, _peak)]
     return "\n".join(lines + not_measured(problems))
 
 

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,34 @@ def test_the_weights_that_a_step_reads_are_those_of_the_model_without_its_embedd
     assert bench("generation").weights_read(shape) == weights - shape.vocab_size * shape.d_model
 
 
-@pytest.mark.parametrize("arguments", [["--batch-sizes", "0"], ["--repeats", "0"], ["--json", "/dev/null/x/rows.json"]])
+PROGRAM = """
+#include <stdio.h>
+int main(int count, char **words) {
+    int shape[7];
+    fread(shape, sizeof(int), 7, fopen(words[1], "rb"));
+    for (int i = 0; i < 7; i++) printf("%d,", shape[i]);
+    printf("%s,%s,", words[5], words[7]);
+    fprintf(stderr, "achieved tok/s: 30.0\\n");
+}
+"""
+
+
+@pytest.mark.slow
+def test_run_c_gets_the_shape_and_says_its_rate(bench: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.c").write_text(PROGRAM)
+    shape = bench("shapes").SHAPES["laptop"]
+    job = {"source": str(tmp_path), "dtype": "float32", "batch_size": 1, "device": "cpu", "seconds": 0.0}
+    job |= {"model": asdict(shape.model), "vocab_size": 2048, "new_tokens": 15}
+    result = bench("run_c").run_c(job)
+    assert result["ids"] == [[96, 256, 4, 4, 4, -2048, 256, 0, 15]]
+    assert result["seconds"] == 0.5 and result["generations"] == 3 and result["peak_mb"] > 0
+    with pytest.raises(ValueError, match="one text at a time"):
+        bench("run_c").run_c(job | {"batch_size": 2})
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--batch-sizes", "0"], ["--repeats", "0"], ["--json", "/dev/null/x/rows.json"], ["--llama2c", "."]]
+)
 def test_a_bad_argument_gives_one_line(project: Path, arguments: list[str]) -> None:
     command = [sys.executable, project / "bench" / "generation.py", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
