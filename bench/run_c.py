@@ -19,7 +19,7 @@ LEAST_TIMINGS = 3
 
 
 def run_c(job: dict[str, Any]) -> dict[str, Any]:
-    """The job of `measure_generation.generation`, by the program in the checkout `source`, compiled as by `make runomp`.
+    """A job of `measure_generation.generation`, by the program in the checkout `source`, compiled as by `make runomp`.
 
     Its pieces of text are made to be the ids. Its time is the one that it reports, without the first token.
     """

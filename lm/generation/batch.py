@@ -9,7 +9,8 @@
 Shapes: V vocabulary.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,31 +109,35 @@ class Batch:
 
     def step(self) -> dict[int, Token]:
         """One more token for every text; those that it finishes make room."""
-        tokens = {row: self._extend(self._texts[row], logits) for row, logits in self._logits().items()}
+        tokens: dict[int, Token] = {}
+        for rows, logits in self._logits():
+            # NumPy's takes one thread, and leaves the others to the decoder.
+            likeliest = logits.numpy().argmax(-1).tolist()
+            for row, of_row, token_id in zip(rows, logits, likeliest):
+                if row is not None:
+                    tokens[row] = self._extend(self._texts[row], of_row, token_id)
         for row, token in tokens.items():
             if token.finish:
                 del self._texts[row]
         return tokens
 
-    def _logits(self) -> dict[int, Tensor]:
-        """The logits (V,) of the next token of every text."""
+    def _logits(self) -> Iterator[tuple[list[int | None], Tensor]]:
+        """Rows and the logits (rows, V) of their next token: of those that go on, and of those that are read anew."""
         cached = {row: text.ids[-1] for row, text in self._texts.items() if text.is_cached}
-        logits: dict[int, Tensor] = {}
-        if cached:
-            decoded = self._decoder.decode([cached.get(row) for row in range(max(cached) + 1)]).cpu()
-            logits |= {row: decoded[row] for row in cached}
         fresh = {row: text.ids[-self._context_length :] for row, text in self._texts.items() if not text.is_cached}
+        if cached:
+            rows = [row if row in cached else None for row in range(max(cached) + 1)]
+            yield rows, self._decoder.decode([cached.get(row) for row in rows]).float().cpu()
         if fresh:
-            logits |= zip(fresh, self._decoder.prefill(list(fresh), list(fresh.values())).cpu())
-        return logits
+            yield list(fresh), self._decoder.prefill(list(fresh), list(fresh.values())).float().cpu()
 
-    def _extend(self, text: _Text, logits: Tensor) -> Token:
+    def _extend(self, text: _Text, logits: Tensor, likeliest: int) -> Token:
+        """The token that follows on `logits` (V,), of which that of `likeliest` is the largest, or not a number."""
         request = text.request
-        largest, likeliest = logits.max(-1)
-        if not largest.isfinite():
+        if not math.isfinite(logits[likeliest]):
             return Token(token_id=None, finish="diverged")  # a model that diverged has nothing to say
         if request.sampler.temperature == 0 and request.sampler.repetition_penalty == 1:
-            token_id = int(likeliest)  # the only token of the distribution
+            token_id = likeliest  # the only token of the distribution
         else:
             token_id = draw(distribution(logits, torch.tensor(text.ids), request.sampler), text.generator)
         text.ids.append(token_id)
@@ -147,7 +152,7 @@ class Batch:
             finish = "context"
         if request.num_logprobs is None:
             return Token(token_id=token_id, finish=finish)
-        logprobs = logits.float().log_softmax(-1)
+        logprobs = logits.log_softmax(-1)
         top = logprobs.topk(min(request.num_logprobs, len(logprobs)))
         return Token(
             token_id=token_id,

@@ -4,10 +4,11 @@ Prompts are read by PyTorch, whose products of many rows are fast, into the same
 """
 
 import sys
+import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import torch
@@ -34,23 +35,32 @@ def can_compile(model: TransformerLM) -> bool:
 
 
 class CompiledDecoder:
-    """As `Decoder`; it holds a copy of the weights as they are now, and takes as many threads as PyTorch does."""
+    """As `Decoder`; it holds a copy of the weights as they are now, and takes as many threads as PyTorch does.
+
+    The other threads look out for steps as long as it lives. One thread at a time may call it.
+    """
 
     def __init__(self, model: TransformerLM, num_rows: int) -> None:
-        from lm.generation.kernel import step
+        from lm.generation.kernel import follow, lead
 
         self.model = model
         self._plain = Decoder(model, num_rows)
         self.prefill = self._plain.prefill
-        self._step = step
-        if not any(Path(step.stats.cache_path).glob("kernel.step-*")):
+        if not any(Path(lead.stats.cache_path).glob("kernel.lead-*")):
             print("compiling the decoding step, once for this machine: some seconds", file=sys.stderr)
-        self._cache = _numbers(self._plain.keys), _numbers(self._plain.values)
-        self._num_threads = torch.get_num_threads()
-        self._helpers = ThreadPoolExecutor(max(1, self._num_threads - 1))
-        self._packed = _pack(model)
-        self._scratch = _scratch(model, num_rows, self._num_threads)
-        self._arrived = np.zeros(1, np.int64)
+        num_threads = torch.get_num_threads()
+        self._orders, arrived = np.array([-1, 0]), np.zeros(1, np.int64)
+        self._token_ids, self._positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
+        self._logits = np.zeros((num_rows, model.vocab_size), np.float32)
+        cache = _numbers(self._plain.keys), _numbers(self._plain.values)
+        state = self._token_ids, self._positions, *cache, self._logits
+        shared = num_threads, self._orders, arrived, _pack(model), _scratch(model, num_rows, num_threads), *state
+        follow(0, *shared)  # which compiles it, and ends at once
+        self._orders[0] = self._waits = 0
+        self._lead, self._shared = lead, shared
+        for thread in range(1, num_threads):
+            Thread(target=follow, args=(thread, *shared), daemon=True).start()
+        weakref.finalize(self, self._orders.__setitem__, 0, -1)
 
     @property
     def lengths(self) -> list[int]:
@@ -59,27 +69,16 @@ class CompiledDecoder:
     def decode(self, token_ids: Sequence[int | None]) -> Tensor:
         """As `Decoder.decode`; the logits are float32."""
         extend(self.lengths, token_ids, self.model.config.context_length)
-        ids = np.array([token_id or 0 for token_id in token_ids])
-        positions = np.maximum(0, np.array(self.lengths[: len(ids)]) - 1)
-        logits = np.empty((len(ids), self.model.vocab_size), np.float32)
-        self._arrived[0] = 0
-        state = ids, positions, *self._cache, logits
-        shared = self._num_threads, self._arrived, self._packed, self._scratch, *state
-        helping: list[Future] = []
-        try:
-            for thread in range(1, self._num_threads):
-                helping.append(self._helpers.submit(self._step, thread, *shared))
-            self._step(0, *shared)
-        except BaseException:  # Ctrl-C, before this thread's share: the others shall not wait for it
-            self._arrived[0] = 1 << 60
-            raise
-        finally:
-            wait(helping)
-        return torch.from_numpy(logits)
+        num_rows = len(token_ids)
+        self._token_ids[:num_rows] = [token_id or 0 for token_id in token_ids]
+        self._positions[:num_rows] = [max(0, length - 1) for length in self.lengths[:num_rows]]
+        self._orders[1] = num_rows
+        self._waits = self._lead(self._waits, *self._shared)
+        return torch.from_numpy(self._logits[:num_rows].copy())
 
 
 def _pack(model: TransformerLM) -> tuple:
-    """What `lm.generation.kernel.step` calls `model`."""
+    """What `lm.generation.kernel.lead` calls `model`."""
     config = model.config
     dtype = model.token_embeddings.weight.dtype
     blocks = list(model.layers)

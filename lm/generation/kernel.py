@@ -17,7 +17,9 @@ from numba.extending import intrinsic, overload
 
 NO_NORM, RMS_NORM, LAYER_NORM = 0, 1, 2
 _EPS = np.float32(1e-5)
-_SPINS = 2000
+_SPINS = 2000  # some microseconds
+_YIELDS = 20_000  # some milliseconds
+_LONGEST_SLEEP = 10_000  # microseconds
 _TILE = 4
 _CACHE_LINE = 64  # bytes
 
@@ -25,23 +27,51 @@ _CACHE_LINE = 64  # bytes
 _FAST = {"reassoc", "contract", "nsz"}
 
 _yield_processor = types.ExternalFunction("sched_yield", types.int32())
+_sleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def step(thread, num_threads, arrived, model, scratch, token_ids, positions, keys, values, logits):
-    """One thread's share; see `lm.generation.compiled`, which packs `model` and `scratch`.
+def lead(waits, num_threads, orders, arrived, model, scratch, token_ids, positions, keys, values, logits):
+    """Do a step together with the threads that `follow`; `waits` is what the step before returned, at first 0.
 
-    Every thread calls it with its number and the same arrays. `arrived` is a counter that is 0 before. Each of the
-    first rows brings `token_ids[row]` at `positions[row]`; `keys` and `values` (L, B, G, S, K) get what it adds,
-    `logits` (B, V) the outcome.
+    `orders` are the steps asked for so far and the number of rows in the next one, `arrived` a counter that is 0 at
+    first; see `lm.generation.compiled`, which packs `model` and `scratch`. Each of the first rows brings
+    `token_ids[row]` at `positions[row]`; `keys` and `values` (L, B, G, S, K) get what it adds, `logits` (B, V) the
+    outcome. It begins and ends within machine code: no thread is left waiting when Ctrl-C comes.
+    """
+    _increment(orders)
+    state = token_ids, positions, keys, values, logits
+    return _step(0, waits, num_threads, orders[1], arrived, model, scratch, state)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def follow(thread, num_threads, orders, arrived, model, scratch, token_ids, positions, keys, values, logits):
+    """What every other thread does, with the same arrays: its share of each step, until `orders` are negative."""
+    waits = done = 0
+    state = token_ids, positions, keys, values, logits
+    while True:
+        idle = 0
+        while _current(orders) == done:
+            idle = _pause(idle)
+            if idle > _YIELDS:  # nobody is generating: look again ever more seldom
+                _sleep(min(idle - _YIELDS, _LONGEST_SLEEP))
+        done = _current(orders)
+        if done < 0:
+            return
+        waits = _step(thread, waits, num_threads, orders[1], arrived, model, scratch, state)
+
+
+@njit(error_model="numpy")
+def _step(thread, waits, num_threads, num_rows, arrived, model, scratch, state):
+    """One thread's share of a step. Returns `waits`.
 
     A sub-layer reads h, x after a norm. Its output is added to x where the norm is its own, and to h where it is the
     one behind the sub-layer before.
     """
     embeddings, learned, cos, sin, norm_kinds, norms, post, qk_norms, qkv, output, inner, outer, head, gated = model
     x, normed, projected, heads, activations, scores = scratch
-    waits = 0
-    num_layers, d_model, num_rows = len(qkv), x.shape[1], len(token_ids)
+    token_ids, positions, keys, values, logits = state
+    num_layers, d_model = len(qkv), x.shape[1]
     x, projected, heads, activations = x[:num_rows], projected[:num_rows], heads[:num_rows], activations[:num_rows]
     num_kv_heads, d_head = keys.shape[2], keys.shape[4]
     num_heads = heads.shape[1] // d_head
@@ -100,6 +130,7 @@ def step(thread, num_threads, arrived, model, scratch, token_ids, positions, key
     _norm(norm_kinds[2 * num_layers], norms[2 * num_layers], x, h)
     first, last = _share(thread, num_threads, len(head), _TILE)
     _product(head, h, d_model, logits, first, last)
+    return _wait(arrived, waits, num_threads)
 
 
 def widen(number):
@@ -293,10 +324,16 @@ def _wait(arrived, waits, num_threads):
     _increment(arrived)
     spins = 0
     while _current(arrived) < waits * num_threads:
-        spins += 1
-        if spins > _SPINS:  # another program has the other processor
-            _yield_processor()
+        spins = _pause(spins)
     return waits
+
+
+@njit(error_model="numpy")
+def _pause(times):
+    """Wait a moment; returns how often that was. Soon another program may have the processor meanwhile."""
+    if times > _SPINS:
+        _yield_processor()
+    return times + 1
 
 
 @intrinsic
