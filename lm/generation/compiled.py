@@ -58,9 +58,10 @@ class CompiledDecoder:
         follow(0, *shared)  # which compiles it, and ends at once
         self._orders[0] = self._waits = 0
         self._lead, self._shared = lead, shared
-        for thread in range(1, num_threads):
-            Thread(target=follow, args=(thread, *shared), daemon=True).start()
-        weakref.finalize(self, self._orders.__setitem__, 0, -1)
+        helpers = [Thread(target=follow, args=(number, *shared), daemon=True) for number in range(1, num_threads)]
+        for helper in helpers:
+            helper.start()
+        weakref.finalize(self, _end, helpers, self._orders)
 
     @property
     def lengths(self) -> list[int]:
@@ -75,6 +76,13 @@ class CompiledDecoder:
         self._orders[1] = num_rows
         self._waits = self._lead(self._waits, *self._shared)
         return torch.from_numpy(self._logits[:num_rows].copy())
+
+
+def _end(helpers: list[Thread], orders: np.ndarray) -> None:
+    """Before the decoder goes, or the interpreter, which a thread within machine code would bring down."""
+    orders[0] = -1
+    for helper in helpers:
+        helper.join()
 
 
 def _pack(model: TransformerLM) -> tuple:

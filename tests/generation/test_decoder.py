@@ -1,7 +1,10 @@
 import dataclasses
 import gc
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from lm.generation.decoder import Decoder
 from lm.model.config import ModelConfig
 from lm.model.transformer import TransformerLM
 
+PROJECT = Path(__file__).resolve().parents[2]
 VOCAB_SIZE = 50
 
 both = pytest.mark.parametrize("make_decoder", [Decoder, CompiledDecoder])
@@ -181,6 +185,19 @@ def test_the_threads_of_a_decoder_end_with_it_and_not_before(small):
     assert len(helpers) == 2
     del decoder
     gc.collect()
-    for helper in helpers:
-        helper.join(timeout=5)
-        assert not helper.is_alive()
+    assert not any(helper.is_alive() for helper in helpers)
+
+
+def test_the_interpreter_ends_while_a_decoder_waits():
+    program = """
+import torch
+from pathlib import Path
+from lm import config
+from lm.generation.compiled import CompiledDecoder
+from lm.model.transformer import TransformerLM
+torch.set_num_threads(3)
+decoder = CompiledDecoder(TransformerLM(config.load(Path("params.yaml")).model, 50), 1)
+decoder.prefill([0], [[1]])
+decoder.decode([2])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT, timeout=60)
