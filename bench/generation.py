@@ -40,6 +40,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 _REPEATS = 3
 _SECONDS = 3.0  # of timed generations in a process
 _QUICK_SECONDS = 1.0
+_QUICK_SYSTEMS = ("lm", "transformers")
 _QUICK_LIMIT = 200.0  # in seconds; what is under way then may take some more
 _TIMEOUT = 600.0
 
@@ -74,6 +75,8 @@ def main() -> None:
     systems = [name for name in args.systems if name != "run.c" or args.llama2c]
     if systems != args.systems:
         problems.append(Problem("run.c", "no --llama2c"))
+    if args.quick:
+        systems = [name for name in systems if name in _QUICK_SYSTEMS]
     try:
         for _ in measure(cells, systems, repeats, job, runs, limits, problems):
             if args.json:
@@ -101,7 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16], metavar="N", help="texts; default: 1 16")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--repeats", type=int, default=_REPEATS, metavar="N", help=f"default: {_REPEATS}")
-    parser.add_argument("--quick", action="store_true", help="one short measurement of each: within 4 minutes")
+    parser.add_argument("--quick", action="store_true", help="one short measurement of lm and transformers: within 4 minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there, a row for each")
     args = parser.parse_args()
     for number in [args.repeats, *args.batch_sizes]:
