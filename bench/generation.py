@@ -104,7 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16], metavar="N", help="texts; default: 1 16")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--repeats", type=int, default=_REPEATS, metavar="N", help=f"default: {_REPEATS}")
-    parser.add_argument("--quick", action="store_true", help="one short measurement of lm and transformers: within 4 minutes")
+    parser.add_argument("--quick", action="store_true", help="lm and transformers, once and shortly: within 4 minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there, a row for each")
     args = parser.parse_args()
     for number in [args.repeats, *args.batch_sizes]:
