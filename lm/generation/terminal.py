@@ -1,6 +1,8 @@
 """Texts in a terminal as they come, and a conversation in which the model stays and the settings change."""
 
+import contextlib
 import dataclasses
+import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -46,18 +48,19 @@ class Terminal:
 
     def converse(self, config: SampleConfig, read: Callable[[str], str] = input) -> None:
         """Write a text for every line read, until the input ends; after it the seed counts on."""
+        with contextlib.suppress(ImportError):  # on Windows
+            importlib.import_module("readline")  # the arrow keys, for `input`
         _say(_HELP)
         while True:
             try:
                 line = read("> ")
+                if line.startswith("/"):
+                    config = _set(line[1:], config)
+                    continue
+                self.write(line, config)
             except EOFError:
                 return
-            if line.startswith("/"):
-                config = _set(line[1:], config)
-                continue
-            try:
-                self.write(line, config)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # in a text, or in a line that is typed
                 print()
             config = dataclasses.replace(config, seed=(config.seed + config.num_samples) % 2**32)
 

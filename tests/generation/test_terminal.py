@@ -115,3 +115,17 @@ def test_ctrl_c_ends_a_text_and_not_the_conversation(terminal, config, capsys, m
     converse(terminal, config, "One", "Two")
     out = capsys.readouterr().out
     assert out.startswith("One") and out.endswith(f"\n{expected}") and not terminal.batch
+
+
+def test_ctrl_c_in_a_line_leaves_the_line(terminal, config, capsys):
+    expected = texts(terminal, "Two", dataclasses.replace(config, seed=7))
+    waiting = iter([KeyboardInterrupt, "Two", EOFError])
+
+    def read(prompt: str) -> str:
+        line = next(waiting)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    terminal.converse(config, read)
+    assert capsys.readouterr().out == f"\n{expected}"
