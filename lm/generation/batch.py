@@ -69,7 +69,8 @@ class _Text:
 class Batch:
     """Texts under way, each in a row of the decoder; true while there are any.
 
-    A text depends on its request only, never on its neighbours: every one draws with a generator of its own.
+    A text depends on its request only, never on its neighbours, up to rounding: every one draws with a generator of its
+    own.
     """
 
     def __init__(self, decoder: Decoder) -> None:

@@ -19,6 +19,8 @@ from lm.model.layers import LayerNorm, RMSNorm, SwiGLU
 from lm.model.transformer import TransformerLM
 from lm.training.device import why_not_compile
 
+_END = -(1 << 62)  # orders that no further one makes positive
+
 
 def fastest_decoder(model: TransformerLM, num_rows: int) -> "Decoder | CompiledDecoder":
     """The compiled step on the CPU, which takes seconds the first time on a machine; on CUDA PyTorch's as a graph."""
@@ -35,9 +37,9 @@ def can_compile(model: TransformerLM) -> bool:
 
 
 class CompiledDecoder:
-    """As `Decoder`; it holds a copy of the weights as they are now, and takes as many threads as PyTorch does.
+    """As `Decoder`; it takes as many threads as PyTorch does, which look out for steps as long as it lives.
 
-    The other threads look out for steps as long as it lives. One thread at a time may call it.
+    The model must not change meanwhile, as some of its weights are copied. One thread at a time may call it.
     """
 
     def __init__(self, model: TransformerLM, num_rows: int) -> None:
@@ -47,16 +49,18 @@ class CompiledDecoder:
         self._plain = Decoder(model, num_rows)
         self.prefill = self._plain.prefill
         if not any(Path(lead.stats.cache_path).glob("kernel.lead-*")):
-            print("compiling the decoding step, once for this machine: some seconds", file=sys.stderr)
+            print("compiling the decoding step, once for each precision: some seconds", file=sys.stderr)
         num_threads = torch.get_num_threads()
-        self._orders, arrived = np.array([-1, 0]), np.zeros(1, np.int64)
+        self._orders, arrived = np.array([_END, 1]), np.zeros(1, np.int64)
         self._token_ids, self._positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
         self._logits = np.zeros((num_rows, model.vocab_size), np.float32)
         cache = _numbers(self._plain.keys), _numbers(self._plain.values)
         state = self._token_ids, self._positions, *cache, self._logits
         shared = num_threads, self._orders, arrived, _pack(model), _scratch(model, num_rows, num_threads), *state
-        follow(0, *shared)  # which compiles it, and ends at once
-        self._orders[0] = self._waits = 0
+        # Both are compiled now, and no text has to wait for it: one ends at once, one does a step alone.
+        follow(0, *shared)
+        lead(1, *shared[1:])
+        self._orders[0] = arrived[0] = 0
         self._lead, self._shared = lead, shared
         helpers = [Thread(target=follow, args=(number, *shared), daemon=True) for number in range(1, num_threads)]
         for helper in helpers:
@@ -74,13 +78,13 @@ class CompiledDecoder:
         self._token_ids[:num_rows] = [token_id or 0 for token_id in token_ids]
         self._positions[:num_rows] = [max(0, length - 1) for length in self.lengths[:num_rows]]
         self._orders[1] = num_rows
-        self._waits = self._lead(self._waits, *self._shared)
+        self._lead(*self._shared)
         return torch.from_numpy(self._logits[:num_rows].copy())
 
 
 def _end(helpers: list[Thread], orders: np.ndarray) -> None:
     """Before the decoder goes, or the interpreter, which a thread within machine code would bring down."""
-    orders[0] = -1
+    orders[0] = _END
     for helper in helpers:
         helper.join()
 

@@ -98,7 +98,7 @@ def complete(
 
 def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int, slide: bool = True) -> str | None:
     """What to tell about a prompt, or a text to come, that does not fit into the model's context; None if all fits."""
-    if prompt_tokens > context_length:
+    if prompt_tokens > context_length and slide:
         return (
             f"the prompt has {prompt_tokens} tokens and the model sees {context_length}: "
             f"its first {prompt_tokens - context_length} are not seen"

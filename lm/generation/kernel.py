@@ -31,17 +31,18 @@ _sleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def lead(waits, num_threads, orders, arrived, model, scratch, token_ids, positions, keys, values, logits):
-    """Do a step together with the threads that `follow`; `waits` is what the step before returned, at first 0.
+def lead(num_threads, orders, arrived, model, scratch, token_ids, positions, keys, values, logits):
+    """Do a step together with the threads that `follow`.
 
     `orders` are the steps asked for so far and the number of rows in the next one, `arrived` a counter that is 0 at
     first; see `lm.generation.compiled`, which packs `model` and `scratch`. Each of the first rows brings
     `token_ids[row]` at `positions[row]`; `keys` and `values` (L, B, G, S, K) get what it adds, `logits` (B, V) the
-    outcome. It begins and ends within machine code: no thread is left waiting when Ctrl-C comes.
+    outcome. A step begins and ends within machine code: nothing is left half done when Ctrl-C comes.
     """
+    waits = _current(arrived) // num_threads  # nobody is within a step now
     _increment(orders)
     state = token_ids, positions, keys, values, logits
-    return _step(0, waits, num_threads, orders[1], arrived, model, scratch, state)
+    _step(0, waits, num_threads, orders[1], arrived, model, scratch, state)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -63,7 +64,7 @@ def follow(thread, num_threads, orders, arrived, model, scratch, token_ids, posi
 
 @njit(error_model="numpy")
 def _step(thread, waits, num_threads, num_rows, arrived, model, scratch, state):
-    """One thread's share of a step. Returns `waits`.
+    """One thread's share of a step. `waits` counts how often it has waited for the others; returns that.
 
     A sub-layer reads h, x after a norm. Its output is added to x where the norm is its own, and to h where it is the
     one behind the sub-layer before.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lm.errors import UserError
 from lm.generation.batch import Batch
 from lm.generation.config import SampleConfig
 from lm.generation.generate import Reply, grow, requests, window_notice
@@ -60,6 +61,8 @@ class Terminal:
                 self.write(line, config)
             except EOFError:
                 return
+            except UserError as error:  # a beginning that is too long
+                _say(str(error))
             except KeyboardInterrupt:  # in a text, or in a line that is typed
                 print()
             config = dataclasses.replace(config, seed=(config.seed + config.num_samples) % 2**32)

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,18 +103,18 @@ def train(
     keep_freed_memory()
     device = pick_device(runtime.device)
     check_precision(device, run.train.precision)
-    initial, initial_hash = _initial_weights(run, tokenizer)
+    _ = _initial_model(run, tokenizer)
     facts = dataclasses.asdict(run)
-    name = fingerprint(
-        run=facts, initial=initial_hash, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type
-    )
+    if run.train.initial_model != "none":
+        facts["initial_hash"] = weights_hash(Path(run.train.initial_model))
+    name = fingerprint(run=facts, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
     with process_group(device) as device, Interruption() as interruption:
         folder = files.checkpoints / name
         needs = plan(run.model, tokenizer.vocab_size, run.optim, run.train, runtime, device, folder, num_processes())
         print(needs)
         needs.check()
         with Checkpoints(files.checkpoints, name, runtime.keep_checkpoints) as checkpoints:
-            training = _Training(run, initial, data, tokenizer, runtime, device, checkpoints, files)
+            training = _Training(run, data, tokenizer, runtime, device, checkpoints, files)
             tracking = runtime.tracking if is_first() else "none"
             last = training.progress.step if training.progress.history else -1  # whose points stand
             with tracker(tracking, files.tracking, name, facts, last) as log:
@@ -131,7 +131,6 @@ class _Training:
     def __init__(
         self,
         run: Run,
-        initial: Mapping[str, torch.Tensor] | None,
         data: Data,
         tokenizer: Tokenizer,
         runtime: RuntimeConfig,
@@ -145,8 +144,9 @@ class _Training:
         self.model = TransformerLM(
             run.model, tokenizer.vocab_size, runtime.attention_backend, runtime.checkpoint_activations
         ).to(device)
-        if initial is not None:
-            self.model.load_state_dict(initial)
+        if initial := _initial_model(run, tokenizer):
+            self.model.load_state_dict(initial.state_dict())
+        del initial
         if runtime.parallelism == "fsdp" and num_processes() > 1:
             shard(self.model, device)
         self.optimizer = make_optimizer(self.model, run.optim)
@@ -346,11 +346,16 @@ def write_curve(history: History, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _initial_weights(run: Run, tokenizer: Tokenizer) -> tuple[Mapping[str, torch.Tensor] | None, str | None]:
-    """The weights of `train.initial_model` and the hash of their file, if there is one."""
+def _initial_model(run: Run, tokenizer: Tokenizer) -> TransformerLM | None:
+    """The model of `train.initial_model`, if there is one, which must be of the shape that the run asks for."""
     if run.train.initial_model == "none":
-        return None, None
+        return None
     folder = Path(run.train.initial_model)
+    if not folder.is_dir():
+        raise UserError(
+            f"train.initial_model: there is no folder {folder}; expected none or the folder of a model, other than this "
+            "stage's own, which is deleted before it runs"
+        )
     model = load_model(folder, tokenizer.hash)
     asked, given = dataclasses.asdict(run.model), dataclasses.asdict(model.config)
     different = [f"model.{name}={given[name]}" for name in given if given[name] != asked[name]]
@@ -358,7 +363,7 @@ def _initial_weights(run: Run, tokenizer: Tokenizer) -> tuple[Mapping[str, torch
         raise UserError(
             f"train.initial_model: {folder} is another model than params.yaml says; set {' '.join(different)}"
         )
-    return model.state_dict(), weights_hash(folder)
+    return model
 
 
 def _check(run: Run, data: Data) -> None:

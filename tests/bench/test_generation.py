@@ -98,7 +98,7 @@ def test_run_c_gets_the_shape_and_says_its_rate(bench: Any, tmp_path: Path) -> N
     job |= {"model": asdict(shape.model), "vocab_size": 2048, "new_tokens": 15}
     result = bench("run_c").run_c(job)
     assert result["ids"] == [[96, 256, 4, 4, 4, -2048, 256, 0, 15]]
-    assert result["seconds"] == 0.5 and result["generations"] == 3 and result["peak_mb"] > 0
+    assert result["seconds"] == 0.5 and result["generations"] == 3
     with pytest.raises(ValueError, match="one text at a time"):
         bench("run_c").run_c(job | {"batch_size": 2})
 

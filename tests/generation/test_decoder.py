@@ -1,5 +1,6 @@
 import dataclasses
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -186,6 +187,40 @@ def test_the_threads_of_a_decoder_end_with_it_and_not_before(small):
     del decoder
     gc.collect()
     assert not any(helper.is_alive() for helper in helpers)
+
+
+def test_an_interrupted_step_is_done_all_the_same(small):
+    """Ctrl-C reaches Python when the machine code has returned, and before anything else happens."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        decoder = CompiledDecoder(build(small), num_rows=4)
+    finally:
+        torch.set_num_threads(threads)
+
+    def texts() -> torch.Tensor:
+        decoder.prefill([0, 1, 2, 3], [[1], [2], [3], [4]])
+        return torch.stack([decoder.decode([token, 5, 6, 7]) for token in range(15)])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    expected = texts()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        while interrupted < 20:
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+            try:
+                for _ in range(100):
+                    texts()
+            except KeyboardInterrupt:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    for _ in range(10):
+        assert torch.equal(texts(), expected)
 
 
 def test_the_interpreter_ends_while_a_decoder_waits():

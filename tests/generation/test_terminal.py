@@ -129,3 +129,11 @@ def test_ctrl_c_in_a_line_leaves_the_line(terminal, config, capsys):
 
     terminal.converse(config, read)
     assert capsys.readouterr().out == f"\n{expected}"
+
+
+def test_a_beginning_that_is_too_long_does_not_end_the_conversation(terminal, config, capsys):
+    fixed = dataclasses.replace(terminal, slide=False)
+    converse(fixed, dataclasses.replace(config, max_new_tokens=2), "x" * 17, "Two")
+    out, err = capsys.readouterr()
+    assert "the prompt has 17 tokens, and the model sees 16; shorten it" in err and "are not seen" not in err
+    assert out.count("Two") == 2

@@ -344,7 +344,7 @@ def test_a_given_model_that_has_changed_begins_another_run(run, tokenizer, train
             r"another model than params.yaml says; set model.d_ff=64 model.qk_norm=True",
         ),
         ({}, "another", "trained with another tokenizer"),
-        (None, None, "no trained model"),
+        (None, None, "train.initial_model: there is no folder .*model; expected none or the folder of a model"),
     ],
 )
 def test_a_given_model_that_is_another_is_refused_before_any_work(
