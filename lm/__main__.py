@@ -176,6 +176,8 @@ def run_generate(args: argparse.Namespace) -> None:
         settings = dataclasses.replace(params.sample, **given)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if "" in args.stop:
+        raise UserError("--stop: expected some text, got ''")
     tokenizer = Tokenizer.load(args.tokenizer)
     device = pick_device(params.runtime.device)
     model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend).to(device)

@@ -42,9 +42,10 @@ class Reply:
 def requests(tokenizer: Tokenizer, prompt: str, config: SampleConfig, slide: bool = True) -> list[Request]:
     """`num_samples` requests with the seeds `seed`, `seed` + 1, ...; an empty prompt begins a text."""
     end_of_text_id = tokenizer.end_of_text_id
+    prompt_ids = tokenizer.encode(prompt) or [end_of_text_id]
     return [
         Request(
-            prompt_ids=tokenizer.encode(prompt) or [end_of_text_id],
+            prompt_ids=prompt_ids,
             sampler=config.sampler,
             seed=config.seed + index,
             max_new_tokens=config.max_new_tokens,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,18 +52,20 @@ class Terminal:
         """Write a text for every line read, until the input ends; after it the seed counts on."""
         with contextlib.suppress(ImportError):  # on Windows
             importlib.import_module("readline")  # the arrow keys, for `input`
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 is refused below, and no end
         _say(_HELP)
         while True:
             try:
-                line = read("> ")
+                line = read("> ").rstrip("\r")
                 if line.startswith("/"):
                     config = _set(line[1:], config)
                     continue
                 self.write(line, config)
             except EOFError:
                 return
-            except UserError as error:  # a beginning that is too long
-                _say(str(error))
+            except UserError as error:  # a beginning that is too long, or no text
+                _say(f"error: {error}")
             except KeyboardInterrupt:  # in a text, or in a line that is typed
                 print()
             config = dataclasses.replace(config, seed=(config.seed + config.num_samples) % 2**32)

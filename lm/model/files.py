@@ -63,7 +63,7 @@ def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBa
         trained_with = config["tokenizer_hash"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or folder}: no trained model; make it with: dvc repro train") from error
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"{folder}: the model's files are damaged ({error}); make them again: dvc repro train"
         ) from error

@@ -84,6 +84,9 @@ class Refusal(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+MOST_ROWS = 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one request may ask for, and how many may be under way."""
@@ -99,6 +102,8 @@ class Limits:
         for name in ("request_bytes", "max_tokens", "choices", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.rows > MOST_ROWS:
+            raise ValueError(f"rows: expected at most {MOST_ROWS}, each with memory of its own, got {self.rows}")
         if self.waiting < 0:
             raise ValueError(f"waiting: expected 0 or more, got {self.waiting}")
         if not 0 < self.seconds < math.inf:

@@ -80,10 +80,12 @@ def listening(
         UserError: it cannot listen there.
     """
     page = Page(name, model, start, limits, metrics)
+    if not host:
+        raise UserError("--host: expected an address, got ''; 127.0.0.1 is this machine alone, 0.0.0.0 is everywhere")
     with Engine(model, limits.rows, limits.waiting) as engine:
         try:
             server = Server(host, port, name, engine, tokenizer, page, limits)
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError, UnicodeError) as error:  # the last two of a name that is none
             reason = getattr(error, "strerror", None) or error
             raise UserError(
                 f"{host}:{port}: cannot listen there ({reason}); choose another --port or --host"

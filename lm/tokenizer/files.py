@@ -96,6 +96,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(_read(path), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}; make it again: dvc repro train_bpe") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise UserError(f"{path}: cannot be read ({error}); make it again: dvc repro train_bpe") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values

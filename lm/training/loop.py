@@ -353,10 +353,15 @@ def _initial_model(run: Run, tokenizer: Tokenizer) -> TransformerLM | None:
     folder = Path(run.train.initial_model)
     if not folder.is_dir():
         raise UserError(
-            f"train.initial_model: there is no folder {folder}; expected none or the folder of a model, other than this "
-            "stage's own, which is deleted before it runs"
+            f"train.initial_model: there is no folder {folder}; expected none or the folder of a model, not of this "
+            "stage itself, which is deleted before it runs"
         )
-    model = load_model(folder, tokenizer.hash)
+    try:
+        model = load_model(folder, tokenizer.hash)
+    except UserError as error:
+        raise UserError(f"train.initial_model: {error}") from error
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise UserError(f"train.initial_model: {folder} has weights that are not finite; its training diverged")
     asked, given = dataclasses.asdict(run.model), dataclasses.asdict(model.config)
     different = [f"model.{name}={given[name]}" for name in given if given[name] != asked[name]]
     if different:

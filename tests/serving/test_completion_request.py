@@ -125,6 +125,7 @@ def test_more_texts_than_ever_find_room_are_refused():
     ("limits", "message"),
     [
         ({"rows": 0}, "rows: expected 1 or more, got 0"),
+        ({"rows": 10**9}, "rows: expected at most 1024, each with memory of its own, got 1000000000"),
         ({"waiting": -1}, "waiting: expected 0 or more, got -1"),
         ({"seconds": math.nan}, "seconds: expected a positive number, got nan"),
     ],

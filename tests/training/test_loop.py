@@ -357,3 +357,12 @@ def test_a_given_model_that_is_another_is_refused_before_any_work(
     going_on = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(folder)))
     with pytest.raises(UserError, match=message):
         trained(going_on)
+
+
+def test_a_given_model_that_has_diverged_is_refused(run, tokenizer, trained, tmp_path):
+    model = TransformerLM(run.model, tokenizer.vocab_size)
+    model.lm_head.weight.data[0, 0] = math.nan
+    save_model(tmp_path / "model", model, tokenizer.hash)
+    going_on = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(tmp_path / "model")))
+    with pytest.raises(UserError, match="train.initial_model: .* has weights that are not finite"):
+        trained(going_on)
