@@ -1,1 +1,1 @@
-"""From logits to text: samplers and the generation loop."""
+"""From a model to text: the cache, batches of texts, samplers, a terminal."""

@@ -58,6 +58,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "user": _TEXT,
 }
 
+_MOST_ROWS = 1024
+
 
 class Refusal(Exception):
     """Why a request is not answered: a status, one line, the field at fault, a word for programs, further headers."""
@@ -84,9 +86,6 @@ class Refusal(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-MOST_ROWS = 1024
-
-
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What one request may ask for, and how many may be under way."""
@@ -102,8 +101,8 @@ class Limits:
         for name in ("request_bytes", "max_tokens", "choices", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.rows > MOST_ROWS:
-            raise ValueError(f"rows: expected at most {MOST_ROWS}, each with memory of its own, got {self.rows}")
+        if self.rows > _MOST_ROWS:
+            raise ValueError(f"rows: expected at most {_MOST_ROWS}, each with memory of its own, got {self.rows}")
         if self.waiting < 0:
             raise ValueError(f"waiting: expected 0 or more, got {self.waiting}")
         if not 0 < self.seconds < math.inf:
