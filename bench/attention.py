@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lm.atomic import make_folder, write_json
 from lm.errors import UserError, exit_cleanly
 from lm.model.attention import causal_attention
-from lm.model.flash_attention import flash_attention, tiled_backward, tiled_forward
+from lm.model.fused.flash_attention import flash_attention, tiled_backward, tiled_forward
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 

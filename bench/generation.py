@@ -30,8 +30,8 @@ from shapes import SHAPES, Shape
 from tqdm import tqdm
 
 from lm.atomic import make_folder, write_json
+from lm.device import pick_device
 from lm.errors import UserError, exit_cleanly
-from lm.training.device import pick_device
 
 SYSTEMS = [*LIBRARIES, "run.c"]
 _MEASURE = Path(__file__).with_name("measure_generation.py")

@@ -39,7 +39,7 @@ import sys
 
 import torch
 
-from lm.model.flash_attention import flash_attention
+from lm.model.fused.flash_attention import flash_attention
 
 device, worst = sys.argv[1], 0.0
 print("| dtype | T | K | error of output | of q's gradient | k's | v's |\n|---|---|---|---|---|---|---|")

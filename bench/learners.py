@@ -231,15 +231,15 @@ Step = Callable[[Tensor, Tensor, float], float | Tensor]
 def make_step(system: Any, optim: OptimConfig, precision: str, device: torch.device, compiled: bool) -> Step:
     """One training step of a system, given inputs, targets and the learning rate; returns the loss before the update.
 
-    Ours is `lm.training.update`; the others have what a PyTorch user writes: autocast, the norm clipped by PyTorch, its
+    Ours is `lm.training.train_step`; the others have what a PyTorch user writes: autocast, the norm clipped by PyTorch, its
     fused AdamW, and no look at a value of the device, so that a GPU need not be waited for.
     """
     model = system.model.to(device)
     if isinstance(system, Lm):
         from lm.training.optimizer import make_optimizer
-        from lm.training.update import Update
+        from lm.training.train_step import TrainStep
 
-        update = Update(
+        update = TrainStep(
             model,
             make_optimizer(model, optim),
             precision=precision,

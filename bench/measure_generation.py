@@ -77,7 +77,7 @@ def bandwidth(job: dict[str, Any]) -> dict[str, float]:
 
 def lm(config: ModelConfig, vocab_size: int, dtype: torch.dtype, device: torch.device) -> Generate:
     """Ours, on the fastest decoder of the device."""
-    from lm.generation.compiled import fastest_decoder
+    from lm.generation.numba_decoder import fastest_decoder
 
     return _ours(Lm(config, vocab_size, "sdpa", None).model.to(device, dtype).eval(), fastest_decoder)
 

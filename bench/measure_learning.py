@@ -18,14 +18,14 @@ import torch
 from learners import LEARNERS, Lm, Step, make_step
 from torch import Tensor
 
+from lm.device import keep_freed_memory
 from lm.model.config import ModelConfig
 from lm.training.batches import batch
 from lm.training.config import OptimConfig
-from lm.training.device import keep_freed_memory
 from lm.training.evaluation import windows
 from lm.training.optimizer import make_optimizer
 from lm.training.schedule import learning_rate
-from lm.training.update import Update, document_starts
+from lm.training.train_step import TrainStep, document_starts
 
 _EVALUATION_BATCH_SIZE = 32
 
@@ -71,7 +71,7 @@ def learn(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _our_step(job: dict[str, Any], system: Lm, optim: OptimConfig) -> Step:
-    update = Update(
+    update = TrainStep(
         system.model,
         make_optimizer(system.model, optim),
         precision=job["dtype"],

@@ -20,10 +20,10 @@ import torch
 from learners import LEARNERS, SAME_FUNCTION, Lm, make_step
 from measure import reset_resident_peak, resident_peak
 
+from lm.device import keep_freed_memory, why_not_compile
 from lm.model.config import ModelConfig
 from lm.training.batches import batch
 from lm.training.config import OptimConfig
-from lm.training.device import keep_freed_memory, why_not_compile
 
 _WARM_UP_STEPS = 3
 _LEAST_TIMINGS = 5

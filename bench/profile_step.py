@@ -4,7 +4,7 @@
 
 The time is that of the device's kernels, as PyTorch's profiler sees them, by families that their names tell apart: on a
 CPU the operators' own time. The kernels of attention are listed by name, to show which of them ran. The memory is the
-peak of a step without the profiler: on a GPU what PyTorch's allocator holds, beside what lm.model.accounting predicts.
+peak of a step without the profiler: on a GPU what PyTorch's allocator holds, beside what lm.model.cost predicts.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from shapes import OPTIM, SHAPES, write_tokens
 from torch.profiler import ProfilerActivity, profile
 
 from lm.atomic import make_folder, write_json
+from lm.device import keep_freed_memory, pick_device, why_not_compile
 from lm.errors import UserError, exit_cleanly
-from lm.model.accounting import training_bytes, training_flops_per_token
+from lm.model.cost import training_bytes, training_flops_per_token
 from lm.training.batches import batch
-from lm.training.device import keep_freed_memory, pick_device, why_not_compile
 
 # The first pattern that a kernel's name fits says its family: cuBLAS's names, PyTorch's, and those it gives Triton's.
 FAMILIES = {

@@ -10,7 +10,7 @@ from lm.corpus.config import END_OF_TEXT
 from lm.corpus.stories import stories
 from lm.model.config import ModelConfig
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import train_bpe
+from lm.tokenizer.training.bpe import train_bpe
 from lm.training.config import OptimConfig
 
 _STORIES = 3000  # about 2 MB

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lm.corpus.config import END_OF_TEXT
-from lm.tokenizer.byte_alphabet import to_text
+from lm.tokenizer.text.byte_alphabet import to_text
 from lm.tokenizer.tokenizer import Tokenizer
 
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -89,7 +89,7 @@ class Lm:
 
     @staticmethod
     def train(source: Path, vocab_size: int, threads: int) -> int:
-        from lm.tokenizer.training import train_bpe
+        from lm.tokenizer.training.bpe import train_bpe
 
         _, merges = train_bpe(source, vocab_size, [END_OF_TEXT], num_threads=threads)
         return 256 + len(merges) + 1

@@ -31,9 +31,9 @@ from lm import config, preset
 from lm.atomic import make_folder, write_json, write_text
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError, exit_cleanly
-from lm.model.accounting import parameters
+from lm.model.cost import parameters
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import train_bpe
+from lm.tokenizer.training.bpe import train_bpe
 
 _PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 _PROBE = Path(__file__).with_name("measure_training.py")

@@ -42,7 +42,7 @@ from lm.corpus.config import END_OF_TEXT
 from lm.corpus.stories import stories
 from lm.errors import UserError, exit_cleanly
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import train_bpe
+from lm.tokenizer.training.bpe import train_bpe
 
 TASKS = ["train", "encode", "encode_documents", "decode"]
 

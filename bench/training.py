@@ -6,7 +6,7 @@ All systems train the same shape with a head of its own, on the same tokens, in 
 same settings and gradients clipped at norm 1; learners.py says how each is used. A figure is the median of
 measurements in fresh processes, in which the systems take turns, and each of these the median of its steps;
 measure_training.py does that. A system that has several ways to compute attention is tried once with each, and then
-measured with the fastest. `mfu` is tokens a second times lm.model.accounting's FLOPs a token, the same for all, over
+measured with the fastest. `mfu` is tokens a second times lm.model.cost's FLOPs a token, the same for all, over
 the FLOP/s of a large matrix product in the same precision, measured in the same run.
 
 Losses are checked: the first one of a system that starts with our weights must be ours, and that of any system must lie
@@ -38,9 +38,9 @@ from shapes import OPTIM, SHAPES, write_tokens
 from tqdm import tqdm
 
 from lm.atomic import make_folder, write_json
+from lm.device import pick_device
 from lm.errors import UserError, exit_cleanly
-from lm.model.accounting import training_flops_per_token
-from lm.training.device import pick_device
+from lm.model.cost import training_flops_per_token
 
 _MEASURE = Path(__file__).with_name("measure_training.py")
 

@@ -161,13 +161,13 @@ def run_preset(args: argparse.Namespace) -> None:
 def run_generate(args: argparse.Namespace) -> None:
     # Imported here: the other verbs need not wait for torch.
     from lm import config
+    from lm.device import pick_device
     from lm.errors import UserError
     from lm.generation.batch import Batch
-    from lm.generation.compiled import fastest_decoder
+    from lm.generation.numba_decoder import fastest_decoder
     from lm.generation.terminal import Terminal
     from lm.model.files import load_model
     from lm.tokenizer.tokenizer import Tokenizer
-    from lm.training.device import pick_device
 
     params = config.load(args.params)
     names = [field.name for field in dataclasses.fields(params.sample)]
@@ -196,12 +196,12 @@ def run_generate(args: argparse.Namespace) -> None:
 
 def run_serve(args: argparse.Namespace) -> None:
     from lm import config
+    from lm.device import pick_device
     from lm.errors import UserError
     from lm.model.files import load_model
     from lm.serving.completion_request import Limits
     from lm.serving.server import listening, serve
     from lm.tokenizer.tokenizer import Tokenizer
-    from lm.training.device import pick_device
 
     params = config.load(args.params)
     try:
@@ -236,9 +236,9 @@ def run_import_hf(args: argparse.Namespace) -> None:
 
 def run_plan(args: argparse.Namespace) -> None:
     from lm import config
-    from lm.training.device import pick_device
+    from lm.device import pick_device
     from lm.training.distributed import is_launched, launch, num_processes, process_group
-    from lm.training.plan import duration, plan, probe
+    from lm.training.plan import duration, measure_step_seconds, plan
 
     params = config.load(args.params)
     model, optim, train, runtime = params.model, params.optim, params.train, params.runtime
@@ -250,7 +250,7 @@ def run_plan(args: argparse.Namespace) -> None:
         needs = plan(model, vocab_size, optim, train, runtime, device, args.checkpoints, num_processes())
         print(needs)
         needs.check()
-        seconds = probe(model, vocab_size, optim, train, runtime, device)
+        seconds = measure_step_seconds(model, vocab_size, optim, train, runtime, device)
         print(f"time: {seconds:.3g} s a step, about {duration(seconds * train.max_steps)} for all, evaluations apart")
 
 

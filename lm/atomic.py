@@ -15,7 +15,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
     """Turn a failed write to `path`, a file or a folder, into a UserError that says what to do."""
     try:
         yield
@@ -31,7 +31,7 @@ def make_folder(path: Path) -> None:
     Raises:
         UserError: it cannot be made or written to.
     """
-    with writing(path):
+    with translate_write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -47,7 +47,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         UserError: the file cannot be written, or an OSError left the block.
     """
     part = path.with_name(path.name + ".part")
-    with writing(path):
+    with translate_write_errors(path):
         try:
             with part.open("wb") as file:
                 yield file

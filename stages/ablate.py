@@ -11,7 +11,7 @@ from lm.studies.ablation import cell
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.data import open_data
 from lm.training.distributed import is_launched, launch
-from lm.training.loop import Files, Result, train
+from lm.training.loop import OutputPaths, Result, train
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
 
     # A cell runs for seconds: compiling it would take longer.
     runtime = dataclasses.replace(params.runtime, compile=False)
-    files = Files(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
+    files = OutputPaths(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
     train(cell(params, args.variant, args.seed), data, tokenizer, runtime, files, write)
 
 

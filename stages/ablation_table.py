@@ -9,7 +9,7 @@ from typing import Any
 from lm import config
 from lm.atomic import make_folder, write_text
 from lm.errors import UserError, exit_cleanly
-from lm.studies.pictures import comparison_picture
+from lm.pictures import comparison_picture
 from lm.studies.table import markdown, table
 
 

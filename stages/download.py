@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from lm import config
-from lm.atomic import make_folder, write_json, writing
+from lm.atomic import make_folder, translate_write_errors, write_json
 from lm.corpus import web
 from lm.corpus.sources import open_corpus, story_bits, story_seeds
 from lm.corpus.splits import write_split
@@ -25,7 +25,7 @@ def main() -> None:
         make_folder(folder)
     with web.locked(paths.cache):
         corpus = open_corpus(data, paths.cache)
-        with writing(manifest_path):
+        with translate_write_errors(manifest_path):
             manifest_path.unlink(missing_ok=True)  # it comes last: where it is, both splits are whole and its own
         val = write_split(corpus.val, paths.raw / "val.txt", data.val_bytes, 0)
         train = write_split(corpus.train, paths.raw / "train.txt", data.train_bytes, data.train_documents)

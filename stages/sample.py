@@ -8,13 +8,13 @@ from tqdm import tqdm
 
 from lm import config
 from lm.atomic import make_folder, write_json, write_text
+from lm.device import pick_device
 from lm.errors import exit_cleanly
 from lm.generation.batch import Batch
 from lm.generation.decoder import Decoder
 from lm.generation.generate import Sample, complete, window_notice
 from lm.model.files import load_model
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.training.device import pick_device
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ from lm import config
 from lm.atomic import make_folder, write_json
 from lm.errors import exit_cleanly
 from lm.model.files import save_model
-from lm.studies.pictures import training_picture
+from lm.pictures import training_picture
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.data import open_data
 from lm.training.distributed import is_launched, launch
-from lm.training.loop import Files, Result, Run, train
+from lm.training.loop import OutputPaths, Result, RunConfig, train
 
 
 def main() -> None:
@@ -42,8 +42,8 @@ def main() -> None:
         write_json(args.metrics, result.metrics)
         write_json(args.timing / "train.json", result.timing)
 
-    run = Run(model=params.model, optim=params.optim, train=params.train)
-    files = Files(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
+    run = RunConfig(model=params.model, optim=params.optim, train=params.train)
+    files = OutputPaths(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
     train(run, data, tokenizer, params.runtime, files, write)
 
 

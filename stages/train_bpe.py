@@ -8,7 +8,7 @@ from lm import config
 from lm.atomic import make_folder, write_json
 from lm.errors import UserError, exit_cleanly
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import train_bpe
+from lm.tokenizer.training.bpe import train_bpe
 
 _NUM_LONGEST = 10
 

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from lm.atomic import atomic_write, make_folder, write_json, write_text, writing
+from lm.atomic import atomic_write, make_folder, translate_write_errors, write_json, write_text
 from lm.errors import UserError
 
 
@@ -43,7 +43,7 @@ def test_a_file_larger_than_the_limit_says_that_the_disk_is_full(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk(tmp_path, number):
-    with pytest.raises(UserError, match=r"a\.txt: the disk is full \("), writing(tmp_path / "a.txt"):
+    with pytest.raises(UserError, match=r"a\.txt: the disk is full \("), translate_write_errors(tmp_path / "a.txt"):
         raise OSError(number, os.strerror(number))
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from math import log2
 
-from lm.corpus.notation import Items, Notation, Rule, Slot
+from lm.corpus.grammar_parser import Items, Notation, Rule, Slot
 
 START = "story"
 

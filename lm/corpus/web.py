@@ -29,7 +29,7 @@ import urllib3
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lm.atomic import atomic_write, make_folder, writing
+from lm.atomic import atomic_write, make_folder, translate_write_errors
 from lm.errors import UserError
 
 CHUNK_BYTES = 1 << 16
@@ -72,7 +72,7 @@ def locked(cache: Path) -> Iterator[None]:
     """
     make_folder(cache)
     lock = FileLock(cache / "lock", blocking=False)
-    with writing(cache):
+    with translate_write_errors(cache):
         try:
             lock.acquire()
         except Timeout as error:
@@ -151,7 +151,7 @@ def download(
                 "it was deleted, run again to download it anew"
             )
     _write_record(path, dataclasses.replace(record, sha256=sha256))
-    with writing(path):
+    with translate_write_errors(path):
         part.replace(path)
     return Download(path=path, address=address, size=arrived, sha256=sha256)
 
@@ -196,7 +196,7 @@ def _transfer(record: _Record, path: Path, headers: Mapping[str, str], bar: "tqd
                         _write_record(path, record)
                 bar.total, bar.initial, bar.n = record.size, offset, offset
                 # No block for the network's errors: urllib3 raises none of them as an OSError.
-                with writing(part), part.open("ab" if offset else "wb") as file:
+                with translate_write_errors(part), part.open("ab" if offset else "wb") as file:
                     for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
                         file.write(chunk)
                         bar.update(len(chunk))

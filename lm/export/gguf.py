@@ -11,7 +11,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from lm.atomic import make_folder, writing
+from lm.atomic import make_folder, translate_write_errors
 from lm.errors import UserError
 from lm.export.llama import check_layout, llama_weights
 from lm.export.tokenizer_json import merge_texts, pattern_name, token_texts
@@ -97,7 +97,7 @@ def _write(out: Path, model: TransformerLM, tokenizer: Tokenizer, weight_type: W
         writer.add_tensor(names.get_name(name, (".weight",)), data, raw_dtype=kind)
 
     part = out.with_name(out.name + ".part")
-    with writing(out):
+    with translate_write_errors(out):
         try:
             writer.write_header_to_file(part)
             writer.write_kv_data_to_file()

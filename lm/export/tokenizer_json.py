@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import UserError
-from lm.tokenizer.byte_alphabet import from_text, to_text
-from lm.tokenizer.pretokenization import PATTERNS
+from lm.tokenizer.text.byte_alphabet import from_text, to_text
+from lm.tokenizer.text.pretokenization import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 
 # The patterns for Oniguruma in Ruby's syntax, where `{1,3}+` is a repeated repetition. Without the plus it is the same

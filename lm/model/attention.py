@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lm.model.config import AttentionBackend
-from lm.model.flash_attention import flash_attention
+from lm.model.fused.flash_attention import flash_attention
 from lm.model.layers import Linear, RMSNorm
 
 

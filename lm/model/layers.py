@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lm.model.products import product
+from lm.model.fused.onednn import product
 
 
 class Linear(nn.Module):

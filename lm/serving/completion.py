@@ -15,7 +15,7 @@ from typing import Any
 from lm.errors import UserError
 from lm.generation.batch import Request, Token
 from lm.generation.generate import Reply
-from lm.serving.completion_request import CompletionRequest, Refusal
+from lm.serving.completion_request import ApiError, CompletionRequest
 from lm.tokenizer.tokenizer import Tokenizer
 
 Chunk = dict[str, Any]
@@ -67,13 +67,13 @@ class Completion:
         """What the next token of a text adds to the reply, if that is certain; nothing once the text has finished.
 
         Raises:
-            Refusal: the model's logits are not finite.
+            ApiError: the model's logits are not finite.
         """
         choice = self._choices[index]
         if choice.is_finished:
             return None
         if token.finish == "diverged":
-            raise Refusal("the model diverged: its logits are not finite", HTTPStatus.INTERNAL_SERVER_ERROR)
+            raise ApiError("the model diverged: its logits are not finite", HTTPStatus.INTERNAL_SERVER_ERROR)
         self._num_tokens += 1
         piece = choice.feed(token)
         return None if piece is None else {**self._head, "choices": [piece]}
@@ -133,10 +133,10 @@ def _encode(prompt: str, tokenizer: Tokenizer, context_length: int) -> list[int]
     try:
         ids = tokenizer.encode(prompt) or [tokenizer.end_of_text_id]
     except UserError as error:
-        raise Refusal(f"prompt: {error}", param="prompt") from error
+        raise ApiError(f"prompt: {error}", param="prompt") from error
     if len(ids) > context_length:
         message = f"prompt: it has {len(ids):,} tokens, and the model sees {context_length:,}; shorten it"
-        raise Refusal(message, param="prompt", code="context_length_exceeded")
+        raise ApiError(message, param="prompt", code="context_length_exceeded")
     return ids
 
 

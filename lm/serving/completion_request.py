@@ -61,7 +61,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _MOST_ROWS = 1024
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """Why a request is not answered: a status, one line, the field at fault, a word for programs, further headers."""
 
     def __init__(
@@ -132,21 +132,21 @@ def parse(body: bytes, model: str, limits: Limits) -> CompletionRequest:
     """The request that `body` makes to the model of this name; defaults are OpenAI's: 16 tokens, temperature 1.
 
     Raises:
-        Refusal: it is no such request, or asks for more than `limits` allow; names the field.
+        ApiError: it is no such request, or asks for more than `limits` allow; names the field.
     """
     fields = _read(body)
     if fields.get("model", model) != model:
         message = f"model: there is only {model!r} here, got {fields['model']!r}"
-        raise Refusal(message, HTTPStatus.NOT_FOUND, param="model", code="model_not_found")
+        raise ApiError(message, HTTPStatus.NOT_FOUND, param="model", code="model_not_found")
     prompts = _texts("prompt", fields)
     if not prompts:
-        raise Refusal("prompt: expected text or a list of texts; an empty text begins anew", param="prompt")
+        raise ApiError("prompt: expected text or a list of texts; an empty text begins anew", param="prompt")
     stop = _texts("stop", fields)
     if len(stop) > MAX_STOPS or "" in stop:
-        raise Refusal(f"stop: expected at most {MAX_STOPS} texts, none of them empty", param="stop")
+        raise ApiError(f"stop: expected at most {MAX_STOPS} texts, none of them empty", param="stop")
     n = _whole("n", fields, 1, low=1, high=limits.most_choices)
     if n * len(prompts) > limits.most_choices:
-        raise Refusal(
+        raise ApiError(
             f"prompt: {len(prompts)} prompts and n = {n} make more than {limits.most_choices} texts", param="n"
         )
     stream = fields.get("stream", False)
@@ -159,7 +159,7 @@ def parse(body: bytes, model: str, limits: Limits) -> CompletionRequest:
             repetition_penalty=fields.get("repetition_penalty", 1.0),
         )
     except ValueError as error:
-        raise Refusal(str(error), param=str(error).partition(":")[0]) from error
+        raise ApiError(str(error), param=str(error).partition(":")[0]) from error
     return CompletionRequest(
         prompts=prompts,
         max_tokens=_whole("max_tokens", fields, 16, low=1, high=limits.max_tokens),
@@ -179,16 +179,16 @@ def _read(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
-        raise Refusal(f"the body is not JSON: {error}", code="invalid_json") from error
+        raise ApiError(f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(value, dict):
-        raise Refusal("the body must be a JSON object", code="invalid_json")
+        raise ApiError("the body must be a JSON object", code="invalid_json")
     fields = {}
     for name, given in value.items():
         if name in _NEUTRAL:
             if given is not None and given not in _NEUTRAL[name]:
-                raise Refusal(f"{name}: not supported here; leave it out", param=name, code="unsupported_parameter")
+                raise ApiError(f"{name}: not supported here; leave it out", param=name, code="unsupported_parameter")
         elif name not in _TYPES:
-            raise Refusal(f"{name}: unknown field; the fields are {', '.join(_TYPES)}", param=name)
+            raise ApiError(f"{name}: unknown field; the fields are {', '.join(_TYPES)}", param=name)
         elif given is not None:
             # JSON's true is no number, though Python's is.
             if not isinstance(given, _TYPES[name]) or (isinstance(given, bool) and bool not in _TYPES[name]):
@@ -200,12 +200,12 @@ def _read(body: bytes) -> dict[str, Any]:
 def _number(name: str, given: float) -> float:
     low, high = _RANGES[name]
     if not low <= given <= high:
-        raise Refusal(f"{name}: expected {low} to {high}, got {_shown(given)}", param=name)
+        raise ApiError(f"{name}: expected {low} to {high}, got {_shown(given)}", param=name)
     return float(given)
 
 
-def _wrong_type(name: str, given: Any) -> Refusal:
-    return Refusal(f"{name}: expected {_EXPECTED[_TYPES[name]]}, got {_shown(given)}", param=name)
+def _wrong_type(name: str, given: Any) -> ApiError:
+    return ApiError(f"{name}: expected {_EXPECTED[_TYPES[name]]}, got {_shown(given)}", param=name)
 
 
 def _shown(given: Any) -> str:
@@ -216,7 +216,7 @@ def _shown(given: Any) -> str:
 def _whole(name: str, fields: dict[str, Any], default: int, *, low: int, high: int) -> int:
     number = fields.get(name, default)
     if not low <= number <= high:
-        raise Refusal(f"{name}: expected {low} to {high}, got {_shown(number)}", param=name)
+        raise ApiError(f"{name}: expected {low} to {high}, got {_shown(number)}", param=name)
     return number
 
 
@@ -231,7 +231,7 @@ def _texts(name: str, fields: dict[str, Any]) -> list[str]:
 def _include_usage(fields: dict[str, Any], stream: bool) -> bool:
     options = fields.get("stream_options", {})
     if options and not stream:
-        raise Refusal("stream_options: only with stream: true", param="stream_options")
+        raise ApiError("stream_options: only with stream: true", param="stream_options")
     if options.keys() - {"include_usage"} or not isinstance(options.get("include_usage", False), bool):
-        raise Refusal("stream_options: expected {include_usage: true or false}", param="stream_options")
+        raise ApiError("stream_options: expected {include_usage: true or false}", param="stream_options")
     return options.get("include_usage", False)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from lm.generation.batch import Batch, Request, Token
-from lm.generation.compiled import fastest_decoder
+from lm.generation.numba_decoder import fastest_decoder
 from lm.model.transformer import TransformerLM
 
 

@@ -25,7 +25,7 @@ from lm.errors import UserError
 from lm.generation.config import SampleConfig
 from lm.model.transformer import TransformerLM
 from lm.serving.completion import Chunk, Completion
-from lm.serving.completion_request import Limits, Refusal, parse
+from lm.serving.completion_request import ApiError, Limits, parse
 from lm.serving.engine import Answer, Busy, Engine, Stopped
 from lm.serving.page import Page
 from lm.tokenizer.tokenizer import Tokenizer
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         self._is_streaming = False
         try:
             self._answer()
-        except Refusal as refusal:
+        except ApiError as refusal:
             self._refuse(refusal)
 
     do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
@@ -141,14 +141,14 @@ class Handler(BaseHTTPRequestHandler):
         """What the base class refuses, such as a line that is no HTTP, in the form of all else."""
         self.close_connection = True
         status = HTTPStatus(code)
-        self._send_json(Refusal(message or status.phrase, status).body, status)
+        self._send_json(ApiError(message or status.phrase, status).body, status)
 
     def _answer(self) -> None:
         body = self._body()
         host = self.headers.get("Host", "")
         if self.server.is_local and not is_loopback(_host_name(host)):
             message = f"Host: {host!r} is not this machine; ask for {self.server.url}"
-            raise Refusal(message, HTTPStatus.MISDIRECTED_REQUEST)
+            raise ApiError(message, HTTPStatus.MISDIRECTED_REQUEST)
         path = self.path.partition("?")[0]
         routes = {
             "/": ("GET", self._page),
@@ -156,10 +156,10 @@ class Handler(BaseHTTPRequestHandler):
             "/v1/completions": ("POST", lambda: self._completions(body)),
         }
         if path not in routes:
-            raise Refusal(f"{path}: nothing is here; there are {', '.join(routes)}", HTTPStatus.NOT_FOUND)
+            raise ApiError(f"{path}: nothing is here; there are {', '.join(routes)}", HTTPStatus.NOT_FOUND)
         method, action = routes[path]
         if ("GET" if self.command == "HEAD" else self.command) != method:
-            raise Refusal(
+            raise ApiError(
                 f"{path}: takes {method}, got {self.command}", HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": method}
             )
         action()
@@ -170,12 +170,12 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         closes, self.close_connection = self.close_connection, True  # unless all of it is read
         if "Transfer-Encoding" in self.headers:
-            raise Refusal("Content-Length: missing; a body in chunks is not taken", HTTPStatus.LENGTH_REQUIRED)
+            raise ApiError("Content-Length: missing; a body in chunks is not taken", HTTPStatus.LENGTH_REQUIRED)
         if not (length.isascii() and length.isdecimal()):
-            raise Refusal(f"Content-Length: expected a number, got {length!r}")
+            raise ApiError(f"Content-Length: expected a number, got {length!r}")
         if len(length) > 18 or int(length) > limit:
             message = f"the body has {length} bytes; at most {limit:,} are taken"
-            raise Refusal(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            raise ApiError(message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         body = self.rfile.read(int(length))
         if len(body) < int(length):
             raise ConnectionAbortedError("the client has gone before its request was whole")
@@ -195,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
         kind = self.headers.get_content_type()
         if kind != "application/json":
             message = f"Content-Type: expected application/json, got {kind}"
-            raise Refusal(message, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+            raise ApiError(message, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         asked = parse(body, server.name, server.limits)
         completion = Completion(asked, server.name, server.tokenizer, server.engine.context_length)
         try:
@@ -222,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
             if time.monotonic() > end:
                 seconds = f"{self.server.limits.seconds:g} seconds"
                 if begun:
-                    raise Refusal(f"max_tokens: the texts take over {seconds}; ask for less", param="max_tokens")
+                    raise ApiError(f"max_tokens: the texts take over {seconds}; ask for less", param="max_tokens")
                 raise _try_later(f"no turn within {seconds}")
             if self._client_is_gone():
                 raise ConnectionAbortedError("the client has gone")
@@ -254,7 +254,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send_headers(HTTPStatus.OK, {"Content-Type": "text/event-stream; charset=utf-8"})
         self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: ApiError) -> None:
         if self._is_streaming:
             self._send_event(refusal.body)
             return
@@ -298,5 +298,5 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def _try_later(message: str) -> Refusal:
-    return Refusal(f"{message}; try again later", HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": "1"})
+def _try_later(message: str) -> ApiError:
+    return ApiError(f"{message}; try again later", HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": "1"})

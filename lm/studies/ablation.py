@@ -4,10 +4,10 @@ import dataclasses
 
 from lm.config import Params
 from lm.errors import UserError
-from lm.training.loop import Run
+from lm.training.loop import RunConfig
 
 
-def cell(params: Params, variant: str, seed: int) -> Run:
+def cell(params: Params, variant: str, seed: int) -> RunConfig:
     """The run of one cell: the sizes of `model`, the variant's switches, the seed, and the shorter training.
 
     Raises:
@@ -45,4 +45,4 @@ def cell(params: Params, variant: str, seed: int) -> Run:
         )
     except ValueError as error:
         raise UserError(f"the cell {variant}, {seed}: {error}") from error
-    return Run(model=model, optim=optim, train=train)
+    return RunConfig(model=model, optim=optim, train=train)

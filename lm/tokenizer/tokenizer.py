@@ -1,6 +1,6 @@
 """Byte-level BPE: text to token ids and back.
 
->>> from lm.tokenizer.training import build_vocab
+>>> from lm.tokenizer.training.bpe import build_vocab
 >>> vocab = build_vocab([(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
 >>> tokenizer = Tokenizer(vocab, [(b"l", b"o"), (b"lo", b"w")], ["<|endoftext|>"])
 >>> tokenizer.encode("low lot<|endoftext|>")
@@ -22,15 +22,15 @@ import numpy as np
 from lm.atomic import make_folder
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
-from lm.tokenizer import files
-from lm.tokenizer.bulk.chunks import last_border, resolve_num_threads
-from lm.tokenizer.bulk.decoding import BulkDecoder
-from lm.tokenizer.bulk.encoding import MAX_SYMBOLS, BulkEncoder
-from lm.tokenizer.bulk.text_file import read_blocks
-from lm.tokenizer.kernels.build import can_load, is_compiled, is_loaded
-from lm.tokenizer.plain import PlainEncoder, refusing_half_characters, to_utf8
-from lm.tokenizer.pretokenization import PATTERNS, PreTokenizer
-from lm.tokenizer.text_file import read_text
+from lm.tokenizer.encoding import files
+from lm.tokenizer.encoding.encoder import PlainEncoder, refusing_half_characters, to_utf8
+from lm.tokenizer.encoding.fast.decoder import BulkDecoder
+from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, BulkEncoder
+from lm.tokenizer.text.fast.build import can_load, is_compiled, is_loaded
+from lm.tokenizer.text.fast.chunks import last_border, resolve_num_threads
+from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
+from lm.tokenizer.text.text_file import read_text
 
 _WORTH_COMPILING = 1 << 20
 _WORTH_LOADING = 1 << 16

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from lm.atomic import write_text
 from lm.errors import UserError
-from lm.training.distributed import agreed, is_first, wait_for_all
+from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
 
 History = list[dict[str, Any]]
 
@@ -175,7 +175,7 @@ class Checkpoints:
         step = -1
         if is_first():
             step = next((step for step in reversed(self.steps()) if self._is_whole(step, evaluated)), -1)
-        step = agreed(step)
+        step = broadcast_from_first(step)
         if step < 0:
             return None
         path = self.folder / _NAME.format(step)

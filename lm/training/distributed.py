@@ -160,7 +160,7 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of `values`, of any shape, over all processes."""
     if num_processes() > 1:
         values = values.clone()
@@ -168,7 +168,7 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
-def agreed(number: int) -> int:
+def broadcast_from_first(number: int) -> int:
     """The `number` of the first process, in every process."""
     box = torch.tensor(number)
     if num_processes() > 1:
@@ -199,12 +199,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of `tensor`, which every process must ask for at once."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def shared_like(tensor: Tensor, model: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, model: Tensor) -> Tensor:
     """The share of `tensor`, whole in every process, that goes with this process's share of `model`."""
     if isinstance(model, DTensor):
         return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None).to_local()

@@ -15,7 +15,7 @@ from tqdm import trange
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import document_starts
-from lm.training.distributed import is_first, num_processes, rank, total
+from lm.training.distributed import all_reduce_sum, is_first, num_processes, rank
 from lm.training.loss import linear_cross_entropy
 
 CONTINUATION_TOKENS = 64
@@ -65,7 +65,7 @@ def mean_loss(
             loss = linear_cross_entropy(model.hidden(inputs, document_starts=starts), model.lm_head.weight, targets)
         if batch:
             nats += loss.item() * targets.numel()
-    return total(torch.tensor(nats, dtype=torch.float64)).item() / len(tokens)
+    return all_reduce_sum(torch.tensor(nats, dtype=torch.float64)).item() / len(tokens)
 
 
 @torch.no_grad()

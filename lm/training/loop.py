@@ -18,9 +18,10 @@ import torch
 from tqdm import tqdm
 
 from lm.atomic import write_json, write_text
+from lm.device import check_precision, keep_freed_memory, peak_flops, pick_device, why_not_compile
 from lm.errors import UserError
-from lm.model.accounting import parameters, training_flops_per_token
 from lm.model.config import ModelConfig
+from lm.model.cost import parameters, training_flops_per_token
 from lm.model.files import load_model, weights_hash
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
@@ -28,16 +29,15 @@ from lm.training.batches import batch, num_windows
 from lm.training.checkpoint import Checkpoints, History, Progress, fingerprint
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from lm.training.data import Data
-from lm.training.device import check_precision, keep_freed_memory, peak_flops, pick_device, why_not_compile
 from lm.training.distributed import (
     any_process,
+    full_tensor,
     is_first,
     num_processes,
     process_group,
     rank,
     shard,
     wait_for_all,
-    whole,
 )
 from lm.training.evaluation import greedy_continuation, mean_loss
 from lm.training.interruption import Interruption
@@ -45,13 +45,13 @@ from lm.training.optimizer import make_optimizer
 from lm.training.plan import duration, plan
 from lm.training.schedule import learning_rate
 from lm.training.tracking import Log, tracker
-from lm.training.update import Update
+from lm.training.train_step import TrainStep
 
 _PROBE_STEPS = 3  # timed, after a first one that compiles, for the time to go
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunConfig:
     """The configuration of a training; with `Data` and the code, all that determines its result."""
 
     model: ModelConfig
@@ -60,7 +60,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files:
+class OutputPaths:
     """What a training writes while it runs: two folders, and the two files that grow with every evaluation."""
 
     checkpoints: Path
@@ -80,11 +80,11 @@ class Result:
 
 
 def train(
-    run: Run,
+    run: RunConfig,
     data: Data,
     tokenizer: Tokenizer,
     runtime: RuntimeConfig,
-    files: Files,
+    files: OutputPaths,
     write: Callable[[Result], None],
 ) -> None:
     """Train from random weights or `train.initial_model`, or go on where an interrupted, otherwise equal run ended.
@@ -130,13 +130,13 @@ class _Training:
 
     def __init__(
         self,
-        run: Run,
+        run: RunConfig,
         data: Data,
         tokenizer: Tokenizer,
         runtime: RuntimeConfig,
         device: torch.device,
         checkpoints: Checkpoints,
-        files: Files,
+        files: OutputPaths,
     ) -> None:
         self.run, self.data, self.tokenizer, self.runtime = run, data, tokenizer, runtime
         self.device, self.checkpoints, self.files = device, checkpoints, files
@@ -153,7 +153,7 @@ class _Training:
         reason = why_not_compile(device) if runtime.compile else None
         if reason:
             print(f"runtime.compile: going on without torch.compile: {reason}")
-        self.update = Update(
+        self.update = TrainStep(
             self.model,
             self.optimizer,
             precision=run.train.precision,
@@ -244,7 +244,7 @@ class _Training:
         model = TransformerLM(self.run.model, self.tokenizer.vocab_size)
         with torch.no_grad():
             for together, weight in zip(model.parameters(), self.model.parameters(), strict=True):
-                together.copy_(whole(weight))
+                together.copy_(full_tensor(weight))
         return model
 
     def _step_back(self) -> None:
@@ -346,7 +346,7 @@ def write_curve(history: History, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _initial_model(run: Run, tokenizer: Tokenizer) -> TransformerLM | None:
+def _initial_model(run: RunConfig, tokenizer: Tokenizer) -> TransformerLM | None:
     """The model of `train.initial_model`, if there is one, which must be of the shape that the run asks for."""
     if run.train.initial_model == "none":
         return None
@@ -371,7 +371,7 @@ def _initial_model(run: Run, tokenizer: Tokenizer) -> TransformerLM | None:
     return model
 
 
-def _check(run: Run, data: Data) -> None:
+def _check(run: RunConfig, data: Data) -> None:
     length = run.model.context_length
     if num_windows(len(data.train), length) < 1:
         raise UserError(

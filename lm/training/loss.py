@@ -6,8 +6,8 @@ Shapes: ... any leading dimensions, N tokens, D d_model, V vocabulary.
 import torch
 from torch import Tensor
 
-from lm.model.accounting import CHUNK_LOGITS
-from lm.model.products import product
+from lm.model.cost import CHUNK_LOGITS
+from lm.model.fused.onednn import product
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

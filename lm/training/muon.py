@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lm.training.adamw import AdamW
-from lm.training.distributed import local, shared_like, whole
+from lm.training.distributed import full_tensor, local, shard_like
 
 
 class Muon(AdamW):
@@ -57,12 +57,12 @@ class Muon(AdamW):
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             m = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-            u = whole(p.grad.lerp(m, momentum))  # of a share of the rows alone, the directions would be others
+            u = full_tensor(p.grad.lerp(m, momentum))  # of a share of the rows alone, the directions would be others
             by_shape[tuple(sorted(p.shape))].append((p, u.T if p.shape[0] > p.shape[1] else u))
         for (_, columns), pairs in by_shape.items():
             directions = orthogonalise(torch.stack([u for _, u in pairs]), self.dtype)
             for (p, _), direction in zip(pairs, directions):
-                direction = shared_like(direction.T if p.shape[0] > p.shape[1] else direction, p)
+                direction = shard_like(direction.T if p.shape[0] > p.shape[1] else direction, p)
                 local(p).mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr * 0.2 * columns**0.5)
 
 

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from lm.model.transformer import TransformerLM
 from lm.training.adamw import AdamW
 from lm.training.config import OptimConfig
-from lm.training.distributed import local, total
+from lm.training.distributed import all_reduce_sum, local
 from lm.training.muon import Muon
 
 
@@ -60,7 +60,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, eps: flo
     # PyTorch's own clipping is built on these too: on a GPU one launch for all gradients, where each costs its own.
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     if sharded:
-        norm = total(norm.square()).sqrt()
+        norm = all_reduce_sum(norm.square()).sqrt()
     scale = (max_norm / (norm + eps)).clamp(max=1.0)
     # A GPU need not wait for the value; for a CPU, a look at it may save the second pass over all gradients.
     if scale.is_cuda or scale != 1:

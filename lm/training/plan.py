@@ -1,7 +1,7 @@
 """What a training will take, before it starts: FLOPs, memory, disk and time, and what to set where it does not fit.
 
-All but the time follows from the configuration (`lm.model.accounting`) and from what this machine has to give; for the
-time, `probe` makes a few steps.
+All but the time follows from the configuration (`lm.model.cost`) and from what this machine has to give; for the
+time, `measure_step_seconds` makes a few steps.
 """
 
 import math
@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from lm.device import keep_freed_memory, why_not_compile
 from lm.errors import UserError
-from lm.model.accounting import parameters, training_bytes, training_flops_per_token
 from lm.model.config import ModelConfig
+from lm.model.cost import parameters, training_bytes, training_flops_per_token
 from lm.model.transformer import TransformerLM
 from lm.training import distributed
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
-from lm.training.device import keep_freed_memory, why_not_compile
 from lm.training.memory import available_memory
 from lm.training.optimizer import make_optimizer
-from lm.training.update import Update
+from lm.training.train_step import TrainStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,7 @@ def _free_disk(folder: Path) -> int:
     return shutil.disk_usage(existing).free + held
 
 
-def probe(
+def measure_step_seconds(
     model: ModelConfig,
     vocab_size: int,
     optim: OptimConfig,
@@ -263,7 +263,7 @@ def probe(
         tokens = torch.randint(vocab_size, (min(share, 2 * size), model.context_length + 1))
     if runtime.parallelism == "fsdp" and distributed.num_processes() > 1:
         distributed.shard(lm, device)
-    update = Update(
+    update = TrainStep(
         lm,
         make_optimizer(lm, optim),
         precision=train.precision,
@@ -277,11 +277,11 @@ def probe(
         first = _median_seconds(update, tokens[:size])
         seconds = first + (share / size - 1) * max(0, seconds - first)
     if compile:
-        torch.compiler.reset()  # the training compiles as if there had been no probe
+        torch.compiler.reset()  # the training compiles as if there had been no measure_step_seconds
     return seconds
 
 
-def _median_seconds(update: Update, tokens: torch.Tensor) -> float:
+def _median_seconds(update: TrainStep, tokens: torch.Tensor) -> float:
     """Of three steps with all `tokens`, (B, T + 1), after one that warms up and may compile."""
     seconds = []
     for _ in tqdm(range(4), "measuring a step", leave=False, unit="step", disable=not distributed.is_first()):

@@ -10,7 +10,7 @@ import pytest
 
 from lm.corpus.config import END_OF_TEXT
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import train_bpe
+from lm.tokenizer.training.bpe import train_bpe
 
 TEXT = f"low lower newest widest.{END_OF_TEXT}I've seen 12 new snowmen ☃ ☃.  They melt.\n\n{END_OF_TEXT}" * 20
 

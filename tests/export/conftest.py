@@ -10,9 +10,9 @@ import torch
 from lm.model.config import ModelConfig
 from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
-from lm.tokenizer.pretokenization import PreTokenizer
+from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import build_vocab, count_pre_tokens, learn_merges
+from lm.tokenizer.training.bpe import build_vocab, count_pre_tokens, learn_merges
 
 END = "<|endoftext|>"
 TEXT = f"""The boy didn't know: they'll say he'd 12345 sheep, and 67 goats!  Once upon a time, the boy said 'no'.

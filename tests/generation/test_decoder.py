@@ -12,15 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.generation.compiled import CompiledDecoder, can_compile
 from lm.generation.decoder import Decoder
+from lm.generation.numba_decoder import NumbaDecoder, can_compile
 from lm.model.config import ModelConfig
 from lm.model.transformer import TransformerLM
 
 PROJECT = Path(__file__).resolve().parents[2]
 VOCAB_SIZE = 50
 
-both = pytest.mark.parametrize("make_decoder", [Decoder, CompiledDecoder])
+both = pytest.mark.parametrize("make_decoder", [Decoder, NumbaDecoder])
 
 SWITCHES = {
     "default": {},
@@ -152,7 +152,7 @@ def test_threads_share_a_step_without_a_difference(small):
     try:
         for num_threads in (1, 3):
             torch.set_num_threads(num_threads)
-            decoder = CompiledDecoder(model, num_rows=5)
+            decoder = NumbaDecoder(model, num_rows=5)
             decoder.prefill([0, 3], [[1, 2, 3], [4]])
             for token_id in range(5):
                 new = decoder.decode([token_id, None, None, token_id, None])[[0, 3]]
@@ -174,7 +174,7 @@ def test_the_threads_of_a_decoder_end_with_it_and_not_before(small):
     torch.set_num_threads(3)
     before = set(threading.enumerate())
     try:
-        decoder = CompiledDecoder(build(small), num_rows=1)
+        decoder = NumbaDecoder(build(small), num_rows=1)
     finally:
         torch.set_num_threads(threads)
     decoder.prefill([0], [[1]])
@@ -194,7 +194,7 @@ def test_an_interrupted_step_is_done_all_the_same(small):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        decoder = CompiledDecoder(build(small), num_rows=4)
+        decoder = NumbaDecoder(build(small), num_rows=4)
     finally:
         torch.set_num_threads(threads)
 
@@ -228,10 +228,10 @@ def test_the_interpreter_ends_while_a_decoder_waits():
 import torch
 from pathlib import Path
 from lm import config
-from lm.generation.compiled import CompiledDecoder
+from lm.generation.numba_decoder import NumbaDecoder
 from lm.model.transformer import TransformerLM
 torch.set_num_threads(3)
-decoder = CompiledDecoder(TransformerLM(config.load(Path("params.yaml")).model, 50), 1)
+decoder = NumbaDecoder(TransformerLM(config.load(Path("params.yaml")).model, 50), 1)
 decoder.prefill([0], [[1]])
 decoder.decode([2])
 """

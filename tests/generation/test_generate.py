@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lm.generation.batch import Batch
-from lm.generation.compiled import CompiledDecoder
 from lm.generation.config import SampleConfig
 from lm.generation.decoder import Decoder
 from lm.generation.generate import Reply, Sample, complete, grow, requests, window_notice
+from lm.generation.numba_decoder import NumbaDecoder
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 
@@ -130,7 +130,7 @@ def test_who_has_read_enough_leaves_no_text_behind(model, tokenizer, config):
 
 
 def test_the_compiled_decoder_gives_the_same_texts(model, tokenizer, config):
-    batch = Batch(CompiledDecoder(model, config.num_samples))
+    batch = Batch(NumbaDecoder(model, config.num_samples))
     assert complete(batch, tokenizer, "a", config) == samples_of(model, tokenizer, "a", config)
 
 

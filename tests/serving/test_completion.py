@@ -5,7 +5,7 @@ import pytest
 
 from lm.generation.batch import Token
 from lm.serving.completion import Completion
-from lm.serving.completion_request import Limits, Refusal, parse
+from lm.serving.completion_request import ApiError, Limits, parse
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def test_without_logprobs_there_are_none(completion):
 
 def test_a_prompt_that_cannot_be_read_is_refused(completion):
     completion(prompt="a" * 16)
-    with pytest.raises(Refusal, match="17 tokens, and the model sees 16") as caught:
+    with pytest.raises(ApiError, match="17 tokens, and the model sees 16") as caught:
         completion(prompt="a" * 17)
     assert caught.value.code == "context_length_exceeded"
-    with pytest.raises(Refusal, match="half of a surrogate pair"):
+    with pytest.raises(ApiError, match="half of a surrogate pair"):
         completion(prompt="\ud800")
 
 
 def test_a_model_that_diverged_is_an_error_of_the_server(completion):
-    with pytest.raises(Refusal, match="not finite") as caught:
+    with pytest.raises(ApiError, match="not finite") as caught:
         completion().feed(0, Token(token_id=None, finish="diverged"))
     assert (caught.value.status, caught.value.body["error"]["type"]) == (500, "server_error")

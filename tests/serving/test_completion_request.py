@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.generation.config import SamplerConfig
-from lm.serving.completion_request import CompletionRequest, Limits, Refusal, parse
+from lm.serving.completion_request import ApiError, CompletionRequest, Limits, parse
 
 LIMITS = Limits(max_tokens=100, choices=6)
 
@@ -106,7 +106,7 @@ def test_every_field_is_taken():
     ],
 )
 def test_what_is_wrong_is_named(fields, param, message):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         parsed(**fields)
     error = caught.value.body["error"]
     assert (caught.value.status, error["param"], error["type"]) == (400, param, "invalid_request_error")
@@ -117,7 +117,7 @@ def test_what_is_wrong_is_named(fields, param, message):
 def test_more_texts_than_ever_find_room_are_refused():
     few = Limits(choices=16, rows=2, waiting=1)
     assert parse(b'{"prompt": "a", "n": 3}', "tiny", few).n == 3
-    with pytest.raises(Refusal, match="n: expected 1 to 3, got 4"):
+    with pytest.raises(ApiError, match="n: expected 1 to 3, got 4"):
         parse(b'{"prompt": "a", "n": 4}', "tiny", few)
 
 
@@ -136,14 +136,14 @@ def test_limits_that_allow_nothing_are_refused(limits, message):
 
 
 def test_another_model_is_not_found():
-    with pytest.raises(Refusal, match="only 'tiny' here, got 'gpt-5'") as caught:
+    with pytest.raises(ApiError, match="only 'tiny' here, got 'gpt-5'") as caught:
         parsed(model="gpt-5")
     assert (caught.value.status, caught.value.code) == (HTTPStatus.NOT_FOUND, "model_not_found")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'"text"', b"[]", b"null", b"[" * 100_000, b"9" * 10_000])
 def test_what_is_no_json_object_is_refused(body):
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         parse(body, "tiny", LIMITS)
     assert caught.value.code == "invalid_json"
 
@@ -161,7 +161,7 @@ _NAMES += ["stop", "stream", "stream_options", "logprobs", "user", "model", "ech
 def test_whatever_comes_is_a_request_or_refused(fields):
     try:
         asked = parse(json.dumps(fields).encode(), "tiny", LIMITS)
-    except Refusal as refusal:
+    except ApiError as refusal:
         assert refusal.status in (400, 404)
         json.dumps(refusal.body)
     else:

@@ -5,7 +5,7 @@ import torch
 
 from lm.config import Params
 from lm.errors import UserError
-from lm.model.accounting import parameters
+from lm.model.cost import parameters
 from lm.model.transformer import TransformerLM
 from lm.studies.ablation import cell
 from lm.studies.config import SwitchesConfig

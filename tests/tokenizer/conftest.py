@@ -12,10 +12,10 @@ import pytest
 import regex
 import tiktoken
 
-from lm.tokenizer.kernels.build import load
-from lm.tokenizer.pretokenization import PATTERNS, PreTokenizer
+from lm.tokenizer.text.fast.build import load
+from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import Merges, build_vocab, count_pre_tokens, learn_merges
+from lm.tokenizer.training.bpe import Merges, build_vocab, count_pre_tokens, learn_merges
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"

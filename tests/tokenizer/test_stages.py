@@ -139,7 +139,7 @@ KILLED = """
 import importlib, os, runpy, signal, sys
 from functools import partial
 from lm.tokenizer import tokenizer
-from lm.tokenizer.bulk.text_file import read_blocks
+from lm.tokenizer.text.fast.text_file import read_blocks
 
 tokenizer._WORTH_COMPILING = 0
 tokenizer.read_blocks = partial(read_blocks, block_bytes=4096)

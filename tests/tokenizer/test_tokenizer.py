@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.errors import UserError
-from lm.tokenizer.pretokenization import PreTokenizer
+from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training import build_vocab, count_pre_tokens, learn_merges
+from lm.tokenizer.training.bpe import build_vocab, count_pre_tokens, learn_merges
 
 END = "<|endoftext|>"
 

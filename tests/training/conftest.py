@@ -14,7 +14,7 @@ from lm.model.config import ModelConfig
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import RuntimeConfig
 from lm.training.data import Data
-from lm.training.loop import Files, Result, Run, train
+from lm.training.loop import OutputPaths, Result, RunConfig, train
 
 PROGRAM = Path(__file__).with_name("training_program.py")
 
@@ -34,8 +34,8 @@ def data(tokenizer: Tokenizer) -> Data:
 
 
 @pytest.fixture(scope="session")
-def run(params: Params, small: ModelConfig) -> Run:
-    return Run(
+def run(params: Params, small: ModelConfig) -> RunConfig:
+    return RunConfig(
         model=small,
         optim=dataclasses.replace(params.optim, max_learning_rate=3e-3, warmup_steps=2),
         train=dataclasses.replace(params.train, max_steps=12, batch_size=4, eval_every=4, precision="float32"),
@@ -62,8 +62,8 @@ def runtime() -> RuntimeConfig:
 def files_in():
     """What a training in a folder writes."""
 
-    def files_in(folder: Path) -> Files:
-        return Files(
+    def files_in(folder: Path) -> OutputPaths:
+        return OutputPaths(
             checkpoints=folder / "checkpoints",
             tracking=folder / "tracking",
             curve=folder / "curve.csv",
@@ -77,7 +77,7 @@ def files_in():
 def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, files_in, tmp_path: Path):
     """Train a run to its end; its checkpoints and curve lie in a folder by the name given."""
 
-    def trained(run: Run, name: str = "run", runtime: RuntimeConfig = runtime, data: Data = data) -> Result:
+    def trained(run: RunConfig, name: str = "run", runtime: RuntimeConfig = runtime, data: Data = data) -> Result:
         results: list[Result] = []
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
+from lm.device import why_not_compile
 from lm.training.adamw import AdamW
-from lm.training.device import why_not_compile
 
 
 @pytest.mark.parametrize("eps", [1e-6, 0.5])

@@ -225,7 +225,7 @@ def test_a_run_that_diverges_ends_with_the_model_of_its_last_evaluation(run, tra
 
 
 def not_finite_at(monkeypatch, steps):
-    """Let the loss of these updates be NaN; as in `Update`, nothing else happens in them."""
+    """Let the loss of these updates be NaN; as in `TrainStep`, nothing else happens in them."""
     update = lm.training.loop._Training._update
     monkeypatch.setattr(
         lm.training.loop._Training,

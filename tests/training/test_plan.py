@@ -8,9 +8,9 @@ import torch
 import lm.training.memory
 import lm.training.plan
 from lm.errors import UserError
-from lm.model.accounting import training_bytes, training_flops_per_token
+from lm.model.cost import training_bytes, training_flops_per_token
 from lm.model.transformer import TransformerLM
-from lm.training.plan import Plan, duration, plan, probe
+from lm.training.plan import Plan, duration, measure_step_seconds, plan
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 61
@@ -232,7 +232,7 @@ def test_a_probe_measures_whole_steps(run, runtime, monkeypatch):
 
     hidden = TransformerLM.hidden
     monkeypatch.setattr(TransformerLM, "hidden", record)
-    assert probe(run.model, VOCAB_SIZE, run.optim, run.train, runtime, CPU) > 0
+    assert measure_step_seconds(run.model, VOCAB_SIZE, run.optim, run.train, runtime, CPU) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert [tuple(ids.shape) for ids in seen] == 4 * [(4, 16)]  # one to warm up, three measured
     assert all(ids.min() >= 0 and ids.max() < VOCAB_SIZE for ids in seen)
@@ -250,7 +250,7 @@ def test_a_probe_of_many_micro_batches_measures_two(run, runtime, monkeypatch):
     monkeypatch.setattr(lm.training.plan, "_median_seconds", measure)
     train = dataclasses.replace(run.train, batch_size=10, document_mask=True)
     settings = dataclasses.replace(runtime, micro_batch_size=2)
-    assert probe(run.model, VOCAB_SIZE, run.optim, train, settings, CPU) == 3 + 4 * 2
+    assert measure_step_seconds(run.model, VOCAB_SIZE, run.optim, train, settings, CPU) == 3 + 4 * 2
     assert sizes == [4, 2]
 
 

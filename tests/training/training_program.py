@@ -17,11 +17,11 @@ import torch
 import lm.training.checkpoint
 import lm.training.evaluation
 import lm.training.loop
-import lm.training.update
+import lm.training.train_step
 from lm.errors import UserError, exit_cleanly
 from lm.model.files import save_model
 from lm.training.distributed import is_launched, launch
-from lm.training.loop import Files, train
+from lm.training.loop import OutputPaths, train
 
 DIE, FAIL = "die", "fail"
 
@@ -41,7 +41,7 @@ def main() -> None:
         save_model(folder / "model", result.model, "of the test")
         shutil.copytree(sorted(folder.glob("checkpoints/*/step-*"))[-1], folder / "last", dirs_exist_ok=True)
 
-    files = Files(
+    files = OutputPaths(
         checkpoints=folder / "checkpoints",
         tracking=folder / "tracking",
         curve=folder / "curve.csv",
@@ -56,7 +56,7 @@ def plant(phase: str, count: int, rank: int, act: str) -> None:
         return
     owner, name = {
         "start": (lm.training.loop, "TransformerLM"),
-        "mid step": (lm.training.update, "clip_gradients"),
+        "mid step": (lm.training.train_step, "clip_gradients"),
         "checkpoint half written": (os, "fsync"),
         "checkpoint without its index": (lm.training.checkpoint, "write_text"),
         "evaluation": (lm.training.loop, "mean_loss"),

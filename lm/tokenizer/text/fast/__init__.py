@@ -1,0 +1,1 @@
+"""The compiled path of the room above, and how kernels are compiled."""

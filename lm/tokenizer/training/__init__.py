@@ -1,0 +1,1 @@
+"""Learning the merges of a tokenizer from text."""

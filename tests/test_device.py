@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from lm.device import check_precision, peak_flops, pick_device, why_not_compile
+from lm.errors import UserError
+
+
+def test_auto_takes_the_best_there_is(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto").type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto").type == "cpu"
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="runtime.device: cuda is not available"):
+        pick_device("cuda")
+
+
+def test_an_old_gpu_is_refused_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(UserError, match="train.precision: Tesla T4 has no bfloat16; use float32"):
+        check_precision(torch.device("cuda"), "bfloat16")
+    check_precision(torch.device("cuda"), "float32")
+    check_precision(torch.device("cpu"), "bfloat16")
+
+
+def test_the_reason_not_to_compile_is_given(monkeypatch):
+    assert "MPS" in why_not_compile(torch.device("mps"))
+
+    def broken(function):
+        raise RuntimeError("no C++ compiler found\nand so on")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert why_not_compile(torch.device("cpu")) == "no C++ compiler found"
+
+
+def test_the_peak_is_known_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    assert peak_flops(torch.device("cuda"), "bfloat16") == 989e12
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "something new")
+    assert peak_flops(torch.device("cuda"), "bfloat16") is None
+    assert peak_flops(torch.device("cpu"), "float32") is None

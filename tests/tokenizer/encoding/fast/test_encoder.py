@@ -1,0 +1,324 @@
+"""Encoding by kernels: the ids are those of tiktoken, however the text is divided and whoever works on it."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.errors import UserError
+from lm.tokenizer.encoding.fast import encoder as encoding
+from lm.tokenizer.text.fast import chunks
+from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.training.bpe import build_vocab
+
+END = "<|endoftext|>"
+MODULE = "lm.tokenizer.tokenizer"
+
+# One is the start of another, one the end, and two stand across each other's border.
+OVERLAPPING = [END, END + END, "<|", "|>ba", "text|><|end", "xx", "ba ke"]
+
+# Not "Cn": what a later Unicode version assigns is a letter to one library and not yet to the other.
+ASSIGNED = st.characters(exclude_categories=["Cs", "Cn"])
+# Each of the 17 planes, most of them unassigned in every version.
+PLANES = st.integers(0, 16).map(lambda plane: chr(plane * 0x10000 + 0xABCD))
+PARTS = [END, "<|endof", "text|>", " ba", "ke", "'s", "'LL", "\r\n", "\0", "🙂", "本", "\u3000", "  ", "1", "thokeri"]
+TEXTS = st.text(ASSIGNED | PLANES | st.sampled_from(" \n'sbak")) | st.lists(st.sampled_from(PARTS)).map("".join)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled(kernels) -> Iterator[None]:
+    """Every text, the smallest too, goes through kernels, and through as many threads as asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{MODULE}._WORTH_COMPILING", 0)
+        patch.setattr(chunks, "_LENGTH_PER_THREAD", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def overlapping(tokenizer: Tokenizer) -> Tokenizer:
+    return Tokenizer(build_vocab(tokenizer.merges, OVERLAPPING), tokenizer.merges, OVERLAPPING)
+
+
+@pytest.fixture(scope="module")
+def file_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("text") / "text.txt"
+
+
+def in_chunks_of(size: int) -> pytest.MonkeyPatch:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(chunks, "CHUNK", size)
+    patch.setattr(encoding, "CHUNK", size)
+    patch.setattr(f"{MODULE}.read_blocks", partial(read_blocks, block_bytes=max(4, size)))
+    return patch
+
+
+def ids_of_all_ways(
+    tokenizer: Tokenizer, text: str, num_threads: int, size: int, path: Path, allow_special: bool = True
+) -> dict[str, list[int]]:
+    """The ids by every public way, each on chunks of about `size`."""
+    path.write_bytes(text.encode())
+    slices = [text[begin : begin + size] for begin in range(0, len(text), size)]
+    patch = in_chunks_of(size)
+    try:
+        batch = tokenizer.encode_batch(["", text, "ba", text], allow_special, num_threads)
+        assert batch[0].tolist() == [] and batch[2].tolist() == tokenizer.encode("ba")
+        ways = {
+            "encode": tokenizer.encode(text, allow_special),
+            "encode_array": tokenizer.encode_array(text, allow_special, num_threads).tolist(),
+            "encode_batch": batch[1].tolist(),
+            "encode_batch again": batch[3].tolist(),
+            "encode_iterable": list(tokenizer.encode_iterable(slices, allow_special)),
+        }
+        if allow_special:
+            ways["encode_file"] = [token for ids in tokenizer.encode_file(path, num_threads) for token in ids.tolist()]
+        return ways
+    finally:
+        patch.undo()
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=TEXTS, num_threads=st.sampled_from([1, 2, 3, 5]), size=st.integers(1, 100))
+def test_every_way_with_any_threads_and_chunks_gives_the_ids_of_tiktoken(
+    tokenizer: Tokenizer, as_tiktoken, file_path: Path, text: str, num_threads: int, size: int
+) -> None:
+    theirs = as_tiktoken(tokenizer)
+    expected = theirs.encode(text, allowed_special="all")
+    for way, ids in ids_of_all_ways(tokenizer, text, num_threads, size, file_path).items():
+        assert ids == expected, way
+    expected = theirs.encode_ordinary(text)
+    for way, ids in ids_of_all_ways(tokenizer, text, num_threads, size, file_path, allow_special=False).items():
+        assert ids == expected, way
+    assert tokenizer.decode(tokenizer.encode_array(text)) == text
+
+
+@settings(max_examples=300)
+@given(text=TEXTS)
+def test_ids_with_gpt2s_merges_are_those_of_tiktoken(gpt2: Tokenizer, as_gpt2: tiktoken.Encoding, text: str) -> None:
+    assert gpt2.encode(text) == as_gpt2.encode(text, allowed_special="all")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.lists(st.sampled_from([*OVERLAPPING, *PARTS, ">", "<", "|"]), max_size=30).map("".join),
+    num_threads=st.sampled_from([1, 2, 3]),
+    size=st.integers(1, 60),
+)
+def test_overlapping_special_tokens_at_any_border(
+    overlapping: Tokenizer, as_tiktoken, split_whole, file_path: Path, text: str, num_threads: int, size: int
+) -> None:
+    # tiktoken takes any of the special tokens that match at a place, so it gets only what stands between them.
+    theirs = as_tiktoken(overlapping)
+    expected = []
+    for part in split_whole(text, OVERLAPPING):
+        expected += [theirs.encode_single_token(part)] if part in OVERLAPPING else theirs.encode_ordinary(part)
+    for way, ids in ids_of_all_ways(overlapping, text, num_threads, size, file_path).items():
+        assert ids == expected, way
+    ordinary = theirs.encode_ordinary(text)
+    for way, ids in ids_of_all_ways(overlapping, text, num_threads, size, file_path, allow_special=False).items():
+        assert ids == ordinary, way
+
+
+@pytest.fixture(scope="module")
+def as_gpt2(gpt2: Tokenizer, as_tiktoken) -> tiktoken.Encoding:
+    return as_tiktoken(gpt2)
+
+
+@pytest.fixture(scope="module")
+def corpus(text: str) -> str:
+    """1.5 million characters, with runs of every kind."""
+    runs = ["ba" * 3000, " " * 3000, "\n" * 3000, "thoke" * 3000, "\r\n" * 3000, "'s" * 2000, "'LL" * 999, "\0" * 999]
+    return (text + text.join(runs))[: 3 * len(text)] + text.swapcase() + "".join(runs) * 5 + text * 4
+
+
+def test_a_generated_text_gives_the_ids_of_tiktoken_with_any_threads_and_chunks(
+    tokenizer: Tokenizer, as_tiktoken, corpus: str, file_path: Path
+) -> None:
+    expected = as_tiktoken(tokenizer).encode(corpus, allowed_special="all")
+    assert len(corpus) > 1 << 20 and len(set(expected)) > 600, "the text should use most of the merges"
+    for num_threads, size in ((1, 1 << 18), (2, 50_000), (3, 5000), (5, 1000)):
+        for way, ids in ids_of_all_ways(tokenizer, corpus, num_threads, size, file_path).items():
+            assert ids == expected, (way, num_threads, size)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_many_texts_of_all_sizes(tokenizer: Tokenizer, as_tiktoken, corpus: str, num_threads: int) -> None:
+    rng = random.Random(num_threads)
+    cuts = [0, *sorted(rng.choices(range(len(corpus)), k=3000)), len(corpus)]
+    texts = ["", corpus, *(corpus[begin:end] for begin, end in itertools.pairwise(cuts)), "", corpus[:600_000]]
+    theirs = as_tiktoken(tokenizer)
+    expected = [theirs.encode(text, allowed_special="all") for text in texts]
+    assert [ids.tolist() for ids in tokenizer.encode_batch(texts, num_threads=num_threads)] == expected
+    assert tokenizer.encode_batch([]) == []
+
+
+def test_what_a_tokenizer_remembers_makes_no_difference(tokenizer: Tokenizer, as_tiktoken) -> None:
+    # More distinct pre-tokens than the table of known ones ever holds, short and long, twice over.
+    words = [f" {number:x}{'z' * (number % 60)}" if number % 7 == 0 else f" {number:x}é" for number in range(400_000)]
+    text = "".join(words)
+    theirs = as_tiktoken(tokenizer)
+    expected = np.array(theirs.encode_ordinary(text), np.uint16)
+    for _ in range(2):
+        assert np.array_equal(tokenizer.encode_array(text), expected)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 16, 17, 61, 62, 63, 64, 65, 127, 500])
+def test_pre_tokens_of_every_length(tokenizer: Tokenizer, as_tiktoken, length: int) -> None:
+    rng = random.Random(length)
+    words = ["".join(rng.choices("bakerithoun", k=length)) for _ in range(50)]
+    # Alike but for the last, the first and the middle letter.
+    words += ["b" * (length - 1) + "k", "k" + "b" * (length - 1), "b" * (length // 2) + "k" + "b" * (length // 2)]
+    text = " ".join(words + words) + "é" * length + "." * length + "7" * length
+    assert tokenizer.encode(text) == as_tiktoken(tokenizer).encode_ordinary(text)
+
+
+@pytest.mark.parametrize("unit", [" ", "a", "ba", "1", ".", "\n", "é", "語", "\u3000", "thoke", "'"])
+def test_runs_of_a_hundred_thousand(tokenizer: Tokenizer, plain: Callable[[str], list[int]], unit: str) -> None:
+    run = unit * (100_000 // len(unit))
+    for text in (run, f"x{run}y", f" {run} ba"):
+        assert tokenizer.encode(text) == plain(text)
+
+
+@pytest.fixture(scope="module")
+def plain(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
+    """The ids by the plain path; tiktoken takes quadratic time on long pre-tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{MODULE}.can_load", lambda: False)
+        other = Tokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens)
+        other.encode("x")  # it asks once whether there are kernels
+    return other.encode
+
+
+def test_a_pre_token_of_a_megabyte(tokenizer: Tokenizer, plain: Callable[[str], list[int]], text: str) -> None:
+    letters = ("".join(filter(str.isalpha, text)) * 20)[:1_000_000]
+    ids = tokenizer.encode(letters)
+    assert ids == plain(letters)
+    assert tokenizer.decode(ids) == letters
+
+
+def test_real_texts_with_gpt2s_merges_give_the_ids_of_tiktoken(
+    gpt2: Tokenizer, as_gpt2: tiktoken.Encoding, shared_data: Path
+) -> None:
+    for path in sorted(shared_data.glob("*.txt")):
+        text = path.read_bytes().decode()
+        expected = as_gpt2.encode_to_numpy(text, allowed_special="all")
+        assert np.array_equal(gpt2.encode_array(text), expected), path.name
+        assert np.array_equal(np.concatenate(list(gpt2.encode_file(path))), expected), path.name
+        assert gpt2.decode_bytes(expected) == text.encode(), path.name
+
+
+@pytest.mark.parametrize("size", [1, 20, 3000])
+def test_encode_iterable_goes_over_to_kernels_anywhere(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, overlapping: Tokenizer, as_tiktoken, text: str, size: int
+) -> None:
+    part = text[:20_000]
+    slices = [part[begin : begin + size] for begin in range(0, len(part), size)]
+    theirs = as_tiktoken(tokenizer)
+    expected = theirs.encode(part, allowed_special="all")
+    expected_ordinary = theirs.encode_ordinary(part)
+    expected_overlapping = overlapping.encode(part)
+    for worth in (1, 500, 7777, 19_999):
+        monkeypatch.setattr(f"{MODULE}._WORTH_COMPILING", worth)
+        assert list(tokenizer.encode_iterable(slices)) == expected
+        assert list(tokenizer.encode_iterable(slices, allow_special=False)) == expected_ordinary
+        assert list(overlapping.encode_iterable(slices)) == expected_overlapping
+
+
+def test_encode_iterable_reads_64_kb_ahead_at_most(tokenizer: Tokenizer, text: str) -> None:
+    part = "".join(character for character in text if ord(character) < 128)[:60_000]
+    num_read = num_given = most = 0
+
+    def pieces_of_100() -> Iterator[str]:
+        nonlocal num_read
+        for begin in itertools.cycle(range(0, len(part), 100)):
+            num_read += len(part[begin : begin + 100])
+            yield part[begin : begin + 100]
+
+    for token in itertools.islice(tokenizer.encode_iterable(pieces_of_100()), 200_000):
+        most = max(most, num_read - num_given)
+        num_given += len(tokenizer.vocab[token])
+    # One block waits to be encoded while another is given out.
+    assert most < 2 * 65_536 + 1000
+
+
+def test_encode_iterable_over_single_characters_is_no_trap(tokenizer: Tokenizer, as_tiktoken, text: str) -> None:
+    part = text[:100_000]
+    expected = as_tiktoken(tokenizer).encode("ba ke. " + part, allowed_special="all")
+    assert list(tokenizer.encode_iterable(["ba ke. ", *part])) == expected
+
+
+def test_counts_of_ids_need_the_dtype_of_the_vocabulary(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode_array("ba ke").dtype == np.dtype("<u2")
+    many = [f"<|{number}|>" for number in range(65_536)]
+    large = Tokenizer(build_vocab([], []), [], many)
+    assert large.encode_array("<|65535|>a").tolist() == [65_535 + 256, 64]
+    assert large.encode_array("<|65535|>a").dtype == np.dtype("<u4")
+
+
+def test_no_thread_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for encode in (
+        lambda: tokenizer.encode_array("a", num_threads=0),
+        lambda: tokenizer.encode_batch(["a"], num_threads=0),
+        lambda: list(tokenizer.encode_file(tmp_path / "none.txt", num_threads=0)),
+    ):
+        with pytest.raises(UserError, match="num_threads: expected 1 or more, got 0"):
+            encode()
+
+
+@pytest.mark.parametrize("worth_compiling", [0, 1 << 60], ids=["compiled", "plain"])
+@pytest.mark.parametrize(
+    ("broken", "half"),
+    [
+        ("\ud83d", "D83D"),
+        ("before\ude42after", "DE42"),
+        (f"{END}\udfff{END}", "DFFF"),
+        ("ba ke " * 100_000 + "\ud800", "D800"),
+        ("ba ke \ud801 ke" + " ba \ud802" * 100_000, "D801"),
+    ],
+    ids=["alone", "within", "between", "far behind", "the first of many"],
+)
+def test_half_of_a_surrogate_pair_is_refused_by_every_way(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, broken: str, half: str, worth_compiling: int
+) -> None:
+    monkeypatch.setattr(f"{MODULE}._WORTH_COMPILING", worth_compiling)
+    monkeypatch.setattr(f"{MODULE}._WORTH_LOADING", worth_compiling)
+    message = rf"^the text holds U\+{half}, half of a surrogate pair, which is no character$"
+    for encode in (
+        lambda: tokenizer.encode(broken),
+        lambda: tokenizer.encode_array(broken, num_threads=1),
+        lambda: tokenizer.encode_array(broken, num_threads=3),
+        lambda: tokenizer.encode_batch(["ba", broken], num_threads=2),
+        lambda: list(tokenizer.encode_iterable(["ba ", broken[: len(broken) // 2], broken[len(broken) // 2 :]])),
+    ):
+        with pytest.raises(UserError, match=message):
+            encode()
+    assert tokenizer.encode("ba") == tokenizer.encode_array("ba").tolist(), "the tokenizer goes on"
+
+
+@pytest.mark.parametrize("worth_compiling", [0, 1 << 60], ids=["compiled", "plain"])
+@pytest.mark.parametrize(
+    ("data", "offset"),
+    [(b"\xff", "0"), (b"ba ke\n" * 100_000 + b"\xe4\xb8", "600,000"), (b"ba \xed\xa0\x80" + b"ba " * 9, "3")],
+    ids=["alone", "at the end", "half of a surrogate pair"],
+)
+def test_a_file_that_is_not_utf8_is_refused_by_its_offset(
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: Tokenizer,
+    tmp_path: Path,
+    data: bytes,
+    offset: str,
+    worth_compiling: int,
+) -> None:
+    monkeypatch.setattr(f"{MODULE}._WORTH_COMPILING", worth_compiling)
+    monkeypatch.setattr(f"{MODULE}._WORTH_LOADING", worth_compiling)
+    (tmp_path / "text.txt").write_bytes(data)
+    for num_threads in (1, 3):
+        with pytest.raises(UserError, match=rf"text\.txt: not UTF-8 at byte {offset}; convert the file to UTF-8$"):
+            list(tokenizer.encode_file(tmp_path / "text.txt", num_threads))

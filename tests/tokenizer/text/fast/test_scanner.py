@@ -1,0 +1,138 @@
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.tokenizer.text.fast.chunks import PADDING, code_point_classes
+from lm.tokenizer.text.pretokenization import PATTERNS
+
+Scanner = Callable[..., list[int]]
+
+CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+WHITE_SPACE = regex.findall(r"\s", "".join(CHARACTERS))
+# One or more of each class, in one to four bytes, and what contractions are made of.
+OF_EACH_CLASS = "aé中𝐀1²٣𝟘 \n\r\t\x85\u00a0\u3000\u2028!\0¿—🙂'sdmtrevlLſ"
+# A place in the block of 64 bytes, in front of it and behind.
+AROUND_A_BORDER = range(56, 72)
+
+
+@pytest.fixture(scope="module")
+def scan(kernels: SimpleNamespace) -> Scanner:
+    """Where the pre-tokens of data[begin:end] start, and the end."""
+
+    def run(data: bytes, begin: int = 0, end: int | None = None) -> list[int]:
+        end = len(data) if end is None else end
+        starts = np.empty(end - begin + 1, np.uint32)
+        count = kernels.find_starts(np.frombuffer(data + PADDING, np.uint8), begin, end, code_point_classes(), starts)
+        return starts[: count + 1].tolist()
+
+    return run
+
+
+def starts_by_regex(text: str) -> list[int]:
+    lengths = [len(pre_token.encode()) for pre_token in regex.findall(PATTERNS["gpt2"], text)]
+    return [0, *itertools.accumulate(lengths)]
+
+
+@pytest.mark.parametrize("neighbour", ["a", "1", " ", "\n", "!", "'"])
+def test_every_code_point_between_characters_of_each_class(scan: Scanner, neighbour: str) -> None:
+    text = neighbour + "".join(character + neighbour for character in CHARACTERS)
+    assert scan(text.encode()) == starts_by_regex(text)
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_every_character_of_three_bytes_at_every_place_of_a_block(scan: Scanner, shift: int) -> None:
+    # With a neighbour it takes 4 bytes, so that in one text it would never cross the border of a block.
+    text = "x" * shift + "".join(character + " " for character in CHARACTERS[0x800:0xF800])
+    assert scan(text.encode()) == starts_by_regex(text)
+
+
+def test_every_code_point_after_the_one_before(scan: Scanner) -> None:
+    text = "".join(CHARACTERS)
+    assert scan(text.encode()) == starts_by_regex(text)
+
+
+def test_every_code_point_alone(scan: Scanner) -> None:
+    # One character is one pre-token; beyond the first plane, where classes come in long runs, every 61st.
+    for character in CHARACTERS[:0x10000] + CHARACTERS[0x10000::61]:
+        data = character.encode()
+        assert scan(data) == [0, len(data)]
+
+
+@settings(max_examples=500)
+@given(
+    text=st.text() | st.text(st.sampled_from(OF_EACH_CLASS), max_size=200),
+    shift=st.integers(0, 70),
+)
+def test_any_text(scan: Scanner, text: str, shift: int) -> None:
+    for start in ("x" * shift, " " * shift, "é" * shift):
+        assert scan((start + text).encode()) == starts_by_regex(start + text)
+
+
+@settings(max_examples=500)
+@given(
+    text=st.text(st.sampled_from(OF_EACH_CLASS), max_size=150),
+    before=st.binary(max_size=80),
+    behind=st.sampled_from([b"", b"ll", b"s ", b"\x80\xbf", b" a", b"\xe3\x80\x80"]) | st.binary(max_size=80),
+)
+def test_what_stands_before_the_beginning_and_behind_the_end_makes_no_difference(
+    scan: Scanner, text: str, before: bytes, behind: bytes
+) -> None:
+    data = text.encode()
+    found = scan(before + data + behind, len(before), len(before) + len(data))
+    assert [place - len(before) for place in found] == starts_by_regex(text)
+
+
+def test_contractions_in_every_case_at_every_offset(scan: Scanner) -> None:
+    letters = ["s", "t", "m", "d", "re", "ve", "ll"]
+    cases = {"".join(case) for text in letters for case in itertools.product(*zip(text.lower(), text.upper()))}
+    for ending in sorted(cases) + ["", "l", "r", "v", "e", "ſ", "lé", "le", "rv"]:
+        for before in ["", "a", "1", "!", " ", "é", "\u3000"]:
+            for behind, offset in itertools.product(["", "a", "'", "'s", " ", "中"], AROUND_A_BORDER):
+                text = "x" * offset + before + "'" + ending + behind
+                assert scan(text.encode()) == starts_by_regex(text), text
+
+
+@pytest.mark.parametrize(("text", "behind"), [("x'", "s"), ("x'", "ll"), ("x'l", "l"), ("x'r", "e"), ("'v", "e ")])
+def test_a_contraction_does_not_go_on_behind_the_end(scan: Scanner, text: str, behind: str) -> None:
+    for offset in AROUND_A_BORDER:
+        data = ("x" * offset + text).encode()
+        assert scan(data + behind.encode(), 0, len(data)) == starts_by_regex(data.decode())
+
+
+def test_every_white_space_across_the_border_of_a_block(scan: Scanner) -> None:
+    for space, offset, count in itertools.product(WHITE_SPACE, AROUND_A_BORDER, (1, 2, 3)):
+        for behind in ["", "a", "1", "!", "'s", " b", "\u2003é"]:
+            text = "x" * offset + space * count + behind
+            assert scan(text.encode()) == starts_by_regex(text), (text, offset)
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "\n", "a", "1", "!", "'", "é", "中", "🙂", "\u3000", "\r\n", "'s", " a", "a ", "\0", " \u00a0"]
+)
+def test_long_runs(scan: Scanner, unit: str) -> None:
+    for text in (unit * 100_000, "x" + unit * 100_000 + "y", " " + unit * 99_999 + " 7"):
+        assert scan(text.encode()) == starts_by_regex(text)
+
+
+def test_by_hand(scan: Scanner) -> None:
+    assert scan(b"I 've  it's") == [0, 1, 3, 5, 6, 9, 11]
+    assert scan(b"a\r\nb\0c") == [0, 1, 2, 3, 4, 5, 6]
+    assert scan("٣4५ x".encode()) == [0, 6, 8]
+    assert scan(b"") == [0]
+
+
+def test_a_generated_text(scan: Scanner, text: str) -> None:
+    assert scan(text.encode()) == starts_by_regex(text)
+
+
+def test_real_texts(scan: Scanner, shared_data: Path) -> None:
+    for name in ("multilingual.txt", "code_python.txt", "chinese_sanguo.txt"):
+        text = (shared_data / name).read_bytes()[:3_000_000].decode(errors="ignore")
+        assert scan(text.encode()) == starts_by_regex(text)

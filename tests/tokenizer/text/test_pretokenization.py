@@ -1,0 +1,108 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm.errors import UserError
+from lm.tokenizer.text.pretokenization import END_OF_INPUT, PreTokenizer
+
+# Overlapping: one is the start of another, one the end, one stands inside, and two stand across each other's border.
+SPECIAL = ["<|a|>", "<|a|><|b|>", "|><|", "a|>x", "xx"]
+
+# Dense in what patterns and special tokens turn on: contractions, runs of white space, their pieces.
+TRICKY = st.text(st.sampled_from("<|ab>x' \n\r\tsStTlLſd12.é中\u3000\u00a0🙂")) | st.text()
+PIECES = st.lists(st.sampled_from(SPECIAL + ["<|", "a", "|>", "x", " ", "\n", "'l", "l"])).map("".join)
+
+
+def split_streamed(chunks: list[str], pattern: str, special_tokens: list[str]) -> list[str]:
+    result = []
+    for pre_tokens, follower in PreTokenizer(pattern, special_tokens).stream(chunks):
+        result += pre_tokens + ([follower] if follower else [])
+    return result
+
+
+@st.composite
+def divided(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
+    text = draw(texts)
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=20)))
+    return [text[start:stop] for start, stop in itertools.pairwise([0, *cuts, len(text)])]
+
+
+@pytest.mark.parametrize("special_tokens", [[], SPECIAL], ids=["no special tokens", "special tokens"])
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", r"(?s:\w+|.)"])
+@given(chunks=divided(TRICKY | PIECES))
+def test_any_division_into_chunks_gives_the_pre_tokens_of_the_whole(
+    split_whole, pattern: str, special_tokens: list[str], chunks: list[str]
+) -> None:
+    text = "".join(chunks)
+    expected = split_whole(text, special_tokens, pattern)
+    assert split_streamed(chunks, pattern, special_tokens) == expected
+    assert split_streamed(list(text), pattern, special_tokens) == expected
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+def test_a_contraction_is_not_broken_up_by_a_chunk_that_ends_in_it(pattern: str) -> None:
+    assert split_streamed(["we'l", "l"], pattern, []) == ["we", "'ll"]
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+def test_long_text_and_long_runs_are_split_as_a_whole(split_whole, pattern: str, text: str) -> None:
+    run = text[:30_000] + " " * 50_000 + "a" * 50_000 + "\n \n" * 20_000 + text[30_000:60_000]
+    assert split_streamed([run], pattern, []) == split_whole(run, [], pattern)
+
+
+def test_gpt2_pattern_by_hand() -> None:
+    assert split_streamed(["I'll  go  \n to 3 p.m.!"], "gpt2", []) == [
+        "I", "'ll", " ", " go", "  \n", " to", " 3", " p", ".", "m", ".!",
+    ]  # fmt: skip
+
+
+def test_gpt4_pattern_by_hand() -> None:
+    assert split_streamed(["I'LL pay 12345!\n\n  now"], "gpt4", []) == [
+        "I", "'LL", " pay", " ", "123", "45", "!\n\n", " ", " now",
+    ]  # fmt: skip
+
+
+def test_the_leftmost_special_token_wins_then_the_longest() -> None:
+    assert split_streamed(["a<|a|><|b|>b"], "gpt2", SPECIAL) == ["a", "<|a|><|b|>", "b"]
+    assert split_streamed(["<|a|>xx"], "gpt2", SPECIAL) == ["<|a|>", "xx"]
+    assert split_streamed(["<a|>xx"], "gpt2", SPECIAL) == ["<", "a|>x", "x"]
+
+
+def test_a_document_ends_at_a_special_token() -> None:
+    # "  " before the end of a document is one pre-token; before a letter its last space would go with the letter.
+    assert split_streamed(["a  <|a|>b"], "gpt2", ["<|a|>"]) == ["a", "  ", "<|a|>", "b"]
+
+
+@pytest.mark.parametrize("pattern", [r"\d+", r"(a)|(b)", r"x*", r"(?r)[ab]+", r"a\Kb", r"(?<=a)b|$", r"(?i)[a-c]+"])
+@given(text=st.text(st.sampled_from("abcxX1é ")))
+def test_a_custom_pattern_loses_no_text(pattern: str, text: str) -> None:
+    assert "".join(split_streamed([text], pattern, [])) == text
+
+
+def test_text_between_the_matches_of_a_custom_pattern_becomes_pre_tokens() -> None:
+    assert split_streamed(["ab12 c3"], r"\d+", []) == ["ab", "12", " c", "3"]
+
+
+def test_it_reads_only_as_far_as_needed() -> None:
+    lines = (f"line {number} of many\n" for number in itertools.count())
+    stream = PreTokenizer("gpt2", ["<|endoftext|>"]).stream(lines)
+    first = list(itertools.islice(itertools.chain.from_iterable(pre_tokens for pre_tokens, _ in stream), 20))
+    assert first[:4] == ["line", " 0", " of", " many"]
+    assert next(lines) < "line 8"
+
+
+def test_empty_input_is_one_empty_document() -> None:
+    assert list(PreTokenizer("gpt2").stream([])) == [([], END_OF_INPUT)]
+    assert list(PreTokenizer("gpt2").stream([""])) == [([], END_OF_INPUT)]
+
+
+def test_an_invalid_pattern_is_refused_with_its_position() -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.pattern: .*got 'a\(b': missing \) at position 3"):
+        PreTokenizer("a(b")
+
+
+def test_an_empty_special_token_is_refused() -> None:
+    with pytest.raises(UserError, match="expected non-empty texts"):
+        PreTokenizer("gpt2", ["<|a|>", ""])
