@@ -1,4 +1,4 @@
-"""What a finished pipeline has to show: its metrics, one sample, the ablation table and the pictures."""
+"""The results of a finished pipeline as text: metrics, the ablation table, one sample and the paths of the pictures."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,14 @@ from lm.errors import UserError
 
 
 def report(metrics: Path, samples: Path) -> str:
-    """The text that `make` ends with.
+    """Return the text that `make` prints at the end.
+
+    Args:
+        metrics: the folder of train.json, ablation.md and the pictures.
+        samples: the folder of samples.json.
 
     Raises:
-        UserError: the pipeline has not run to its end.
+        UserError: a file is missing because the pipeline has not finished.
     """
     try:
         train = json.loads((metrics / "train.json").read_text(encoding="utf-8"))

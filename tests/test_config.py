@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lm import config
 from lm.config import Params
@@ -42,16 +41,6 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
-    [("off", "off"), ("no", "no"), ("true", True), ("010", 10), ("0o17", 15), ("0x1F", 31), ("1e3", 1000.0),
-     (".5", 0.5), ("12:30", "12:30"), ("1_000", "1_000"), ("~", None), ("", None), ("-7", -7), ("<|x|>", "<|x|>")],
-)  # fmt: skip
-def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
-    value = yaml.load(f"key: {written}", Loader=config._Yaml12Loader)["key"]
-    assert value == meant and type(value) is type(meant)
-
-
-@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("model.norm", "false", "model.norm: expected 'rmsnorm' | 'layernorm' | 'none', got False"),
@@ -76,7 +65,7 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
         ),
         ("sample.temperature", "-1", "sample.temperature: expected 0, or 0.001 or more, got -1.0"),
         ("sample.prompts", "once", "sample.prompts: expected a list, got 'once'"),
-        ("train.max_steps", "3", "train.max_steps: expected at least the schedule's warmup_steps"),
+        ("train.max_steps", "3", "train.max_steps: expected at least the sum of the schedule's warmup_steps"),
         ("train.seed", "99999999999999999999", "train.seed: expected 0 to 4294967295, got 99999999999999999999"),
         ("ablate.seeds", "[-1]", "ablate.seeds: expected 0 to 4294967295, got -1"),
         ("sample.temperature", "1e-40", "sample.temperature: expected 0, or 0.001 or more, got 1e-40"),
@@ -84,10 +73,10 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
         ("model.d_model", "{{ x }}", "a key must be a word"),
         ("optim.eps", "1" + "0" * 400, "optim.eps: expected a number, got 1000"),
         ("model.d_model", "1" + "0" * 5000, "not valid YAML: Exceeds the limit"),
-        ("ablate.seeds", "[1, 1]", "ablate.seeds: expected at least one entry and none twice"),
+        ("ablate.seeds", "[1, 1]", "ablate.seeds: expected at least one entry and no duplicates"),
         ("model.qk_norm", "off", "model.qk_norm: expected true or false, got 'off'"),
         ("model.ffn", "relu", "model.ffn: expected 'swiglu' | 'silu', got 'relu'"),
-        ("optim.name", "sgd", "optim.name: expected 'adamw' | 'muon', got 'sgd'"),
+        ("optim.optimizer", "sgd", "optim.optimizer: expected 'adamw' | 'muon', got 'sgd'"),
         ("optim.momentum", "1", "optim.momentum: expected 0 or more and less than 1, got 1.0"),
         ("optim.momentum", "-0.1", "optim.momentum: expected 0 or more and less than 1, got -0.1"),
         ("optim.decay_shape", "sqrt", "optim.decay_shape: expected 'linear' | '1-sqrt', got 'sqrt'"),
@@ -119,13 +108,13 @@ def test_a_missing_key_is_named(text, tmp_path):
         load("\n".join(line for line in text.splitlines() if not line.startswith("  d_ff:")), tmp_path)
 
 
-def test_a_key_that_stands_twice_is_named(text, tmp_path):
-    with pytest.raises(UserError, match="params.yaml:.*the key 'model' stands twice"):
+def test_a_repeated_key_is_named(text, tmp_path):
+    with pytest.raises(UserError, match="params.yaml:.*the key 'model' appears twice"):
         load(text + "\nmodel: {}\n", tmp_path)
 
 
 def test_an_ablation_of_an_unknown_variant_is_named(text, tmp_path):
-    with pytest.raises(UserError, match="ablate.run: expected names out of variants .*, got 'no-nrm'"):
+    with pytest.raises(UserError, match="ablate.run: expected names from variants .*, got 'no-nrm'"):
         load(text.replace("  - no-norm\n", "  - no-nrm\n"), tmp_path)
 
 
@@ -146,8 +135,8 @@ NO_NORM = "    no-norm:\n      norm: none\n"
         ("", "ablate.variants.no-norm: expected a section of keys, got None"),
         (
             "      schedule: wsd\n      decay_steps: 101\n",
-            "ablate.variants.no-norm: ablate.max_steps: expected at least the schedule's warmup_steps and decay_steps, "
-            "121 together, got 120",
+            "ablate.variants.no-norm: ablate.max_steps: expected at least the sum of the schedule's warmup_steps and "
+            "decay_steps, 121, got 120",
         ),
     ],
 )

@@ -4,17 +4,20 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from lm import config, preset
+from lm import config
 from lm.errors import UserError
 from lm.model.transformer import TransformerLM
+from lm.presets.preset import apply_preset, preset_names
 
-# Without the embeddings: the course's shape has 17.6 million (the design's 17M), GPT-2 small's with 32,000 tokens 110.
+# vocab_size, context_length and the number of parameters. Without its embeddings, the course's shape has 17.6 million,
+# and GPT-2 small's with 32,000 tokens has 110 million.
 SHAPES = {
     "tinystories": (10_000, 256, 22_696_448),
     "tinystories-low-resource": (10_000, 256, 22_696_448),
     "owt": (32_000, 256, 45_224_448),
     "owt-125m": (32_000, 1024, 134_105_856),
 }
+# How many tokens the training reads.
 TOKENS = {
     "tinystories": 327_680_000,
     "tinystories-low-resource": 40_960_000,
@@ -31,8 +34,8 @@ def path(project, tmp_path):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_preset_is_valid_and_its_model_has_the_size_it_promises(path, name):
-    preset.apply(name, path)
+def test_a_preset_is_valid_and_its_model_has_the_documented_size(path, name):
+    apply_preset(name, path)
     params = config.load(path)
     vocab_size, context_length, num_parameters = SHAPES[name]
     assert (params.tokenizer.vocab_size, params.model.context_length) == (vocab_size, context_length)
@@ -43,9 +46,9 @@ def test_a_preset_is_valid_and_its_model_has_the_size_it_promises(path, name):
     assert tokens == pytest.approx(TOKENS[name], rel=0.001)
 
 
-def test_presets_keep_every_comment_and_change_only_the_lines_that_differ(path):
+def test_a_preset_keeps_every_comment_and_changes_only_the_lines_that_differ(path):
     before = path.read_text(encoding="utf-8").splitlines()
-    changes = preset.apply("owt-125m", path)
+    changes = apply_preset("owt-125m", path)
     after = path.read_text(encoding="utf-8").splitlines()
     assert len(before) == len(after)
     differing = [(old, new) for old, new in zip(before, after) if old != new]
@@ -56,35 +59,37 @@ def test_presets_keep_every_comment_and_change_only_the_lines_that_differ(path):
 
 def test_the_released_params_are_the_preset_laptop(path):
     before = path.read_bytes()
-    assert preset.apply("laptop", path) == []
+    assert apply_preset("laptop", path) == []
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(preset.names(), 2)))
-def test_a_preset_leaves_nothing_of_the_one_before(path, first, second):
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(preset_names(), 2)))
+def test_a_preset_leaves_nothing_of_an_earlier_one_behind(path, first, second):
     original = path.read_bytes()
-    preset.apply(second, path)
-    alone = path.read_bytes()
+    apply_preset(second, path)
+    directly = path.read_bytes()
     path.write_bytes(original)
-    preset.apply(first, path)
-    preset.apply(second, path)
-    assert path.read_bytes() == alone
+    apply_preset(first, path)
+    apply_preset(second, path)
+    assert path.read_bytes() == directly
 
 
-def test_an_unknown_preset_names_those_there_are(path):
-    with pytest.raises(UserError, match="no preset 'huge'; there are fast, laptop, owt, owt-125m, smoke, tinystories"):
-        preset.apply("huge", path)
+def test_the_error_for_an_unknown_preset_lists_the_presets(path):
+    with pytest.raises(
+        UserError, match="no preset 'huge'; the presets are fast, laptop, owt, owt-125m, smoke, tinystories"
+    ):
+        apply_preset("huge", path)
 
 
-def test_an_invalid_file_is_left_as_it_is(path):
+def test_an_invalid_file_is_not_changed(path):
     path.write_text(path.read_text(encoding="utf-8").replace("norm: rmsnorm", "norm: batchnorm"), encoding="utf-8")
     before = path.read_bytes()
     with pytest.raises(UserError, match="expected 'rmsnorm'"):
-        preset.apply("tinystories", path)
+        apply_preset("tinystories", path)
     assert path.read_bytes() == before
 
 
-def test_values_that_do_not_fit_the_preset_leave_the_file_as_it_is(path):
+def test_a_file_with_values_that_do_not_fit_the_preset_is_not_changed(path):
     yaml = YAML()
     params = yaml.load(path)
     params["ablate"]["switches"]["decay_steps"] = 10**6
@@ -93,5 +98,5 @@ def test_values_that_do_not_fit_the_preset_leave_the_file_as_it_is(path):
     yaml.dump(params, path)
     before = path.read_bytes()
     with pytest.raises(UserError, match="max_steps"):
-        preset.apply("tinystories", path)
+        apply_preset("tinystories", path)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

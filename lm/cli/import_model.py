@@ -1,0 +1,25 @@
+"""Convert a Llama or Qwen3 model from transformers into this project's format.
+
+A model that the layers of this project cannot represent is refused, and the
+message names what does not fit.
+
+Example:
+  lm import hf stories --model imported/model --tokenizer imported/tokenizer
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    formats = parser.add_subparsers(required=True, metavar="FORMAT")
+    hf = formats.add_parser("hf", help="a folder that transformers wrote")
+    hf.add_argument("folder", type=Path, metavar="DIR", help="folder to read")
+    hf.add_argument("--model", type=Path, required=True, help="folder to write the model to")
+    hf.add_argument("--tokenizer", type=Path, required=True, help="folder to write its tokenizer to")
+
+
+def run(args: argparse.Namespace) -> None:
+    from lm.export.import_hugging_face import import_hugging_face
+
+    import_hugging_face(args.folder, args.model, args.tokenizer)

@@ -1,0 +1,49 @@
+"""Estimate FLOPs, memory, disk and time before training.
+
+The estimate is for the training that params.yaml describes, on this machine.
+The time comes from a few training steps on random tokens, so no data is needed.
+Exit status 1 means that the training does not fit; the message names the
+nearest settings that do.
+
+Example:
+  lm preset tinystories && lm plan
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="file with the parameters (%(default)s)"
+    )
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=Path("data/.checkpoints"),
+        help="folder of in-flight checkpoints (%(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from lm import config
+    from lm.device import pick_device
+    from lm.training.config import RunConfig
+    from lm.training.distributed import is_launched, launch, num_processes, process_group
+    from lm.training.plan import duration, measure_step_seconds, plan
+
+    params = config.load(args.params)
+    runtime = params.runtime
+    if runtime.num_processes > 1 and not is_launched():
+        launch(functools.partial(run, args), runtime.num_processes)
+        return
+    training = RunConfig(model=params.model, optim=params.optim, train=params.train)
+    vocab_size = params.tokenizer.vocab_size
+    with process_group(pick_device(runtime.device)) as device:
+        estimate = plan(training, vocab_size, runtime, device, args.checkpoints, num_processes())
+        print(estimate)
+        estimate.check()
+        seconds = measure_step_seconds(training, vocab_size, runtime, device)
+        total = duration(seconds * params.train.max_steps)
+        print(f"time: {seconds:.3g} s per step, about {total} in total, not counting evaluations")

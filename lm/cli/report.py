@@ -1,0 +1,24 @@
+"""Show the results of the last run of the pipeline.
+
+These are the metrics, the ablation table, one sample and the paths of the
+pictures.
+
+Example:
+  lm report
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metrics", type=Path, default=Path("metrics"), help="folder of metrics (%(default)s)")
+    parser.add_argument(
+        "--samples", type=Path, default=Path("data/samples"), help="folder with samples.json (%(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from lm.report import report
+
+    print(report(args.metrics, args.samples))

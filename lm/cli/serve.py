@@ -1,0 +1,45 @@
+"""Serve a trained model over HTTP.
+
+The server answers OpenAI's /v1/completions and has a page at / to try the
+model on. Only this machine can reach it unless --host says otherwise.
+
+Example:
+  lm serve --port 8080
+"""
+
+import argparse
+from pathlib import Path
+
+from lm.cli.trained_model import add_model_arguments, load_trained
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--metrics", type=Path, default=Path("metrics"), help="folder with train.csv for the page (%(default)s)"
+    )
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="file with the default settings (%(default)s)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 picks a free one (%(default)s)")
+    parser.add_argument("--rows", type=int, default=8, help="how many texts to generate at once (%(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=2048, help="maximum length of each text (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="time limit for each request (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    from lm import config
+    from lm.errors import UserError
+    from lm.serving.completion_request import Limits
+    from lm.serving.server import listening, serve
+
+    params = config.load(args.params)
+    try:
+        limits = Limits(rows=args.rows, max_tokens=args.max_tokens, seconds=args.seconds)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    model, tokenizer = load_trained(args, params.runtime)
+    name = args.model.resolve().name
+    with listening(args.host, args.port, name, model, tokenizer, params.sample, args.metrics, limits) as server:
+        serve(server)

@@ -1,0 +1,1 @@
+"""Presets: complete setups as files that hold only the parameters that differ between them."""
