@@ -1,4 +1,4 @@
-"""The machine that a run is on: device, precision, compilation, and its peak."""
+"""What this machine offers a run: its device, precision, compiler and peak speed."""
 
 import ctypes
 import sys
@@ -8,7 +8,8 @@ import torch
 
 from lm.errors import UserError
 
-# Dense peak in FLOP/s, bfloat16 and float32 (TF32 off), from the makers' data sheets; the first name that fits counts.
+# Dense peak in FLOP/s, for bfloat16 and float32 (without TF32), from the vendors' data sheets. The first entry whose
+# name is part of the device's name is used.
 PEAKS = {
     "H200": (989e12, 67e12),
     "H100 PCIe": (756e12, 51e12),
@@ -21,55 +22,59 @@ PEAKS = {
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
-    """The device asked for; `auto` takes CUDA, else MPS, else the CPU.
+    """Return the device `name`; `auto` is CUDA if available, otherwise MPS, otherwise the CPU.
 
     Raises:
-        UserError: the device asked for is not there.
+        UserError: the device is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
+        return torch.device(next(kind for kind, is_available in available.items() if is_available))
     if not available[name]:
         raise UserError(f"runtime.device: {name} is not available on this machine; use auto or cpu")
     return torch.device(name)
 
 
 def check_precision(device: torch.device, precision: str) -> None:
-    """Refuse bfloat16 on a GPU without it, before hours of emulation."""
+    """Raise UserError for bfloat16 on a GPU that would have to emulate it, which takes hours."""
     if (
         precision == "bfloat16"
         and device.type == "cuda"
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
-        raise UserError(f"train.precision: {torch.cuda.get_device_name()} has no bfloat16; use float32")
+        raise UserError(f"train.precision: {torch.cuda.get_device_name()} does not support bfloat16; use float32")
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep large blocks that are freed: the next step asks for the same ones again.
+    """Tell the C library to keep large blocks of memory when they are freed, because the next step needs them again.
 
-    glibc gives a freed block of over 32 MB back to the kernel, which then clears every page anew: on two cores, a step
-    of the laptop preset takes 1.2 times as long. Other C libraries have no such function, and nothing happens.
+    By default, glibc returns freed blocks of more than 32 MB to the kernel, which clears every page when they are
+    allocated again; on two cores, that makes a step of the preset laptop take 1.2 times as long. Does nothing where the
+    C library has no `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold, most = -1, -3, 2**31 - 1  # <malloc.h>
-        mallopt(m_trim_threshold, most)
-        mallopt(m_mmap_threshold, most)
+        m_trim_threshold, m_mmap_threshold, unlimited = -1, -3, 2**31 - 1  # <malloc.h>
+        mallopt(m_trim_threshold, unlimited)
+        mallopt(m_mmap_threshold, unlimited)
 
 
 def why_not_compile(device: torch.device) -> str | None:
-    """What keeps torch.compile from working here, or None: a compiler, its headers, Triton, the GPU's age."""
+    """Return why torch.compile does not work on this machine, or None if it works.
+
+    Typical reasons are a missing C++ compiler, missing headers, a missing Triton, or an old GPU.
+    """
     if device.type == "mps":
-        return "its code for MPS is not reliable"
+        return "compiled code for MPS is not reliable"
     try:
         torch.compile(lambda x: x.exp() + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # every backend fails in ways of its own, and all of them mean the same here
+    except Exception as error:  # each backend raises its own kinds of errors
         return str(error).strip().partition("\n")[0] or type(error).__name__
     return None
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s that the device can reach at most, or None where no data sheet is known."""
+    """Return the peak speed of the device in FLOP/s, or None if it is not in `PEAKS`."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -10,16 +10,19 @@ from lm.atomic import atomic_write
 
 
 def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float | None, path: Path) -> None:
-    """Losses in nats a token on the left; on the right bits a byte, with the corpus's entropy where it is known."""
+    """Draw the losses in nats per token on the left and the val loss in bits per byte on the right.
+
+    `floor_bits_per_byte` is the entropy of the corpus, where it is known.
+    """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     losses, bits = figure.subplots(1, 2)
     for name, label in (("train_loss", "train"), ("val_loss", "val")):
         losses.plot(*_points(history, name), marker=".", label=label)
-    losses.set(xlabel="step", ylabel="loss (nats a token)")
+    losses.set(xlabel="step", ylabel="loss (nats per token)")
     bits.plot(*_points(history, "val_bits_per_byte"), marker=".", color="C1", label="val")
     if floor_bits_per_byte is not None:
         bits.axhline(floor_bits_per_byte, linestyle="--", color="gray", label="entropy of the corpus")
-    bits.set(xlabel="step", ylabel="bits a byte", ylim=(0, None))
+    bits.set(xlabel="step", ylabel="bits per byte", ylim=(0, None))
     for axes in (losses, bits):
         axes.grid(alpha=0.3)
         axes.legend()
@@ -27,7 +30,10 @@ def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float |
 
 
 def comparison_picture(histories: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
-    """A colour a variant, a line a seed; the scale is the baseline's, so what diverges leaves at the top."""
+    """Draw the val loss of every run: one color per variant, one line per seed.
+
+    The vertical axis fits the first variant, the baseline; the line of a run that diverges leaves it at the top.
+    """
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for index, (variant, runs) in enumerate(histories.items()):
@@ -38,18 +44,19 @@ def comparison_picture(histories: dict[str, list[list[dict[str, Any]]]], path: P
     if baseline:
         margin = 0.15 * (max(baseline) - min(baseline))
         axes.set_ylim(min(baseline) - margin, max(baseline) + 2 * margin)
-    axes.set(xlabel="step", ylabel="val loss (nats a token)")
+    axes.set(xlabel="step", ylabel="val loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)
 
 
 def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """The steps and the finite values of a column."""
     rows = [row for row in history if row[name] is not None and math.isfinite(row[name])]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
 def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as file:
-        # Without matplotlib's version: the same run gives the same file.
+        # Without matplotlib's version in the metadata, the same run gives the same file.
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Train one cell of the ablation: one variant of the model with one seed."""
+"""Train one cell of the ablation: one variant with one seed."""
 
 import argparse
 import dataclasses
@@ -9,21 +9,23 @@ from lm.atomic import make_folder, write_json
 from lm.errors import UserError, exit_cleanly
 from lm.studies.ablation import cell
 from lm.tokenizer.tokenizer import Tokenizer
+from lm.training.config import RunConfig
 from lm.training.data import open_data
 from lm.training.distributed import is_launched, launch
-from lm.training.loop import OutputPaths, Result, train
+from lm.training.loop import OutputPaths, Result
+from lm.training.train import train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--variant", required=True, help="a name out of ablate.variants")
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of the stage encode_memmap")
-    parser.add_argument("--checkpoints", type=Path, required=True, help="folder of in-flight checkpoints")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
+    parser.add_argument("--variant", required=True, help="one of the names in ablate.variants")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the weights and of the order of the batches")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder that the stage train_bpe wrote")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder that the stage encode_memmap wrote")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="folder for checkpoints of unfinished runs")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, a row an evaluation")
+    parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, with one row per evaluation")
     parser.add_argument("--tracking", type=Path, required=True, help="folder for the files of runtime.tracking")
     args = parser.parse_args()
     params = config.load(args.params)
@@ -39,11 +41,21 @@ def main() -> None:
 
     def write(result: Result) -> None:
         write_json(args.metrics, result.metrics)
+        print(summary(args.variant, args.seed, result))
 
-    # A cell runs for seconds: compiling it would take longer.
+    base = RunConfig(model=params.model, optim=params.optim, train=params.train)
+    run = cell(base, params.ablate, args.variant, args.seed)
+    # A cell trains for seconds, and compiling would take longer.
     runtime = dataclasses.replace(params.runtime, compile=False)
-    files = OutputPaths(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
-    train(cell(params, args.variant, args.seed), data, tokenizer, runtime, files, write)
+    paths = OutputPaths(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
+    train(run, data, tokenizer, runtime, paths, write, report=lambda line: None)
+
+
+def summary(variant: str, seed: int, result: Result) -> str:
+    """The one line that the console shows of a cell."""
+    loss = f"val loss {result.metrics['val_loss']:.4f}" if "val_loss" in result.metrics else "no finite val loss"
+    diverged = ", diverged" if result.metrics["diverged"] else ""
+    return f"{variant}, seed {seed}: {loss}{diverged}, {result.timing['seconds']:.1f} s"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make the ablation table and its picture out of all the cells."""
+"""Make the ablation table and its picture from the results of all cells."""
 
 import argparse
 import csv
@@ -15,10 +15,10 @@ from lm.studies.table import markdown, table
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--metrics", type=Path, required=True, help="folder of the cells' metrics")
-    parser.add_argument("--curves", type=Path, required=True, help="folder of the cells' curves")
-    parser.add_argument("--table", type=Path, required=True, help="Markdown file to write; a CSV goes beside it")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
+    parser.add_argument("--metrics", type=Path, required=True, help="folder with the metrics of the cells")
+    parser.add_argument("--curves", type=Path, required=True, help="folder with the loss curves of the cells")
+    parser.add_argument("--table", type=Path, required=True, help="Markdown file to write, beside a CSV file")
     parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
     args = parser.parse_args()
     ablate = config.load(args.params).ablate

@@ -1,4 +1,4 @@
-"""Encode both splits with the trained tokenizer into token files."""
+"""Encode the train and val splits into token files with the trained tokenizer."""
 
 import argparse
 import time
@@ -15,14 +15,14 @@ from lm.tokens import encode_split, read_text_facts, write_manifest
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--raw", type=Path, required=True, help="folder of the stage download")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder to write the token files into")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
+    parser.add_argument("--raw", type=Path, required=True, help="folder that the stage download wrote")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder that the stage train_bpe wrote")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder to write the token files to")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--timing", type=Path, required=True, help="folder for times and rates, encode_memmap.json")
+    parser.add_argument("--timing", type=Path, required=True, help="folder to write encode_memmap.json to")
     args = parser.parse_args()
-    config.load(args.params)  # the tokenizer's files say all; this only refuses a mistake in any section early
+    config.load(args.params)  # not used: it only reports mistakes in params.yaml before the work starts
     facts = read_text_facts(args.raw)
     tokenizer = Tokenizer.load(args.tokenizer)
     for folder in (args.tokens, args.metrics.parent, args.timing):

@@ -1,4 +1,4 @@
-"""Write samples of the trained model as readable text and as JSON."""
+"""Generate samples with the trained model, and write them as readable text and as JSON."""
 
 import argparse
 import dataclasses
@@ -19,10 +19,10 @@ from lm.tokenizer.tokenizer import Tokenizer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the stage train_bpe")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the stage train")
-    parser.add_argument("--samples", type=Path, required=True, help="folder to write samples.txt and samples.json into")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder that the stage train_bpe wrote")
+    parser.add_argument("--model", type=Path, required=True, help="folder that the stage train wrote")
+    parser.add_argument("--samples", type=Path, required=True, help="folder to write samples.txt and samples.json to")
     args = parser.parse_args()
     params = config.load(args.params)
     tokenizer = Tokenizer.load(args.tokenizer)
@@ -32,7 +32,7 @@ def main() -> None:
 
     batch = Batch(Decoder(model, params.sample.num_samples))
     samples: list[Sample] = []
-    for prompt in tqdm(params.sample.prompts, "sampling", unit="prompt"):
+    for prompt in tqdm(params.sample.prompts, "sampling", unit="prompt", disable=None):
         length = len(tokenizer.encode(prompt))
         if notice := window_notice(length, params.sample.max_new_tokens, model.config.context_length):
             tqdm.write(f"{prompt!r}: {notice}")

@@ -1,4 +1,4 @@
-"""Train the tokenizer of params.yaml on the train split."""
+"""Train the BPE tokenizer described by params.yaml on the train split."""
 
 import argparse
 import time
@@ -15,11 +15,11 @@ _NUM_LONGEST = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--raw", type=Path, required=True, help="folder of the stage download")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder to write the tokenizer's files into")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
+    parser.add_argument("--raw", type=Path, required=True, help="folder that the stage download wrote")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder to write the tokenizer's files to")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--timing", type=Path, required=True, help="folder for times and rates, train_bpe.json")
+    parser.add_argument("--timing", type=Path, required=True, help="folder to write train_bpe.json to")
     args = parser.parse_args()
     params = config.load(args.params).tokenizer
     text = args.raw / "train.txt"
@@ -44,7 +44,7 @@ def main() -> None:
     write_json(args.metrics, metrics)
     write_json(args.timing / "train_bpe.json", timing)
     if len(vocab) < params.vocab_size:
-        print(f"The text ran out of pairs: the vocabulary has {len(vocab):,} tokens, not {params.vocab_size:,}.")
+        print(f"the text has no more pairs to merge: {len(vocab):,} tokens instead of {params.vocab_size:,}")
     print(f"{len(vocab):,} tokens in {seconds:.1f} s, {timing['bytes_per_second'] / 1e6:.1f} MB/s")
 
 

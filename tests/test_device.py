@@ -24,7 +24,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 def test_an_old_gpu_is_refused_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    with pytest.raises(UserError, match="train.precision: Tesla T4 has no bfloat16; use float32"):
+    with pytest.raises(UserError, match="train.precision: Tesla T4 does not support bfloat16; use float32"):
         check_precision(torch.device("cuda"), "bfloat16")
     check_precision(torch.device("cuda"), "float32")
     check_precision(torch.device("cpu"), "bfloat16")

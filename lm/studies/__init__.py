@@ -1,1 +1,1 @@
-"""Ablations: their cells, tables and pictures."""
+"""Ablations: their cells and their table."""

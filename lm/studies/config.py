@@ -1,4 +1,4 @@
-"""The section `ablate`: the variants of the model and its training that are compared."""
+"""The section `ablate` of params.yaml: the variants to compare, and how long each is trained."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from lm.training.config import DecayShape, OptimizerName, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchesConfig:
-    """Every switch that a variant may change, so that no row of the table depends on `model`, `optim.name` and so on.
+    """The settings that a variant may change.
 
-    `optimizer` is `optim.name`; the learning rates are those of `optim`, times `learning_rate_scale`.
+    A variant sets all of them, so that no row of the ablation table depends on the settings of the main run. They have
+    the names and the meaning that they have in `model`, `optim` and `train`. The learning rates are those of `optim`,
+    multiplied by `learning_rate_scale`.
     """
 
     norm: Norm
@@ -36,9 +38,9 @@ class SwitchesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig:
-    """Which variants are trained, the first being the baseline, with which seeds; their shorter training.
+    """The variants to train (`run`, the first of which is the baseline), the seeds, and a training that is shorter.
 
-    In params.yaml a variant holds what it changes of `switches`; here it is complete.
+    In params.yaml, a variant lists only the `switches` that it changes; here, every variant is complete.
     """
 
     run: list[str]
@@ -53,13 +55,12 @@ class AblateConfig:
         for name in ("run", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}: expected at least one entry and none twice, got {values}")
+                raise ValueError(f"{name}: expected at least one entry and no duplicates, got {values}")
         if unknown := [name for name in self.run if name not in self.variants]:
-            raise ValueError(f"run: expected names out of variants ({', '.join(self.variants)}), got {unknown[0]!r}")
+            raise ValueError(f"run: expected names from variants ({', '.join(self.variants)}), got {unknown[0]!r}")
         for name in self.variants:
-            if not re.fullmatch(
-                r"[\w-]+", name, re.ASCII
-            ):  # it becomes part of a stage's name, a key and a file's name
+            # The name becomes part of a stage's name, a key and a file name.
+            if not re.fullmatch(r"[\w-]+", name, re.ASCII):
                 raise ValueError(f"variants: expected names of letters, digits, _ and -, got {name!r}")
         for seed in self.seeds:
             if not 0 <= seed < 2**32:

@@ -1,4 +1,4 @@
-"""The ablation table: what each variant costs or gains against the baseline."""
+"""The ablation table: the loss of each variant, and its difference from the baseline."""
 
 import math
 from typing import Any
@@ -7,10 +7,11 @@ import pandas as pd
 
 
 def table(metrics: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """A row a variant out of its cells' metrics, in the order given; the first variant is the baseline.
+    """One row per variant, in the order of `metrics`, which holds the metrics of each variant's runs.
 
-    `val_loss_std` is the standard deviation over the seeds (n - 1), empty for a single one; a variant has `diverged` as
-    "k of n" when some of its runs did, and its mean is then over the models that these runs kept.
+    The first variant is the baseline, from which `difference` is measured. `val_loss_std` is the sample standard
+    deviation over the seeds (divided by n - 1), and empty for a single seed. `diverged` is the number of runs that
+    diverged; such a run counts with the loss of the model that it kept.
     """
     rows = []
     for variant, runs in metrics.items():
@@ -31,16 +32,16 @@ def table(metrics: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The table as GitHub shows it."""
+    """The table in GitHub's Markdown."""
     lines = [
         "| variant | val loss | ± | difference | parameters | diverged |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    for row in frame.itertuples():
-        mean, std = _number(row.val_loss_mean, ".4f"), _number(row.val_loss_std, ".4f")
-        diverged = f"{row.diverged} of {row.runs}" if row.diverged else "no"
-        difference = _number(row.difference, "+.4f")
-        lines.append(f"| {row.variant} | {mean} | {std} | {difference} | {row.num_parameters:,} | {diverged} |")
+    for row in frame.to_dict("records"):
+        mean, std = _number(row["val_loss_mean"], ".4f"), _number(row["val_loss_std"], ".4f")
+        diverged = f"{row['diverged']} of {row['runs']}" if row["diverged"] else "no"
+        difference = _number(row["difference"], "+.4f")
+        lines.append(f"| {row['variant']} | {mean} | {std} | {difference} | {row['num_parameters']:,} | {diverged} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,25 +1,30 @@
-"""The sections `optim`, `train` and `runtime`."""
+"""The sections `optim`, `train` and `runtime` of params.yaml, and the configuration of one training run."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from lm.model.config import AttentionBackend
+from lm.model.config import AttentionBackend, ModelConfig
 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
 DecayShape = Literal["linear", "1-sqrt"]
+Precision = Literal["float32", "bfloat16"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Parallelism = Literal["ddp", "fsdp"]
+Tracking = Literal["none", "tensorboard", "wandb"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer and its schedule.
+    """The optimizer and the learning-rate schedule.
 
-    `name: muon` updates the matrices of the blocks by Muon with `momentum`, and the rest by AdamW, at the same rate;
-    `beta1`, `beta2` and `eps` are AdamW's. `decay_steps` is the length of the last, falling part of `schedule: wsd`,
-    `decay_shape` its form.
+    With `optimizer: muon`, Muon updates the matrices of the blocks and AdamW all other parameters, at the same learning
+    rate. `momentum` belongs to Muon; `beta1`, `beta2` and `eps` belong to AdamW. `decay_steps` and `decay_shape` are
+    the length and the shape of the final decay of `schedule: wsd`. `max_grad_norm` is the norm above which gradients
+    are clipped.
     """
 
-    name: OptimizerName
+    optimizer: OptimizerName
     max_learning_rate: float
     min_learning_rate: float
     schedule: Schedule
@@ -54,18 +59,19 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """`batch_size` counts sequences an update; `prompt` is continued greedily at every evaluation.
+    """The length of training, its batches and its starting point.
 
-    `document_mask` keeps the documents of a window from seeing each other. Up to `max_skipped_steps` updates whose loss
-    or gradient is not finite are left out; one more ends the run. The run starts from the weights of the model in the
-    folder `initial_model`, or with `none` from random ones.
+    `batch_size` counts sequences per step. `document_mask` prevents tokens from attending to other documents in the
+    same window. A step whose loss or gradient is not finite is skipped; the run ends when more than `max_skipped_steps`
+    have been skipped. Training starts from the model in the folder `initial_model`, or from random weights if that is
+    `none`. Every evaluation also generates a greedy continuation of `prompt`.
     """
 
     max_steps: int
     batch_size: int
     eval_every: int
     seed: int
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     document_mask: bool
     max_skipped_steps: int
     initial_model: str
@@ -87,25 +93,25 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """What changes speed and never results beyond rounding; no stage tracks it.
+    """Settings that change the speed of a run, and its results only by rounding errors. No stage depends on them.
 
-    `num_processes` processes of this machine train together; `parallelism` keeps the whole model in each (ddp), or a
-    share of it (fsdp). `micro_batch_size` counts the sequences in a process's memory at once; 0 takes all of its share
-    of the batch. `checkpoint_activations` keeps only what enters a block, and computes the rest of it again on the way
-    back. Of the checkpoints, one every `checkpoint_every` steps, the `keep_checkpoints` newest stay. `tracking` also
-    sends losses and rates elsewhere while the run goes on.
+    `num_processes` processes on this machine train together. Each holds the whole model (`parallelism: ddp`) or a shard
+    of it (`fsdp`). `micro_batch_size` is the number of sequences that a process computes at once; 0 means its whole
+    share of the batch. With `checkpoint_activations`, only the input of each block is kept for the backward pass, which
+    recomputes the rest. A checkpoint is saved every `checkpoint_every` steps, and the newest `keep_checkpoints` of them
+    are kept. `tracking` also logs losses and rates to TensorBoard or Weights & Biases.
     """
 
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    device: DeviceName
     num_processes: int
-    parallelism: Literal["ddp", "fsdp"]
+    parallelism: Parallelism
     compile: bool
     attention_backend: AttentionBackend
     micro_batch_size: int
     checkpoint_activations: bool
     checkpoint_every: int
     keep_checkpoints: int
-    tracking: Literal["none", "tensorboard", "wandb"]
+    tracking: Tracking
 
     def __post_init__(self) -> None:
         if self.micro_batch_size < 0:
@@ -113,3 +119,12 @@ class RuntimeConfig:
         for name in ("num_processes", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The configuration of one training run. Together with the data and the code, it determines the result."""
+
+    model: ModelConfig
+    optim: OptimConfig
+    train: TrainConfig

@@ -155,6 +155,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def progress_bar_disabled() -> bool | None:
+    """The argument `disable` of tqdm: only the first process shows progress bars, and only on a terminal."""
+    return None if is_first() else True
+
+
 def wait_for_all() -> None:
     if dist.is_initialized():
         dist.barrier()

@@ -6,8 +6,11 @@ Shapes: ... any leading dimensions, N tokens, D d_model, V vocabulary.
 import torch
 from torch import Tensor
 
-from lm.model.cost import CHUNK_LOGITS
-from lm.model.fused.onednn import product
+from lm.model.linear import matmul
+
+# The most logits that `linear_cross_entropy` computes at once: few enough to stay in a CPU's cache, and
+# enough to keep a GPU busy.
+CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden_gradient.tensor_split(num_chunks) if with_gradients else [None] * num_chunks,
         ):
             x = x.to(dtype)
-            logits = product(x, head).to(loss.dtype)  # (N / num_chunks, V)
+            logits = matmul(x, head).to(loss.dtype)  # (N / num_chunks, V)
             rows = x_targets.unsqueeze(-1)
             target_logits = logits.gather(-1, rows)
             maximum = logits.amax(-1, keepdim=True)
@@ -75,8 +78,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 gradient.scatter_add_(-1, rows, torch.full_like(target_logits, -1 / num_tokens))
                 gradient = gradient.to(dtype)
                 del logits, exp  # they are the most of what the loss holds
-                x_gradient.copy_(product(gradient, head.T))
-                weight_gradient += product(gradient.T, x.T)
+                x_gradient.copy_(matmul(gradient, head.T))
+                weight_gradient += matmul(gradient.T, x.T)
                 del gradient
         if with_gradients:
             ctx.save_for_backward(hidden_gradient, weight_gradient)

@@ -22,7 +22,7 @@ def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
     """
     betas = config.beta1, config.beta2
     groups = decay_groups(model, config.weight_decay)
-    if config.name == "adamw":
+    if config.optimizer == "adamw":
         return AdamW(groups, betas=betas, eps=config.eps)
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     taken = {id(p) for p in matrices}

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from lm.device import keep_freed_memory, why_not_compile
 from lm.errors import UserError
 from lm.model.config import ModelConfig
-from lm.model.cost import parameters, training_bytes, training_flops_per_token
+from lm.model.cost import parameters, training_flops_per_token
 from lm.model.transformer import TransformerLM
 from lm.training import distributed
-from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
+from lm.training.config import OptimConfig, RunConfig, RuntimeConfig, TrainConfig
 from lm.training.memory import available_memory
+from lm.training.memory_estimate import process_bytes, training_bytes
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep
 
@@ -105,10 +106,8 @@ class Plan:
 
 
 def plan(
-    model: ModelConfig,
+    run: RunConfig,
     vocab_size: int,
-    optim: OptimConfig,
-    train: TrainConfig,
     runtime: RuntimeConfig,
     device: torch.device,
     checkpoints: Path,
@@ -122,11 +121,12 @@ def plan(
     Raises:
         UserError: `num_processes` cannot share `train.batch_size` evenly.
     """
+    model, optim, train = run.model, run.optim, run.train
     share, size = _sizes(train, runtime, num_processes)
     available = available_memory(device, num_processes)
 
     def memory(runtime: RuntimeConfig) -> dict[str, int]:
-        return process_bytes(model, vocab_size, optim, train, runtime, device.type, num_processes)
+        return process_bytes(run, vocab_size, runtime, device.type, num_processes)
 
     def fits(runtime: RuntimeConfig) -> bool:
         return all(needed <= available[place] for place, needed in _by_place(memory(runtime), device.type).items())
@@ -140,7 +140,7 @@ def plan(
     )
     nearest = next(filter(fits, candidates), None)
     suffices = nearest and replace(nearest, micro_batch_size=runtime.micro_batch_size) == runtime
-    whole = training_bytes(model, vocab_size, 1, train.precision, optimizer=optim.name)
+    whole = training_bytes(model, vocab_size, 1, train.precision, optimizer=optim.optimizer)
     checkpoint_bytes = whole["weights"] + whole["optimizer"]
     num_checkpoints = runtime.keep_checkpoints + 3  # two that were evaluated, and the one that is being written
     tokens = train.max_steps * train.batch_size * model.context_length
@@ -177,56 +177,6 @@ def _sizes(train: TrainConfig, runtime: RuntimeConfig, num_processes: int) -> tu
     return share, min(runtime.micro_batch_size or share, share)
 
 
-def process_bytes(
-    model: ModelConfig,
-    vocab_size: int,
-    optim: OptimConfig,
-    train: TrainConfig,
-    runtime: RuntimeConfig,
-    device: str,
-    num_processes: int,
-) -> dict[str, int]:
-    """Bytes of one of several processes at its peak, by kind: those of `training_bytes`, and those of a `checkpoint`.
-
-    ddp: gradients are views into the buckets that are averaged, which last from the first step to the end
-    (DistributedDataParallel, gradient_as_bucket_view). So all are there at any time, as if earlier micro batches had
-    left them; and those of earlier micro batches, which are not averaged yet, lie beside the buckets.
-
-    fsdp, of P processes: weights are a P-th of all, embeddings and head, which stay whole from the forward pass to the
-    end of the backward pass, and two blocks, one computed while the next comes together; optimizer state is a P-th.
-    Gradients are as in one process: in the loss, the head's is whole, and so are those of earlier micro batches, which
-    the last one shares out. Only a peak in the optimizer's step is lower than this.
-
-    checkpoint: written while the training goes on, from a copy of the process's weights and optimizer state, by way of
-    the bytes of its file, which holds a P-th of them all.
-    """
-    share, size = _sizes(train, runtime, num_processes)
-    num_micro_batches = math.ceil(share / size)
-    ddp, fsdp = (num_processes > 1 and runtime.parallelism == name for name in ("ddp", "fsdp"))
-    kinds = training_bytes(
-        model,
-        vocab_size,
-        size,
-        train.precision,
-        num_micro_batches=max(2, num_micro_batches) if ddp else num_micro_batches,
-        optimizer=optim.name,
-        attention_backend=runtime.attention_backend,
-        checkpoint_activations=runtime.checkpoint_activations,
-        device=device,
-    )
-    if ddp and num_micro_batches > 1:
-        kinds["gradients"] += kinds["weights"]
-    state = kinds["weights"] + kinds["optimizer"]
-    part = math.ceil(state / num_processes)
-    if not fsdp:
-        return {**kinds, "checkpoint": state + part}
-    count = parameters(model, vocab_size)
-    ends = 4 * (count["token_embeddings"] + count["position_embeddings"] + count["lm_head"])
-    block = math.ceil((kinds["weights"] - ends) / model.num_layers)
-    weights, optimizer = (math.ceil(kinds[name] / num_processes) for name in ("weights", "optimizer"))
-    return {**kinds, "weights": weights + ends + 2 * block, "optimizer": optimizer, "checkpoint": 2 * part}
-
-
 def _by_place(memory: dict[str, int], device: str) -> dict[str, int]:
     """Sums of kinds of memory: a checkpoint is copied into the CPU's, everything else is the device's own."""
     if device == "cpu":
@@ -241,14 +191,7 @@ def _free_disk(folder: Path) -> int:
     return shutil.disk_usage(existing).free + held
 
 
-def measure_step_seconds(
-    model: ModelConfig,
-    vocab_size: int,
-    optim: OptimConfig,
-    train: TrainConfig,
-    runtime: RuntimeConfig,
-    device: torch.device,
-) -> float:
+def measure_step_seconds(run: RunConfig, vocab_size: int, runtime: RuntimeConfig, device: torch.device) -> float:
     """Seconds of one step of a whole batch, measured on random tokens and a model of their own.
 
     Of more than two micro batches, the time of one step with the first and one with the first two is measured; each of
@@ -256,6 +199,7 @@ def measure_step_seconds(
     the random numbers is left as it was.
     """
     keep_freed_memory()
+    model, optim, train = run.model, run.optim, run.train
     share, size = _sizes(train, runtime, distributed.num_processes())
     compile = runtime.compile and why_not_compile(device) is None
     with torch.random.fork_rng(devices=[]):  # on the CPU, where the weights are drawn whatever the device

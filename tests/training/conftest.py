@@ -12,9 +12,10 @@ from lm.config import Params
 from lm.corpus.config import END_OF_TEXT
 from lm.model.config import ModelConfig
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.training.config import RuntimeConfig
+from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.data import Data
-from lm.training.loop import OutputPaths, Result, RunConfig, train
+from lm.training.loop import OutputPaths, Result
+from lm.training.train import train
 
 PROGRAM = Path(__file__).with_name("training_program.py")
 
@@ -59,10 +60,10 @@ def runtime() -> RuntimeConfig:
 
 
 @pytest.fixture(scope="session")
-def files_in():
+def paths_in():
     """What a training in a folder writes."""
 
-    def files_in(folder: Path) -> OutputPaths:
+    def paths_in(folder: Path) -> OutputPaths:
         return OutputPaths(
             checkpoints=folder / "checkpoints",
             tracking=folder / "tracking",
@@ -70,18 +71,18 @@ def files_in():
             metrics=folder / "metrics.json",
         )
 
-    return files_in
+    return paths_in
 
 
 @pytest.fixture
-def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, files_in, tmp_path: Path):
+def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, paths_in, tmp_path: Path):
     """Train a run to its end; its checkpoints and curve lie in a folder by the name given."""
 
     def trained(run: RunConfig, name: str = "run", runtime: RuntimeConfig = runtime, data: Data = data) -> Result:
         results: list[Result] = []
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        train(run, data, tokenizer, runtime, files_in(folder), results.append)
+        train(run, data, tokenizer, runtime, paths_in(folder), results.append)
         return results[0]
 
     return trained

@@ -59,7 +59,7 @@ def test_the_curve_is_that_of_one_process(curve, alone, thirty_steps, processes,
 
 @pytest.mark.slow
 def test_muon_gives_the_same_with_shared_matrices(curve, thirty_steps):
-    muon = dataclasses.replace(thirty_steps, optim=dataclasses.replace(thirty_steps.optim, name="muon"))
+    muon = dataclasses.replace(thirty_steps, optim=dataclasses.replace(thirty_steps.optim, optimizer="muon"))
     losses, _ = curve(2, changed=muon, parallelism="fsdp")
     for ours, theirs in zip(losses, curve(1, changed=muon)[0], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)  # its products are of bfloat16
@@ -90,7 +90,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     fault = ("mid step", 17, before - 1, "die")
     ended(start(tmp_path, before, fault, changed=thirty_steps, parallelism=parallelism))
     status, said, errors = ended(start(tmp_path, after, changed=thirty_steps, parallelism=parallelism))
-    assert status == 0 and "going on from step 1" in said, errors
+    assert status == 0 and "resuming from step 1" in said, errors
     ours = load_file(tmp_path / "model" / "model.safetensors")
     theirs = load_file(alone[1] / "model" / "model.safetensors")
     assert all(weight.allclose(theirs[name], rtol=1e-4, atol=1e-5) for name, weight in ours.items())

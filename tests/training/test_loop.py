@@ -7,11 +7,14 @@ import pytest
 import torch
 
 import lm.training.loop
+import lm.training.train
 from lm.errors import UserError
 from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
 from lm.training.batches import batch
+from lm.training.loop import TrainingLoop
 from lm.training.schedule import learning_rate
+from lm.training.train import train
 
 
 def weights_of(result):
@@ -121,7 +124,7 @@ def assert_goes_on_when_stopped(trained, tmp_path, monkeypatch):
 
     def assert_goes_on(run, updates):
         expected = trained(run, "undisturbed")
-        update, count = lm.training.loop._Training._update, 0
+        update, count = TrainingLoop._take_step, 0
 
         def stopping(self, step):
             nonlocal count
@@ -131,7 +134,7 @@ def assert_goes_on_when_stopped(trained, tmp_path, monkeypatch):
             return update(self, step)
 
         with monkeypatch.context() as patch:
-            patch.setattr(lm.training.loop._Training, "_update", stopping)
+            patch.setattr(TrainingLoop, "_take_step", stopping)
             with pytest.raises(Stopped):
                 trained(run, "stopped")
         result = trained(run, "stopped")
@@ -152,7 +155,7 @@ def test_a_run_stopped_after_any_step_goes_on_bit_for_bit(run, assert_goes_on_wh
 @pytest.mark.parametrize(
     "changes",
     [
-        {"optim": {"name": "muon", "schedule": "wsd", "decay_steps": 6, "decay_shape": "1-sqrt"}},
+        {"optim": {"optimizer": "muon", "schedule": "wsd", "decay_steps": 6, "decay_shape": "1-sqrt"}},
         {
             "model": {"qk_norm": True, "tie_embeddings": True, "ffn": "silu"},
             "train": {"document_mask": True, "precision": "bfloat16"},
@@ -173,7 +176,7 @@ def test_checkpointed_activations_change_no_bit_of_a_run(run, runtime, trained):
 
 
 def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
-    run, data, tokenizer, runtime, files_in, trained, tmp_path, monkeypatch
+    run, data, tokenizer, runtime, paths_in, trained, tmp_path, monkeypatch
 ):
     expected = trained(run, "undisturbed")
 
@@ -183,9 +186,9 @@ def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
     folder = tmp_path / "stopped"
     folder.mkdir()
     with pytest.raises(Stopped):
-        lm.training.loop.train(run, data, tokenizer, runtime, files_in(folder), stopped_write)
+        train(run, data, tokenizer, runtime, paths_in(folder), stopped_write)
     (folder / "curve.csv").unlink()  # as dvc does before it runs a stage again
-    monkeypatch.setattr(lm.training.loop._Training, "_update", None)
+    monkeypatch.setattr(TrainingLoop, "_take_step", None)
     result = trained(run, "stopped")
     assert result.history == expected.history
     assert (folder / "curve.csv").read_bytes() == (tmp_path / "undisturbed" / "curve.csv").read_bytes()
@@ -197,7 +200,7 @@ def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
     [("model", {"rope_theta": 9.0}), ("optim", {"beta2": 0.9}), ("train", {"seed": 7}), ("data", {"identity": "y"})],
 )
 def test_a_checkpoint_of_another_run_is_not_resumed(run, data, trained, tmp_path, monkeypatch, section, change):
-    monkeypatch.setattr(lm.training.loop.Checkpoints, "finish", lambda self: None)
+    monkeypatch.setattr(lm.training.train.Checkpoints, "finish", lambda self: None)
     trained(run)
     folders = set((tmp_path / "run" / "checkpoints").iterdir())
     trained(run)
@@ -211,12 +214,12 @@ def test_a_checkpoint_of_another_run_is_not_resumed(run, data, trained, tmp_path
 
 def test_a_run_that_diverges_ends_with_the_model_of_its_last_evaluation(run, trained, monkeypatch, capsys):
     expected = trained(dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=12)), "whole")
-    update = lm.training.loop._Training._update
+    update = TrainingLoop._take_step
 
     def exploding(self, step):
         return update(self, step) if step < 11 else (math.nan, 1.0)
 
-    monkeypatch.setattr(lm.training.loop._Training, "_update", exploding)
+    monkeypatch.setattr(TrainingLoop, "_take_step", exploding)
     result = trained(run, "diverged")
     assert result.metrics["diverged"] == 1 and result.metrics["step"] == 8
     assert result.history == expected.history[:3]
@@ -226,10 +229,10 @@ def test_a_run_that_diverges_ends_with_the_model_of_its_last_evaluation(run, tra
 
 def not_finite_at(monkeypatch, steps):
     """Let the loss of these updates be NaN; as in `TrainStep`, nothing else happens in them."""
-    update = lm.training.loop._Training._update
+    update = TrainingLoop._take_step
     monkeypatch.setattr(
-        lm.training.loop._Training,
-        "_update",
+        TrainingLoop,
+        "_take_step",
         lambda self, step: (math.nan, 1.0) if step in steps else update(self, step),
     )
 
@@ -240,7 +243,7 @@ def test_steps_that_are_not_finite_are_left_out_as_often_as_allowed(run, trained
     result = trained(allowed, "enough")
     assert result.metrics["diverged"] == 0 and result.metrics["step"] == 12
     assert result.metrics["skipped_steps"] == 2
-    assert "step 7: the loss or its gradient is not finite, and the update is left out (2 of at most 2)" in (
+    assert "step 7: skipped, because the loss or the gradient is not finite (2 of at most 2 skipped steps)" in (
         capsys.readouterr().out
     )
     not_finite_at(monkeypatch, {3, 7, 10})
@@ -250,10 +253,10 @@ def test_steps_that_are_not_finite_are_left_out_as_often_as_allowed(run, trained
 
 def test_a_finite_spike_is_never_left_out(run, trained, monkeypatch):
     allowed = dataclasses.replace(run, train=dataclasses.replace(run.train, max_skipped_steps=5, eval_every=1))
-    update = lm.training.loop._Training._update
+    update = TrainingLoop._take_step
     monkeypatch.setattr(
-        lm.training.loop._Training,
-        "_update",
+        TrainingLoop,
+        "_take_step",
         lambda self, step: (1e30, 1e30) if step == 5 else update(self, step),
     )
     result = trained(allowed)
@@ -262,14 +265,14 @@ def test_a_finite_spike_is_never_left_out(run, trained, monkeypatch):
 
 def test_the_files_grow_while_the_run_goes_on(run, trained, tmp_path, monkeypatch):
     seen = []
-    update = lm.training.loop._Training._update
+    update = TrainingLoop._take_step
 
     def looking(self, step):
         rows = (tmp_path / "run" / "curve.csv").read_text(encoding="utf-8").splitlines()
         seen.append((step, len(rows) - 1, json.loads((tmp_path / "run" / "metrics.json").read_text())["step"]))
         return update(self, step)
 
-    monkeypatch.setattr(lm.training.loop._Training, "_update", looking)
+    monkeypatch.setattr(TrainingLoop, "_take_step", looking)
     trained(run)
     assert seen == [(step, 1 + (step - 1) // 4, (step - 1) // 4 * 4) for step in range(1, 13)]
 
@@ -287,7 +290,7 @@ def test_a_model_that_is_not_finite_at_the_start_is_a_result(run, trained, monke
     monkeypatch.setattr(lm.training.loop, "mean_loss", lambda *args: math.nan)
     if stopped:
         with monkeypatch.context() as patch:
-            patch.setattr(lm.training.loop._Training, "_step_back", lambda self: (_ for _ in ()).throw(Stopped))
+            patch.setattr(TrainingLoop, "_return_to_last_evaluation", lambda self: (_ for _ in ()).throw(Stopped))
             with pytest.raises(Stopped):
                 trained(run)
     result = trained(run)
@@ -301,13 +304,13 @@ def test_the_same_run_twice_at_once_is_refused(run, trained, monkeypatch):
             trained(run)
         raise Stopped
 
-    monkeypatch.setattr(lm.training.loop._Training, "_update", second)
+    monkeypatch.setattr(TrainingLoop, "_take_step", second)
     with pytest.raises(Stopped):
         trained(run)
 
 
 def test_too_little_text_is_said_before_any_work(run, data, trained):
-    with pytest.raises(UserError, match="model.context_length: a window takes 17 tokens, and the train split has 16"):
+    with pytest.raises(UserError, match="model.context_length: one window needs 17 tokens, but the train split has 16"):
         trained(run, data=dataclasses.replace(data, train=data.train[:16]))
     with pytest.raises(UserError, match="the val split is empty"):
         trained(run, data=dataclasses.replace(data, val=data.val[:0]))
@@ -326,8 +329,8 @@ def test_a_given_model_that_has_changed_begins_another_run(run, tokenizer, train
     folder = tmp_path / "model"
     going_on = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(folder)))
     names = []
-    real = lm.training.loop.fingerprint
-    monkeypatch.setattr(lm.training.loop, "fingerprint", lambda **facts: names.append(real(**facts)) or names[-1])
+    real = lm.training.train.fingerprint
+    monkeypatch.setattr(lm.training.train, "fingerprint", lambda **facts: names.append(real(**facts)) or names[-1])
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         save_model(folder, TransformerLM(run.model, tokenizer.vocab_size), tokenizer.hash)
@@ -341,10 +344,10 @@ def test_a_given_model_that_has_changed_begins_another_run(run, tokenizer, train
         (
             {"d_ff": 64, "qk_norm": True},
             None,
-            r"another model than params.yaml says; set model.d_ff=64 model.qk_norm=True",
+            r"has another configuration than params.yaml; set model.d_ff=64 model.qk_norm=True",
         ),
         ({}, "another", "trained with another tokenizer"),
-        (None, None, "train.initial_model: there is no folder .*model; expected none or the folder of a model"),
+        (None, None, "train.initial_model: expected none or the folder of a model, got .*model, which is not a folder"),
     ],
 )
 def test_a_given_model_that_is_another_is_refused_before_any_work(

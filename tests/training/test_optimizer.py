@@ -21,7 +21,7 @@ def test_matrices_decay_and_norms_do_not(small, tie_embeddings):
 
 def test_adamw_takes_every_parameter_and_the_configured_numbers(small, params):
     model = TransformerLM(small, vocab_size=61)
-    optim = dataclasses.replace(params.optim, name="adamw", beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.3)
+    optim = dataclasses.replace(params.optim, optimizer="adamw", beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.3)
     optimizer = make_optimizer(model, optim)
     assert type(optimizer) is AdamW
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
@@ -35,7 +35,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(small, params,
         small, tie_embeddings=tie_embeddings, norm="layernorm", position="learned", qk_norm=True
     )
     model = TransformerLM(config, vocab_size=61)
-    optim = dataclasses.replace(params.optim, name="muon", momentum=0.9, weight_decay=0.3)
+    optim = dataclasses.replace(params.optim, optimizer="muon", momentum=0.9, weight_decay=0.3)
     optimizer = make_optimizer(model, optim)
     names = {id(p): name for name, p in model.named_parameters()}
     by_muon, decayed, kept = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
@@ -53,7 +53,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(small, params,
 def test_an_update_lowers_the_loss_and_moves_every_parameter(small, params, name):
     torch.manual_seed(0)
     model = TransformerLM(small, vocab_size=61)
-    optimizer = make_optimizer(model, dataclasses.replace(params.optim, name=name))
+    optimizer = make_optimizer(model, dataclasses.replace(params.optim, optimizer=name))
     for group in optimizer.param_groups:
         group["lr"] = 1e-3
     ids = torch.randint(0, 61, (4, 17))

@@ -24,8 +24,8 @@ def planned(run, runtime, tmp_path, monkeypatch):
         monkeypatch.setattr(lm.training.plan, "available_memory", lambda device, num_processes: {"CPU": memory})
         monkeypatch.setattr(lm.training.plan.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
         settings = dataclasses.replace(runtime, **changes)
-        train = dataclasses.replace(run.train, batch_size=batch_size)
-        return plan(run.model, VOCAB_SIZE, run.optim, train, settings, CPU, tmp_path / "none yet", num_processes)
+        changed = dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=batch_size))
+        return plan(changed, VOCAB_SIZE, settings, CPU, tmp_path / "none yet", num_processes)
 
     return planned
 
@@ -175,7 +175,7 @@ def test_checkpoints_that_lie_there_count_as_free(run, runtime, tmp_path, monkey
     monkeypatch.setattr(lm.training.plan.shutil, "disk_usage", lambda path: asked.append(path) or usage(1000))
 
     def free() -> int:
-        return plan(run.model, VOCAB_SIZE, run.optim, run.train, runtime, CPU, tmp_path / "a" / "b", 1).free_disk
+        return plan(run, VOCAB_SIZE, runtime, CPU, tmp_path / "a" / "b", 1).free_disk
 
     assert free() == 1000
     (tmp_path / "a" / "b" / "step").mkdir(parents=True)
@@ -213,8 +213,7 @@ def test_the_table(planned):
 def test_a_checkpoint_takes_the_cpus_memory_and_the_rest_the_gpus(run, runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 2 * 10**9))
     monkeypatch.setattr(lm.training.memory, "cgroup_available", lambda: 100_000)
-    arguments = run.model, VOCAB_SIZE, run.optim, run.train, runtime, torch.device("cuda"), tmp_path, 1
-    result = plan(*arguments)
+    result = plan(run, VOCAB_SIZE, runtime, torch.device("cuda"), tmp_path, 1)
     kinds = training_bytes(run.model, VOCAB_SIZE, 4, "float32", device="cuda")
     assert result.available_memory == {"GPU": 10**9, "CPU": 100_000}
     assert result.needed_memory == {"GPU": sum(kinds.values()), "CPU": 2 * 12 * 21472}
@@ -232,7 +231,7 @@ def test_a_probe_measures_whole_steps(run, runtime, monkeypatch):
 
     hidden = TransformerLM.hidden
     monkeypatch.setattr(TransformerLM, "hidden", record)
-    assert measure_step_seconds(run.model, VOCAB_SIZE, run.optim, run.train, runtime, CPU) > 0
+    assert measure_step_seconds(run, VOCAB_SIZE, runtime, CPU) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert [tuple(ids.shape) for ids in seen] == 4 * [(4, 16)]  # one to warm up, three measured
     assert all(ids.min() >= 0 and ids.max() < VOCAB_SIZE for ids in seen)
@@ -248,9 +247,9 @@ def test_a_probe_of_many_micro_batches_measures_two(run, runtime, monkeypatch):
         return next(seconds)
 
     monkeypatch.setattr(lm.training.plan, "_median_seconds", measure)
-    train = dataclasses.replace(run.train, batch_size=10, document_mask=True)
+    changed = dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=10, document_mask=True))
     settings = dataclasses.replace(runtime, micro_batch_size=2)
-    assert measure_step_seconds(run.model, VOCAB_SIZE, run.optim, train, settings, CPU) == 3 + 4 * 2
+    assert measure_step_seconds(changed, VOCAB_SIZE, settings, CPU) == 3 + 4 * 2
     assert sizes == [4, 2]
 
 

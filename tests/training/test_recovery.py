@@ -58,9 +58,9 @@ def test_kill_minus_nine_in_every_phase_changes_nothing(start, ended, tmp_path, 
         else:
             message = f"error: process {rank} of 2: killed by SIGKILL; run again to go on from the last checkpoint\n"
             assert status == 1 and errors.endswith(message) and "Traceback" not in errors, (phase, errors)
-        assert phase in ("start", "mid step") or "going on from step" in said, phase
+        assert phase in ("start", "mid step") or "resuming from step" in said, phase
     status, said, errors = ended(start(run, processes))
-    assert status == 0 and "going on from step 12 of 12" in said, errors
+    assert status == 0 and "resuming from step 12 of 12" in said, errors
     assert_same_bits(run, undisturbed)
 
 
@@ -94,9 +94,9 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(start, ended, long
     process.send_signal(signal.SIGINT)
     status, said, errors = ended(process)
     assert status == 130 and errors.endswith("interrupted\n") and "Traceback" not in errors
-    step = int(re.search(r"interrupted: step (\d+) of 90 is saved; run the same command to go on", said)[1])
+    step = int(re.search(r"interrupted: step (\d+) of 90 is saved; run the same command to resume", said)[1])
     status, said, errors = ended(start(tmp_path / "run", processes, changed=longer))
-    assert status == 0 and f"going on from step {step} of 90" in said, errors
+    assert status == 0 and f"resuming from step {step} of 90" in said, errors
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
 
 

@@ -21,7 +21,8 @@ import lm.training.train_step
 from lm.errors import UserError, exit_cleanly
 from lm.model.files import save_model
 from lm.training.distributed import is_launched, launch
-from lm.training.loop import OutputPaths, train
+from lm.training.loop import OutputPaths
+from lm.training.train import train
 
 DIE, FAIL = "die", "fail"
 
@@ -41,13 +42,13 @@ def main() -> None:
         save_model(folder / "model", result.model, "of the test")
         shutil.copytree(sorted(folder.glob("checkpoints/*/step-*"))[-1], folder / "last", dirs_exist_ok=True)
 
-    files = OutputPaths(
+    paths = OutputPaths(
         checkpoints=folder / "checkpoints",
         tracking=folder / "tracking",
         curve=folder / "curve.csv",
         metrics=folder / "metrics.json",
     )
-    train(job["run"], job["data"], job["tokenizer"], job["runtime"], files, write)
+    train(job["run"], job["data"], job["tokenizer"], job["runtime"], paths, write)
 
 
 def plant(phase: str, count: int, rank: int, act: str) -> None:

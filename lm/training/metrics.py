@@ -1,0 +1,75 @@
+"""The metrics of a training run, and the file of its loss curve."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lm.atomic import write_text
+from lm.model.cost import parameters
+from lm.training.checkpoint import History, Progress
+from lm.training.config import RunConfig
+from lm.training.data import Data
+from lm.training.schedule import learning_rate
+
+
+def evaluation_row(
+    run: RunConfig, data: Data, progress: Progress, val_loss: float, grad_norm: float | None, continuation: str
+) -> dict[str, Any]:
+    """The row that an evaluation adds to the loss curve; a value that is not known or not finite is None."""
+    finite = math.isfinite(val_loss)
+    losses = progress.losses
+    return {
+        "step": progress.step,
+        "learning_rate": learning_rate(progress.step, run.optim, run.train.max_steps),
+        "train_loss": sum(losses) / len(losses) if losses else None,
+        "val_loss": val_loss if finite else None,
+        "val_bits_per_byte": val_loss * len(data.val) / math.log(2) / data.val_text_bytes if finite else None,
+        "grad_norm": grad_norm,
+        # Escaped as in a JSON string, so that a row of the CSV stays one line whatever an untrained model generates.
+        "continuation": json.dumps(continuation, ensure_ascii=False)[1:-1],
+    }
+
+
+def run_metrics(
+    run: RunConfig, data: Data, vocab_size: int, progress: Progress, diverged: bool = False
+) -> dict[str, float]:
+    """The metrics of a run at its last evaluation; what is not known or not finite is left out.
+
+    `diverged` is 1 if the caller says so, or if the last loss is not finite or higher than the first.
+    """
+    first, last = progress.history[0], progress.history[-1]
+    metrics = {
+        "step": progress.step,
+        "tokens": tokens_seen(run, progress.step),
+        "num_parameters": sum(parameters(run.model, vocab_size).values()),
+        "diverged": int(diverged or last["val_loss"] is None or last["val_loss"] > first["val_loss"]),
+        "skipped_steps": progress.skipped_steps,
+        "train_loss": last["train_loss"],
+        "val_loss": last["val_loss"],
+        "val_bits_per_byte": last["val_bits_per_byte"],
+    }
+    if last["val_loss"] is not None and last["val_loss"] < 700:  # exp of more overflows, and JSON has no infinity
+        metrics["val_perplexity"] = math.exp(last["val_loss"])
+    if data.val_entropy_bits is not None:
+        floor = data.val_entropy_bits / data.val_text_bytes
+        metrics["floor_bits_per_byte"] = floor
+        if last["val_bits_per_byte"] is not None:
+            metrics["val_bits_per_byte_above_floor"] = last["val_bits_per_byte"] - floor
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def tokens_seen(run: RunConfig, step: int) -> int:
+    """Number of tokens in the batches of the first `step` steps."""
+    return step * run.train.batch_size * run.model.context_length
+
+
+def write_curve(history: History, path: Path) -> None:
+    """Write a CSV file with one row per evaluation, replacing the file atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())

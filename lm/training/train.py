@@ -1,0 +1,81 @@
+"""Training from start to finish: checks, plan, checkpoints, the training loop and the outputs."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lm.device import check_precision, keep_freed_memory, pick_device
+from lm.errors import UserError
+from lm.model.files import weights_hash
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.training.batches import num_windows
+from lm.training.checkpoint import Checkpoints, fingerprint
+from lm.training.config import RunConfig, RuntimeConfig
+from lm.training.data import Data
+from lm.training.distributed import is_first, num_processes, process_group
+from lm.training.initial_model import check_initial_model
+from lm.training.interruption import Interruption
+from lm.training.loop import OutputPaths, Report, Result, TrainingLoop
+from lm.training.plan import plan
+from lm.training.tracking import tracker
+
+
+def train(
+    run: RunConfig,
+    data: Data,
+    tokenizer: Tokenizer,
+    runtime: RuntimeConfig,
+    paths: OutputPaths,
+    write: Callable[[Result], None],
+    report: Report = tqdm.write,
+) -> None:
+    """Train a model, or resume an interrupted run with the same configuration, data and code.
+
+    Every process of the run calls this function. When training ends, the first process calls `write`, which saves the
+    outputs; after that, the checkpoints are deleted. `report` is called with the plan, with a line per evaluation and
+    with other news of the training.
+
+    A loss or gradient that is not finite ends the run early, unless `train.max_skipped_steps` allows the step to be
+    skipped. The result is then the model of the last evaluation, and its metrics have `diverged` = 1.
+
+    Raises:
+        UserError: the initial model does not fit, there is too little text, the device is not available, memory or disk
+            space does not suffice, a folder cannot be written, or another process is training the same run.
+        KeyboardInterrupt: on Ctrl-C, after the current step has been finished and saved.
+    """
+    _check_splits(run, data)
+    keep_freed_memory()
+    device = pick_device(runtime.device)
+    check_precision(device, run.train.precision)
+    check_initial_model(run, tokenizer)
+    facts = dataclasses.asdict(run)
+    if run.train.initial_model != "none":
+        facts["initial_hash"] = weights_hash(Path(run.train.initial_model))
+    name = fingerprint(run=facts, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
+    with process_group(device) as device, Interruption() as interruption:
+        needs = plan(run, tokenizer.vocab_size, runtime, device, paths.checkpoints / name, num_processes())
+        report(str(needs))
+        needs.check()
+        with Checkpoints(paths.checkpoints, name, runtime.keep_checkpoints) as checkpoints:
+            loop = TrainingLoop(run, data, tokenizer, runtime, device, checkpoints, paths, report)
+            tracking = runtime.tracking if is_first() else "none"
+            last_step = loop.progress.step if loop.progress.history else -1
+            with tracker(tracking, paths.tracking, name, facts, last_step) as log:
+                result = loop.run(interruption, log)
+            checkpoints.wait()
+            if is_first():
+                write(result)
+            checkpoints.finish()
+
+
+def _check_splits(run: RunConfig, data: Data) -> None:
+    length = run.model.context_length
+    if num_windows(len(data.train), length) < 1:
+        raise UserError(
+            f"model.context_length: one window needs {length + 1} tokens, but the train split has {len(data.train)}; "
+            "use more text (data.train_bytes) or a shorter context"
+        )
+    if len(data.val) < 1:
+        raise UserError("the val split is empty; raise data.val_bytes or data.val_fraction")
