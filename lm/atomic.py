@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and say in one line why it could not be written."""
+"""Write files atomically, and report a failed write in one line."""
 
 import errno
 import json
@@ -10,26 +10,28 @@ from typing import Any, BinaryIO
 
 from lm.errors import UserError
 
-# A full disk, a full quota, a file larger than the file system or `ulimit -f` allows.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The disk is full, the quota is used up, or the file exceeds the limit of the file system or of `ulimit -f`.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write to `path`, a file or a folder, into a UserError that says what to do."""
+    """Convert an OSError raised while writing to `path`, a file or a folder, into a UserError."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             raise UserError(f"{path}: the disk is full ({error.strerror}); free some space and run again") from error
         raise UserError(f"{path}: cannot be written ({error.strerror}); check the path and its permissions") from error
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that can be written to, if it is not there yet, so that no work is lost on it later.
+    """Create a folder and its parents if they do not exist, and check that the folder is writable.
+
+    Call it before long work whose result goes into the folder, so that a bad path fails at once.
 
     Raises:
-        UserError: it cannot be made or written to.
+        UserError: If the folder cannot be created or is not writable.
     """
     with translate_write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -39,12 +41,13 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A new file in an existing folder: it takes the name `path` when the block ends; an exception in it deletes it.
+    """Open a new file in an existing folder and rename it to `path` when the block ends.
 
-    The bytes go to `path` + ".part" first, so a kill at any moment leaves the old `path` or none, never half a file.
+    The data is first written to `path` + ".part", so a process killed at any moment leaves the previous version of
+    `path`, if any, and never a partial file. If the block raises an exception, the new file is deleted.
 
     Raises:
-        UserError: the file cannot be written, or an OSError left the block.
+        UserError: If the file cannot be written, or the block raises an OSError.
     """
     part = path.with_name(path.name + ".part")
     with translate_write_errors(path):
@@ -52,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             with part.open("wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())  # or the new name could outlive a power cut, and its content not
+                os.fsync(file.fileno())  # otherwise a power failure could keep the new name but lose the content
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -60,11 +63,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all, its line ends as they are."""
+    """Write `text` atomically as UTF-8, without converting line endings."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

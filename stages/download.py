@@ -1,4 +1,4 @@
-"""Stage `download`: the section `data` -> train.txt, val.txt and manifest.json in the folder --raw."""
+"""Stage `download`: writes the corpus that the section `data` describes to train.txt, val.txt and manifest.json."""
 
 import argparse
 from pathlib import Path
@@ -13,20 +13,21 @@ from lm.errors import exit_cleanly
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--raw", type=Path, required=True, help="folder for the text")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+    parser.add_argument("--raw", type=Path, required=True, help="output folder for the text and the manifest")
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps downloads between runs")
-    parser.add_argument("--metrics", type=Path, required=True, help="JSON file for sizes and the entropy")
+    parser.add_argument("--metrics", type=Path, required=True, help="output JSON file for sizes and the entropy")
     paths = parser.parse_args()
     data = config.load(paths.params).data
 
     manifest_path = paths.raw / "manifest.json"
     for folder in (paths.raw, paths.metrics.parent):
         make_folder(folder)
-    with web.locked(paths.cache):
+    with web.lock_cache(paths.cache):
         corpus = open_corpus(data, paths.cache)
         with translate_write_errors(manifest_path):
-            manifest_path.unlink(missing_ok=True)  # it comes last: where it is, both splits are whole and its own
+            # The manifest is written last, so its presence means that both splits are complete and match it.
+            manifest_path.unlink(missing_ok=True)
         val = write_split(corpus.val, paths.raw / "val.txt", data.val_bytes, 0)
         train = write_split(corpus.train, paths.raw / "train.txt", data.train_bytes, data.train_documents)
 

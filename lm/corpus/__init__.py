@@ -1,1 +1,1 @@
-"""Where text comes from: the story grammar, hub and web downloads, local files."""
+"""Sources of text: the built-in story grammar, the Hugging Face hub, web downloads and local files."""

@@ -1,19 +1,21 @@
-"""The section `data`: which text the model learns."""
+"""The section `data` of params.yaml: which text the model is trained on."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-END_OF_TEXT = "<|endoftext|>"  # ends every document, in text files and in token files
+END_OF_TEXT = "<|endoftext|>"  # follows every document, in text files and in token files
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where text comes from and how much of it is taken.
+    """The source of the text and the amount to use.
 
-    The limits count UTF-8 bytes of text, end-of-text markers apart, and documents; a split ends with the document
-    that reaches one, and 0 means no limit.
-    `repository` and `revision` are read by `openwebtext`; the `*_files`, `separator`, `text_column` and
-    `val_fraction` by `files`, where `val_fraction` splits by document when `val_files` is empty.
+    The limits `train_bytes`, `train_documents` and `val_bytes` count documents and UTF-8 bytes of text, without
+    end-of-text markers. A split ends with the document that reaches one of its limits; 0 means no limit.
+
+    `openwebtext` uses `repository` and `revision`, and `text_column` if the repository holds Parquet files. `files`
+    uses `train_files`, `val_files`, `separator`, `text_column` and, if `val_files` is empty, `val_fraction`: the
+    fraction of the documents that is held out as the validation split.
     """
 
     source: Literal["stories", "tinystories", "openwebtext", "files"]
@@ -37,11 +39,11 @@ class DataConfig:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.source == "stories" and not (self.val_bytes and (self.train_bytes or self.train_documents)):
             raise ValueError(
-                "source: the story grammar writes without end; set val_bytes, and train_bytes or train_documents"
+                "source: 'stories' generates text without end; set val_bytes, and train_bytes or train_documents"
             )
         if self.source == "files":
             if not self.train_files:
-                raise ValueError("train_files: expected at least one path, glob or http(s) address, got []")
+                raise ValueError("train_files: expected at least one path, glob or http(s) URL, got []")
             if not self.separator:
                 raise ValueError("separator: expected the text between two documents, got ''")
             if not self.val_files and not 0 < self.val_fraction < 1:

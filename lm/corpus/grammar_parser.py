@@ -1,10 +1,11 @@
-"""The notation of a grammar: text -> lexicons, rules and slots. stories.txt describes it at its head."""
+"""Parse the text of a grammar into lexicons, rules and slots. The comment at the top of stories.txt describes it."""
 
 import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import NoReturn
 
 from lm.errors import UserError
@@ -14,7 +15,10 @@ _ITEM = re.compile(r"<(?P<rule>[^<>]*)>|{(?P<phrase>[^{}]*)}|\[(?P<group>[^\[\]]
 
 @dataclass(frozen=True, eq=False)
 class Lexicon:
-    """The words that some variables may take, each a mapping of "" to itself and of attributes to their texts."""
+    """The words that some variables may take.
+
+    Each word is a mapping from the names of its attributes to their texts, and from "" to the word itself.
+    """
 
     line: int
     variables: tuple[str, ...]
@@ -24,145 +28,152 @@ class Lexicon:
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A phrase about one variable, such as {a toy}, and its text for each word of the lexicon."""
+    """A phrase about one variable, such as {a toy}, and its text for each word of the variable's lexicon."""
 
     phrase: str
     variable: str
     texts: tuple[str, ...]
 
     @cached_property
-    def clash(self) -> tuple[str, str] | None:
-        """A text and one that it begins, or None if the texts are prefix-free."""
-        ordered = sorted(self.texts)  # a text stands directly before one that it begins
-        return next(((a, b) for a, b in zip(ordered, ordered[1:]) if b.startswith(a)), None)
+    def prefix_clash(self) -> tuple[str, str] | None:
+        """Two texts of which the first is equal to or a prefix of the second, or None if the texts are prefix-free."""
+        ordered = sorted(self.texts)  # if a text is a prefix of others, one of them comes right after it
+        return next(((a, b) for a, b in pairwise(ordered) if b.startswith(a)), None)
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """Alternatives with the numbers of their lines; its name is written <name> or, without one, [a|b]."""
+    """A list of alternatives, each with its line number. `name` is <rule> or, for a rule without a name, [a|b]."""
 
     name: str
     line: int
     alternatives: list[tuple[int, "Items"]] = field(default_factory=list)
 
 
-Items = tuple[str | Slot | Rule, ...]
+Item = str | Slot | Rule
+Items = tuple[Item, ...]
 
 
-class Notation:
-    """What stands in `source`, as written; `name` stands for the source in messages.
+class GrammarParser:
+    """The lexicons, rules and slots in `source`. Error messages call the source `name`.
 
     Raises:
-        UserError: the source has a mistake; the message names its line.
+        UserError: If the source has a mistake. The message gives its line.
     """
 
     def __init__(self, source: str, name: str) -> None:
         self.name = name
         self.lexicons: dict[str, Lexicon] = {}  # by variable
-        self.rules: dict[str, Rule] = {}
+        self.rules: dict[str, Rule] = {}  # by name, without < and >
         self.slots: dict[str, Slot] = {}  # by phrase
-        self._groups: dict[str, Rule] = {}  # by what stands between the brackets
-        self._read(source)
+        self._groups: dict[str, Rule] = {}  # by the text between the brackets
+        self._parse(source)
 
-    def fail(self, number: int, message: str) -> NoReturn:
-        """Refuse the line `number`."""
-        raise UserError(f"{self.name}:{number}: {message}")
+    def fail(self, line: int, message: str) -> NoReturn:
+        """Raise a UserError about the given line."""
+        raise UserError(f"{self.name}:{line}: {message}")
 
-    def _read(self, source: str) -> None:
-        """Headings stand at the margin, what belongs to them is indented."""
-        bodies: list[tuple[Rule, int, str]] = []
-        current: Lexicon | Rule | None = None
-        for number, text in enumerate(source.splitlines(), start=1):
+    def _parse(self, source: str) -> None:
+        alternatives: list[tuple[Rule, int, str]] = []
+        heading: Lexicon | Rule | None = None
+        for line, text in enumerate(source.splitlines(), start=1):
             content = text.strip()
             if not content or content.startswith("#"):
                 continue
             if text[0] != " ":
-                current = self._read_heading(number, content)
-            elif isinstance(current, Lexicon):
-                self._read_words(number, content, current)
-            elif current is not None:
-                bodies.append((current, number, content))
+                heading = self._parse_heading(line, content)
+            elif isinstance(heading, Lexicon):
+                self._parse_words(line, content, heading)
+            elif heading is not None:
+                alternatives.append((heading, line, content))
             else:
-                self.fail(number, "expected a heading, 'words ...' or 'rule ...', at the margin")
-        # Rules may call rules that stand below them.
-        for rule, number, content in bodies:
-            rule.alternatives.append((number, self._items(number, content)))
+                self.fail(line, "expected 'words ...' or 'rule ...' without indentation before this line")
+        # Alternatives are parsed last because they may use rules that are defined below them.
+        for rule, line, content in alternatives:
+            rule.alternatives.append((line, self._parse_items(line, content)))
         for rule in self.rules.values():
             if not rule.alternatives:
-                self.fail(rule.line, f"rule {rule.name} has no alternatives; indent them below it")
+                self.fail(rule.line, f"rule {rule.name} has no alternatives; add them below it, indented")
         for variable, lexicon in self.lexicons.items():
             if len(lexicon.words) < len(lexicon.variables):
-                self.fail(lexicon.line, f"{{{variable}}}: fewer words than variables, which never share one")
+                self.fail(
+                    lexicon.line,
+                    f"{{{variable}}}: expected at least {len(lexicon.variables)} words, a different one for each "
+                    f"variable, got {len(lexicon.words)}",
+                )
 
-    def _read_heading(self, number: int, content: str) -> Lexicon | Rule:
+    def _parse_heading(self, line: int, content: str) -> Lexicon | Rule:
         kind, _, rest = content.partition(" ")
         if kind == "rule":
             if not re.fullmatch(r"[a-z][a-z-]*", rest):
-                self.fail(number, f"expected a rule's name of small letters and hyphens, got {rest!r}")
+                self.fail(line, f"expected a rule name of lowercase letters and hyphens, got {rest!r}")
             if rest in self.rules:
-                self.fail(number, f"rule <{rest}> stands already at line {self.rules[rest].line}")
-            self.rules[rest] = Rule(f"<{rest}>", number)
+                self.fail(line, f"rule <{rest}> is already defined on line {self.rules[rest].line}; rename one of them")
+            self.rules[rest] = Rule(f"<{rest}>", line)
             return self.rules[rest]
         if kind != "words":
-            self.fail(number, f"expected 'words ...' or 'rule ...', got {content!r}; indent what belongs to a heading")
+            self.fail(line, f"expected 'words ...' or 'rule ...', got {content!r}; indent lines that follow a heading")
         names, *attributes = [column.strip() for column in rest.split("|")]
-        lexicon = Lexicon(number, tuple(name.strip() for name in names.split(",")), tuple(attributes))
+        lexicon = Lexicon(line, tuple(name.strip() for name in names.split(",")), tuple(attributes))
         for name in (*lexicon.variables, *attributes):
             if not re.fullmatch(r"[a-z]{2,}", name):
-                self.fail(number, f"expected names of two or more small letters, got {name!r}")
+                self.fail(line, f"expected names of two or more lowercase letters, got {name!r}")
         for variable in lexicon.variables:
             if variable in self.lexicons:
-                self.fail(number, f"the variable {{{variable}}} is declared twice")
+                self.fail(line, f"the variable {{{variable}}} is already defined; rename one of them")
             self.lexicons[variable] = lexicon
         return lexicon
 
-    def _read_words(self, number: int, content: str, lexicon: Lexicon) -> None:
-        values, *texts = [column.strip() for column in content.split("|")]
+    def _parse_words(self, line: int, content: str, lexicon: Lexicon) -> None:
+        words, *texts = [column.strip() for column in content.split("|")]
         if len(texts) != len(lexicon.attributes) or "" in texts:
-            self.fail(number, f"expected {' | '.join(('words', *lexicon.attributes))}, got {content!r}")
-        for value in values.split(","):
-            if not value.strip():
-                self.fail(number, "an empty word between two commas")
-            lexicon.words.append({"": value.strip()} | dict(zip(lexicon.attributes, texts)))
+            self.fail(line, f"expected {' | '.join(('words', *lexicon.attributes))}, got {content!r}")
+        for word in words.split(","):
+            if not word.strip():
+                self.fail(line, f"expected a word on both sides of every comma, got {words!r}")
+            lexicon.words.append({"": word.strip()} | dict(zip(lexicon.attributes, texts)))
 
-    def _items(self, number: int, content: str) -> Items:
-        items: list[str | Slot | Rule] = []
+    def _parse_items(self, line: int, content: str) -> Items:
+        items: list[Item] = []
         position = 0
         for match in _ITEM.finditer(content):
-            items += self._literal(number, content[position : match.start()])
+            items += self._parse_literal(line, content[position : match.start()])
             position = match.end()
             if (name := match["rule"]) is not None:
                 if name not in self.rules:
-                    self.fail(number, f"there is no rule <{name}>{_suggest(name, self.rules)}")
+                    self.fail(line, f"there is no rule <{name}>{_suggest(name, self.rules)}")
                 items.append(self.rules[name])
             elif (phrase := match["phrase"]) is not None:
-                items.append(self._slot(number, phrase))
+                items.append(self._parse_slot(line, phrase))
             elif (group := match["group"]) is not None:
-                items.append(self._group(number, group))
+                items.append(self._parse_group(line, group))
             else:
                 items.append("\n\n")
-        return (*items, *self._literal(number, content[position:]))
+        return (*items, *self._parse_literal(line, content[position:]))
 
-    def _literal(self, number: int, text: str) -> list[str]:
-        if stray := re.search(r"[][{}<>|]", text):
-            self.fail(number, f"stray {stray[0]!r} in {text!r}")
+    def _parse_literal(self, line: int, text: str) -> list[str]:
+        if unexpected := re.search(r"[][{}<>|]", text):
+            self.fail(line, f"unexpected {unexpected[0]!r} in {text!r}")
         return [text] if text else []
 
-    def _group(self, number: int, content: str) -> Rule:
-        """[a|b], a rule without a name; equal groups are one rule, so that alternatives which share one compare."""
+    def _parse_group(self, line: int, content: str) -> Rule:
+        """Parse [a|b], a rule without a name.
+
+        Equal groups become the same rule, so that two alternatives which start with equal groups can be compared.
+        """
         if content not in self._groups:
-            parts = [(number, self._items(number, part)) for part in content.split("|")]
-            if len(parts) < 2 or any(not items for _, items in parts):
-                self.fail(number, f"expected two or more non-empty choices in [{content}]")
-            self._groups[content] = Rule(f"[{content}]", number, parts)
+            choices = [(line, self._parse_items(line, choice)) for choice in content.split("|")]
+            if len(choices) < 2 or any(not items for _, items in choices):
+                self.fail(line, f"expected two or more non-empty choices in [{content}]")
+            self._groups[content] = Rule(f"[{content}]", line, choices)
         return self._groups[content]
 
-    def _slot(self, number: int, phrase: str) -> Slot:
-        """The slot of a phrase: its variable is the one it names, or the first one that has the attribute it names."""
+    def _parse_slot(self, line: int, phrase: str) -> Slot:
+        """Parse a phrase about the variable that it names or, if it names none, the first one with its attribute."""
         if phrase in self.slots:
             return self.slots[phrase]
         if not re.fullmatch(r"[A-Za-z]+\.[A-Za-z]+|[A-Za-z]+( [A-Za-z]+)*", phrase):
-            self.fail(number, f"expected words, such as {{a toy}}, or {{toy.color}}, got {{{phrase}}}")
+            self.fail(line, f"expected words, such as {{a toy}}, or {{toy.color}}, got {{{phrase}}}")
         owner, _, attribute = phrase.lower().partition(".")
         if attribute:
             names = [attribute]
@@ -172,15 +183,15 @@ class Notation:
             variables = [name for name in names if name in self.lexicons] or [
                 variable for variable, lexicon in self.lexicons.items() if set(names) & set(lexicon.attributes)
             ][:1]
-        if len(variables) != 1:
+        if not variables:
             known = [*self.lexicons, *(a for lexicon in self.lexicons.values() for a in lexicon.attributes)]
-            wanted = owner.split(" ")[0]
-            problem = "two variables" if variables else f"no variable or attribute{_suggest(wanted, known)}"
-            self.fail(number, f"{{{phrase}}} names {problem}")
+            self.fail(line, f"{{{phrase}}} names no variable or attribute{_suggest(owner.split(' ')[0], known)}")
+        if len(variables) > 1:
+            self.fail(line, f"{{{phrase}}} names {len(variables)} variables; use a separate slot for each")
         (variable,) = variables
         lexicon = self.lexicons[variable]
         if not set(names) & {variable, *lexicon.attributes}:
-            self.fail(number, f"{{{variable}}} has no attribute {names[0]!r}{_suggest(names[0], lexicon.attributes)}")
+            self.fail(line, f"{{{variable}}} has no attribute {names[0]!r}{_suggest(names[0], lexicon.attributes)}")
         texts = tuple(_render(names, word, variable) for word in lexicon.words)
         if phrase != phrase.lower():
             texts = tuple(text[0].upper() + text[1:] for text in texts)
@@ -189,7 +200,7 @@ class Notation:
 
 
 def _render(names: list[str], word: dict[str, str], variable: str) -> str:
-    """The words of a phrase with the variable and its attributes filled in, and "a" made "an" before a vowel."""
+    """Replace the variable and its attributes in a phrase by their texts, and "a" before a vowel by "an"."""
     parts = [word[""] if name == variable else word.get(name, name) for name in names]
     for i, following in enumerate(parts[1:]):
         if parts[i] == "a" and following[0] in "aeiou":

@@ -1,13 +1,12 @@
-"""Files of a data set on the Hugging Face hub, at one commit.
+"""Read the files of a dataset on the Hugging Face hub at a fixed commit.
 
-`pin` asks the hub once which commit a revision stands for and records the answer in the cache folder, so a resumed or
-later run reads the same bytes though `main` has moved on; delete the cache folder to follow it. `fetch` downloads a
-whole file and checks it against the size and checksum in the hub's own reply. `stream_parquet` reads parquet files
-without downloading them, so a sample of a large repository costs no more than the parts that are read; the commit
-alone fixes their content.
+`pin` asks the hub once which commit a revision points to and records the answer in the cache folder. Later runs read
+the same commit even if `main` has moved on; delete the cache folder to get the new one. `fetch` downloads a complete
+file and verifies its size and checksum against those that the hub reports. `stream_parquet` reads Parquet files without
+downloading them completely, so a sample of a large repository transfers only the parts that are read.
 
-huggingface_hub speaks the protocol (HF_ENDPOINT, HF_TOKEN and its stored login are its own); the bytes of `fetch` are
-moved by `lm.corpus.web`, since hf_hub_download neither resumes across processes nor checks checksums.
+Requests for metadata go through huggingface_hub, which reads HF_ENDPOINT, HF_TOKEN and the stored login. `fetch`
+downloads with `lm.corpus.web`, because hf_hub_download neither resumes in another process nor verifies checksums.
 """
 
 import hashlib
@@ -43,33 +42,35 @@ LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A data set repository at one commit, and the names of its files."""
+    """A dataset repository at one commit, and the names of its files."""
 
     repository: str
     commit: str
     files: list[str]
 
-    def address(self, name: str) -> str:
-        """A file's address, whatever the endpoint: hf://datasets/REPOSITORY@COMMIT/NAME."""
+    def url(self, name: str) -> str:
+        """Return the URL of a file, which does not depend on HF_ENDPOINT: hf://datasets/REPOSITORY@COMMIT/NAME."""
         return f"hf://datasets/{self.repository}@{self.commit}/{name}"
 
 
 def pin(repository: str, revision: str, cache: Path) -> Snapshot:
-    """The commit that `revision` (a branch, tag or commit) stood for when this cache first saw it.
+    """Return the repository at the commit that `revision`, a branch, tag or commit, points to.
+
+    The cache keeps the answer of the first call, and later calls return it without a request.
 
     Raises:
-        UserError: the hub cannot be reached, or has no such repository or revision for this user.
+        UserError: If the hub cannot be reached, or the repository or revision does not exist or is not accessible.
     """
     key = hashlib.sha256(f"{constants.ENDPOINT} {repository} {revision}".encode()).hexdigest()[:16]
     path = cache / f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', repository)[-80:]}.pin.json"
     try:
         return Snapshot(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
-        pass  # nothing, or nothing readable, was recorded
-    with _clear_errors(f"{repository}@{revision}"):
+        pass  # there is no record, or it is damaged
+    with _translate_hub_errors(f"{repository}@{revision}"):
         info = HfApi().dataset_info(repository, revision=revision, timeout=TIMEOUT_SECONDS)
-    if not re.fullmatch(r"[0-9a-f]{40}", info.sha or ""):
-        raise UserError(f"{constants.ENDPOINT}: gave no commit for {repository}@{revision}; check HF_ENDPOINT")
+    if info.sha is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
+        raise UserError(f"{constants.ENDPOINT}: returned no commit for {repository}@{revision}; check HF_ENDPOINT")
     names = sorted(file.rfilename for file in info.siblings or [])
     snapshot = Snapshot(repository=repository, commit=info.sha, files=names)
     with atomic_write(path) as file:
@@ -78,43 +79,43 @@ def pin(repository: str, revision: str, cache: Path) -> Snapshot:
 
 
 def fetch(snapshot: Snapshot, name: str, cache: Path) -> TextFile:
-    """The file `name`, downloaded into the cache and equal in size and checksum to what the hub says it is.
+    """Return the file `name`. It is downloaded unless it is in the cache, and its size and checksum are verified.
 
     Raises:
-        UserError: as `web.download`; also no such file in the repository, or no permission to read it.
+        UserError: If the repository has no such file, access is denied, or `web.download` fails.
     """
     url = hf_hub_url(snapshot.repository, name, repo_type="dataset", revision=snapshot.commit)
-    download = web.cached(url, cache)
+    download = web.find_cached(url, cache)
     if download is None:
-        with _clear_errors(snapshot.address(name)):
+        with _translate_hub_errors(snapshot.url(name)):
             metadata = get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS)
-        # Large files: the sha256. Small files: the sha1 of the git blob.
+        # The ETag is the sha256 of a large file and the sha1 of the git blob of a small one.
         if metadata.size is None or not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", metadata.etag or ""):
-            raise UserError(f"{url}: the server gave no size and checksum, as the hub does; check HF_ENDPOINT")
+            raise UserError(f"{url}: the server reported no size and checksum, unlike the hub; check HF_ENDPOINT")
         download = web.download(url, cache, size=metadata.size, digest=metadata.etag, headers=build_hf_headers())
-    provenance = {"address": snapshot.address(name), "revision": snapshot.commit}
+    provenance = {"url": snapshot.url(name), "revision": snapshot.commit}
     return TextFile(
-        name=snapshot.address(name),
+        name=snapshot.url(name),
         path=download.path,
         provenance={**provenance, "size": download.size, "sha256": download.sha256},
     )
 
 
 def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str]:
-    """The values of a text column in all parquet files of the snapshot, file after file by name; nulls passed over.
+    """Yield the values of a text column in all Parquet files of the snapshot, sorted by file name, without nulls.
 
-    A connection that breaks off is taken up again by huggingface_hub; a killed process starts from the first value.
+    huggingface_hub resumes lost connections. After the process is killed, the next one starts from the first value.
 
     Raises:
-        UserError: no such column, a column of something else than text, or the hub cannot be reached.
+        UserError: If there is no such column, it does not contain text, or the hub cannot be reached.
     """
-    import datasets  # takes most of a second, and only this function needs it
+    import datasets  # slow to import, and only this function needs it
     import pyarrow
 
-    # huggingface_hub below it has by then tried for 20 s; datasets would go on for minutes.
+    # By the time datasets sees an error, huggingface_hub has retried for 20 s; datasets would retry for minutes.
     datasets.config.STREAMING_READ_MAX_RETRIES = 1
-    files = [snapshot.address(name) for name in snapshot.files if name.endswith(".parquet")]
-    with _clear_errors(snapshot.repository):
+    files = [snapshot.url(name) for name in snapshot.files if name.endswith(".parquet")]
+    with _translate_hub_errors(snapshot.repository):
         try:
             table = datasets.load_dataset(
                 "parquet", data_files=files, split="train", streaming=True, cache_dir=str(cache / "datasets")
@@ -124,28 +125,28 @@ def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str
                 raise UserError(f"{files[0]}: has no column {column!r}; set data.text_column to one of {columns}")
             kind = getattr(table.features[column], "dtype", "nested values")
             if kind not in ("string", "large_string"):
-                raise UserError(f"{files[0]}: the column {column!r} holds {kind}; set data.text_column to one of text")
+                raise UserError(f"{files[0]}: expected text in column {column!r}, got {kind}; set data.text_column")
             for row in table.select_columns(column):
                 if row[column] is not None:
                     yield row[column]
         except pyarrow.ArrowInvalid as error:
             raise UserError(
-                f"{snapshot.repository}: not whole parquet files ({error}); name another repository"
+                f"{snapshot.repository}: not valid Parquet files ({error}); choose another repository"
             ) from error
         except (ConnectionError, FileNotFoundError) as error:
-            raise web.unreachable(snapshot.repository, error) from error
+            raise web.unreachable_error(snapshot.repository, error) from error
 
 
 def parquet_provenance(snapshot: Snapshot) -> list[dict[str, str | int]]:
-    """Address, revision, size and sha256 of each parquet file of the snapshot, by name."""
-    with _clear_errors(snapshot.repository):
+    """Return the URL, revision, size and, for large files, sha256 of each Parquet file of the snapshot, by name."""
+    with _translate_hub_errors(snapshot.repository):
         entries = list(
             HfApi().list_repo_tree(snapshot.repository, revision=snapshot.commit, recursive=True, repo_type="dataset")
         )
     files = [entry for entry in entries if isinstance(entry, RepoFile) and entry.path.endswith(".parquet")]
     return [
         {
-            "address": snapshot.address(file.path),
+            "url": snapshot.url(file.path),
             "revision": snapshot.commit,
             "size": file.size,
             **({"sha256": file.lfs.sha256} if file.lfs else {}),
@@ -155,30 +156,34 @@ def parquet_provenance(snapshot: Snapshot) -> list[dict[str, str | int]]:
 
 
 @contextmanager
-def _clear_errors(what: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises about `what` into one line that says what to do."""
+def _translate_hub_errors(subject: str) -> Iterator[None]:
+    """Convert the exceptions of huggingface_hub into a UserError about `subject`, a repository or file."""
     hub = constants.ENDPOINT
     try:
         yield
     except OfflineModeIsEnabled as error:
         raise UserError(
-            f"{what}: HF_HUB_OFFLINE is set; unset it, or set data.source to files or stories, which need no hub"
+            f"{subject}: HF_HUB_OFFLINE is set; unset it, or set data.source to files or stories (no hub needed)"
         ) from error
     except GatedRepoError as error:
-        raise UserError(f"{what}: access is given on request; ask on its page at {hub}, then {LOG_IN}") from error
+        raise UserError(
+            f"{subject}: access is restricted; request it on the page of the dataset at {hub}, then {LOG_IN}"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{what}: no such data set at {hub}, or a private one; check the name, or {LOG_IN}") from error
+        raise UserError(
+            f"{subject}: no such dataset at {hub}, or it is private; check the name, or {LOG_IN}"
+        ) from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{what}: no such branch, tag or commit at {hub}; check data.revision") from error
+        raise UserError(f"{subject}: no such branch, tag or commit at {hub}; check data.revision") from error
     except EntryNotFoundError as error:
-        raise UserError(f"{what}: no such file at {hub}; check data.repository and data.revision") from error
+        raise UserError(f"{subject}: no such file at {hub}; check data.repository and data.revision") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         advice = LOG_IN if status in (401, 403) else "try again later"
-        raise UserError(f"{what}: {hub} answered {status} {error.response.reason_phrase}; {advice}") from error
+        raise UserError(f"{subject}: {hub} answered {status} {error.response.reason_phrase}; {advice}") from error
     except HTTPError as error:
-        raise web.unreachable(hub, error) from error
+        raise web.unreachable_error(hub, error) from error
     except HFValidationError as error:
-        raise UserError(f"{what}: not the name of a data set; expected OWNER/NAME") from error
+        raise UserError(f"{subject}: not a valid dataset name; expected OWNER/NAME") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{hub}: did not answer as the hub does; check HF_ENDPOINT and the network") from error
+        raise UserError(f"{hub}: unexpected response, unlike the hub; check HF_ENDPOINT and the network") from error

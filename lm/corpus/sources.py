@@ -1,4 +1,4 @@
-"""The section `data` -> the documents of both splits and where they come from."""
+"""Open the corpus that the section `data` describes: the documents of both splits, and their provenance."""
 
 import itertools
 import math
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm.corpus.config import END_OF_TEXT, DataConfig
-from lm.corpus.documents import without_marker
-from lm.corpus.files import TextFile, find_names, held_out, open_file, read_documents
+from lm.corpus.documents import split_at_end_of_text
+from lm.corpus.files import TextFile, expand_names, held_out, open_file, read_documents
 from lm.corpus.stories import stories
 from lm.errors import UserError
 
@@ -19,7 +19,11 @@ OPENWEBTEXT_FILES = ("owt_valid.txt.gz", "owt_train.txt.gz")
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Read `val` before `train`: where one stream feeds both, val takes its first documents and train goes on."""
+    """The documents of both splits.
+
+    Read `val` before `train`: they may share one stream, of which `val` takes the first documents. `provenance` has one
+    entry per file, with its URL or path, size and sha256.
+    """
 
     val: Iterable[str]
     train: Iterable[str]
@@ -27,28 +31,28 @@ class Corpus:
 
 
 def open_corpus(data: DataConfig, cache: Path) -> Corpus:
-    """Find and download what the section `data` names; the documents are then read lazily.
+    """Find or download the files that `data` names. Their documents are read lazily.
 
     Raises:
-        UserError: a file or address that cannot be had, as `lm.corpus.files`, `.hub` and `.web` say.
+        UserError: If a file or URL is missing or cannot be read; see `lm.corpus.files`, `.hub` and `.web`.
     """
     match data.source:
         case "stories":
             seeds = story_seeds(data.seed)
             return Corpus(val=_story_texts(seeds["val"]), train=_story_texts(seeds["train"]), provenance=[])
         case "tinystories" | "openwebtext":
-            return _hub(data, cache)
+            return _open_hub(data, cache)
         case "files":
-            return _files(data, cache)
+            return _open_files(data, cache)
 
 
 def story_seeds(seed: int) -> dict[str, int]:
-    """A seed of its own for each split, different for every `data.seed`."""
+    """Return the seed of each split. No two splits share a seed, even for different values of `data.seed`."""
     return {"train": 2 * seed, "val": 2 * seed + 1}
 
 
 def story_bits(seed: int, documents: int) -> float:
-    """-log2 of the probability of the first stories of a split: what no model can beat on average, in bits."""
+    """Return the sum of -log2 p over the first stories of a seed, in bits: on average, no model can do better."""
     return math.fsum(story.bits for story in itertools.islice(stories(seed), documents))
 
 
@@ -56,8 +60,8 @@ def _story_texts(seed: int) -> Iterator[str]:
     return (story.text for story in stories(seed))
 
 
-def _hub(data: DataConfig, cache: Path) -> Corpus:
-    from lm.corpus import hub  # huggingface_hub takes a while to import, and other sources run without it
+def _open_hub(data: DataConfig, cache: Path) -> Corpus:
+    from lm.corpus import hub  # huggingface_hub is slow to import, and the other sources work without it
 
     if data.source == "tinystories":
         snapshot, (val_name, train_name) = hub.pin(TINYSTORIES, "main", cache), TINYSTORIES_FILES
@@ -66,18 +70,18 @@ def _hub(data: DataConfig, cache: Path) -> Corpus:
     if data.source == "openwebtext" and not {val_name, train_name} <= set(snapshot.files):
         if not any(name.endswith(".parquet") for name in snapshot.files):
             raise UserError(
-                f"data.repository: {data.repository} holds neither {' and '.join(OPENWEBTEXT_FILES)} "
-                "nor parquet files; name another one"
+                f"data.repository: {data.repository} has neither {' and '.join(OPENWEBTEXT_FILES)} "
+                "nor Parquet files; choose another one"
             )
         if not data.val_bytes:
             raise UserError(
-                f"data.val_bytes: expected more than 0 for the parquet files of {data.repository}, whose first "
-                "documents become val, got 0"
+                f"data.val_bytes: expected more than 0, got 0; the first documents in the Parquet files of "
+                f"{data.repository} become the validation split, so set its size"
             )
         values = hub.stream_parquet(snapshot, data.text_column, cache)
-        stream = itertools.chain.from_iterable(without_marker(value) for value in values)
+        stream = itertools.chain.from_iterable(split_at_end_of_text(value) for value in values)
         return Corpus(val=stream, train=stream, provenance=hub.parquet_provenance(snapshot))
-    val = hub.fetch(snapshot, val_name, cache)  # the small one first: a mistake shows at once
+    val = hub.fetch(snapshot, val_name, cache)  # the small file first, so that a mistake shows at once
     train = hub.fetch(snapshot, train_name, cache)
     return Corpus(
         val=read_documents(val, END_OF_TEXT, data.text_column),
@@ -86,14 +90,17 @@ def _hub(data: DataConfig, cache: Path) -> Corpus:
     )
 
 
-def _files(data: DataConfig, cache: Path) -> Corpus:
-    train_names = find_names(data.train_files, "train_files")
-    val_names = find_names(data.val_files, "val_files")
+def _open_files(data: DataConfig, cache: Path) -> Corpus:
+    train_names = expand_names(data.train_files, "train_files")
+    val_names = expand_names(data.val_files, "val_files")
     train_files = [open_file(name, cache) for name in train_names]
     val_files = [open_file(name, cache) for name in val_names]
     for train, val in itertools.product(train_files, val_files):
         if train.provenance["sha256"] == val.provenance["sha256"]:
-            raise UserError(f"data.val_files: {val.name} holds the text of {train.name}, which is in data.train_files")
+            raise UserError(
+                f"data.val_files: {val.name} has the same content as {train.name} in data.train_files; "
+                "remove it from one of the two"
+            )
 
     def documents(files: list[TextFile]) -> Iterator[str]:
         for file in files:

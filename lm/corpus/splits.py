@@ -1,7 +1,7 @@
-"""Documents -> data/raw: train.txt and val.txt, and the manifest.json that says what is in them.
+"""Write the documents of a split to a text file, such as data/raw/train.txt, and describe it for the manifest.
 
-Every document is followed at once by END_OF_TEXT and nothing else, so the number of documents is the number of
-markers, and the bytes of text are the bytes of the file less 13 a document.
+Every document is followed by END_OF_TEXT and nothing else. The number of documents is therefore the number of markers,
+and the number of bytes of text is the size of the file minus 13 bytes per document.
 """
 
 import hashlib
@@ -17,16 +17,17 @@ from lm.errors import UserError
 
 
 def write_split(documents: Iterable[str], path: Path, max_bytes: int, max_documents: int) -> dict[str, Any]:
-    """Write the shortest run of whole documents that reaches a limit; returns the split's entry in the manifest.
+    """Write documents until a limit is reached, and return the split's entry in the manifest.
 
     Args:
-        documents: read only as far as needed, so that another split can go on from there.
-        path: the text file, which appears under its name only when it is whole.
-        max_bytes: of text in UTF-8, markers apart; the document that reaches it is the last. 0: no limit.
-        max_documents: 0: no limit.
+        documents: The documents. Those after the limit are not read, so another split can continue with them.
+        path: The text file. It is written atomically.
+        max_bytes: Bytes of UTF-8 text, without markers. The document that reaches the limit is the last one. 0 means
+            no limit.
+        max_documents: The number of documents. 0 means no limit.
 
     Raises:
-        UserError: there is no document, the file cannot be written, or reading the documents fails.
+        UserError: If there are no documents, the file cannot be written, or reading the documents fails.
 
     >>> write_split(["One.", "Two.", "Three."], Path("train.txt"), 5, 0)
     {'bytes': 8, 'documents': 2, 'sha256': '...'}
@@ -35,7 +36,7 @@ def write_split(documents: Iterable[str], path: Path, max_bytes: int, max_docume
     size, count, sha256 = 0, 0, hashlib.sha256()
     with (
         atomic_write(path) as file,
-        tqdm(desc=path.name, total=max_bytes or None, unit="B", unit_scale=True, delay=1) as bar,
+        tqdm(desc=path.name, total=max_bytes or None, unit="B", unit_scale=True, delay=1, disable=None) as bar,
     ):
         for document in documents:
             text = document.encode()
@@ -50,7 +51,7 @@ def write_split(documents: Iterable[str], path: Path, max_bytes: int, max_docume
                 break
         if not count:
             raise UserError(
-                f"{path}: the source holds no document for it; with data.source files check data.separator and "
-                "data.text_column, and raise data.val_fraction or name data.val_files"
+                f"{path}: the source has no documents for this split; with data.source files, check data.separator and "
+                "data.text_column, and increase data.val_fraction or set data.val_files"
             )
     return {"bytes": size, "documents": count, "sha256": sha256.hexdigest()}

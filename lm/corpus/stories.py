@@ -1,6 +1,6 @@
-"""Stories from the built-in grammar, stories.txt, each with its exact probability.
+"""Stories generated from the built-in grammar, stories.txt, each with its exact probability.
 
-Their mean -log2 p is the entropy of the corpus, the floor under the loss of every model of it.
+The mean of -log2 p over the stories is the entropy of the corpus, which is a lower bound on the loss of any model.
 """
 
 from collections.abc import Iterator
@@ -16,27 +16,23 @@ GRAMMAR_FILE = "stories.txt"
 
 @dataclass(frozen=True)
 class Story:
-    """A story and -log2 of the probability with which the grammar writes it."""
+    """A story and its information content in bits, -log2 p."""
 
     text: str
     bits: float
 
 
 def stories(seed: int) -> Iterator[Story]:
-    """Stories without end, independent of each other; the same seed gives the same ones everywhere.
+    """Generate an endless sequence of independent stories, which is the same on every machine for a given seed.
 
-    Only `Random.random` is used, whose sequence Python guarantees for a seed.
+    This holds because only `Random.random` is used, whose sequence Python guarantees for a given seed.
     """
-    grammar, random = _grammar(), Random(seed).random
+    grammar, random = story_grammar(), Random(seed).random
     while True:
-        yield Story(*grammar.write(random))
-
-
-def derivations(text: str) -> list[float]:
-    """The bits of every derivation of `text`: one for a story, none for any other text."""
-    return _grammar().derivations(text)
+        yield Story(*grammar.sample(random))
 
 
 @cache
-def _grammar() -> Grammar:
+def story_grammar() -> Grammar:
+    """Return the grammar of stories.txt, which is read and checked at the first call."""
     return Grammar(files("lm.corpus").joinpath(GRAMMAR_FILE).read_text(encoding="utf-8"), GRAMMAR_FILE)

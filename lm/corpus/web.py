@@ -1,13 +1,13 @@
-"""Download a file so that a kill loses nothing and a fault is never taken for text.
+"""Download files into a cache folder, resume interrupted downloads, and verify what was downloaded.
 
-A file of the web lives in the cache folder under a name made from its address:
+The cache folder holds up to three files per URL, where NAME is derived from the URL:
 
-    NAME.part    what has arrived; the next process goes on behind its last byte (RFC 9110, section 14: range requests)
-    NAME.json    what the server said of the file at the first download: size, checksum or validator
-    NAME         the whole file, renamed into place after size and checksum were verified; NAME.json holds its sha256
+    NAME.part    the bytes received so far; the next process resumes after them (RFC 9110, section 14: range requests)
+    NAME.json    what is known about the file: its URL, size, and checksum or validator; once complete, its sha256
+    NAME         the complete file, renamed from NAME.part after its size and checksum have been verified
 
-A later run takes the cached file if it still has the recorded sha256, and then needs no network.
-To download anew, delete the cache folder.
+Later runs use the cached file without any request, provided that its sha256 still matches the record. To download a
+file again, delete the cache folder.
 """
 
 import dataclasses
@@ -34,41 +34,45 @@ from lm.errors import UserError
 
 CHUNK_BYTES = 1 << 16
 CONNECT_SECONDS = 10.0
-STALL_SECONDS = 30.0  # without a byte, before the connection counts as cut
-RETRY_SECONDS = (0.5, 1.0, 2.0)  # waits after cuts in a row that brought nothing new
+STALL_SECONDS = 30.0  # a connection that receives nothing for this long is considered lost
+RETRY_SECONDS = (0.5, 1.0, 2.0)  # waits between consecutive attempts that receive no new bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """A whole, verified file in the cache."""
+    """A complete, verified file in the cache."""
 
     path: Path
-    address: str
+    url: str
     size: int
     sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Record:
-    """NAME.json. `digest` comes from the hub, `validator` (ETag or Last-Modified) from any other server."""
+    """The content of NAME.json.
 
-    address: str
+    `digest` is the checksum that the hub reports. Other servers only have a `validator`, an ETag or Last-Modified date,
+    which tells whether a file has changed. `sha256` is set once the file is complete.
+    """
+
+    url: str
     size: int | None = None
     digest: str | None = None
     validator: str | None = None
-    sha256: str | None = None  # once the file is whole
+    sha256: str | None = None
 
 
-class _Cut(Exception):
-    """The transfer broke off; asking again may help."""
+class _Interrupted(Exception):
+    """The transfer was interrupted; another request may succeed."""
 
 
 @contextmanager
-def locked(cache: Path) -> Iterator[None]:
-    """Keep the cache folder to this process.
+def lock_cache(cache: Path) -> Iterator[None]:
+    """Lock the cache folder, which is created if needed, so that no other process downloads into it.
 
     Raises:
-        UserError: another process has it, or the folder cannot be written.
+        UserError: If another process holds the lock, or the folder is not writable.
     """
     make_folder(cache)
     lock = FileLock(cache / "lock", blocking=False)
@@ -76,106 +80,112 @@ def locked(cache: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout as error:
-            raise UserError(f"{cache}: another download is running in this folder; wait for it to end") from error
+            raise UserError(f"{cache}: another download is running in this folder; wait for it to finish") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def cached(address: str, cache: Path) -> Download | None:
-    """The file of an earlier `download`, or None; a file that was altered since then is deleted."""
-    path = _path(address, cache)
+def find_cached(url: str, cache: Path) -> Download | None:
+    """Return the file that an earlier `download` left in the cache, or None.
+
+    A file that has changed since its download is deleted.
+    """
+    path = _path(url, cache)
     record = _read_record(path)
     if record is None or record.sha256 is None or not path.is_file():
         return None
     if checksum(path, hashlib.sha256()) != record.sha256:
-        print(f"{path}: was altered since its download; downloading it again", file=sys.stderr)
+        print(f"{path}: has changed since its download; downloading it again", file=sys.stderr)
         path.unlink()
         return None
-    return Download(path=path, address=address, size=path.stat().st_size, sha256=record.sha256)
+    return Download(path=path, url=url, size=path.stat().st_size, sha256=record.sha256)
 
 
 def download(
-    address: str,
+    url: str,
     cache: Path,
     *,
     size: int | None = None,
     digest: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Download:
-    """Download an http(s) address, going on from what an earlier process left of it.
+    """Download a file, resuming where an earlier process stopped.
 
     Args:
-        address: where the file is.
-        cache: the existing folder that keeps it, `locked` by this process.
-        size: its bytes, if known; otherwise the server's own word is taken.
-        digest: its sha256, or the sha1 of its git blob (of b"blob SIZE\\0" and the content), in hexadecimal digits.
-            Without it the file is resumed only where ETag or Last-Modified says that it is still the same.
-        headers: sent with each request; requests keeps Authorization from other hosts that it is redirected to.
+        url: The http(s) URL of the file.
+        cache: The cache folder, which exists and is locked by this process (`lock_cache`).
+        size: The size of the file in bytes, if known. By default, the size that the server reports.
+        digest: The hexadecimal sha256 of the file, or the sha1 of its git blob (b"blob SIZE\\0" and the content).
+            Without a digest, the download is resumed only if the ETag or Last-Modified date has not changed.
+        headers: Headers to send with every request. On a redirect to another host, requests drops Authorization.
 
     Raises:
-        UserError: the address cannot be reached, refuses, breaks off again and again or sends something else than
-            announced, or the disk is full. What has arrived is kept, unless it is wrong.
+        UserError: If the server cannot be reached or refuses the request, the connection is lost repeatedly, the size
+            or digest is wrong, or the disk is full. The bytes received are kept unless they are wrong.
     """
-    path = _path(address, cache)
-    part = _part(path)
+    path = _path(url, cache)
+    part = _part_path(path)
     if digest:
-        record = _Record(address=address, size=size, digest=digest)
+        record = _Record(url=url, size=size, digest=digest)
     else:
-        record = _read_record(path) or _Record(address=address)
+        record = _read_record(path) or _Record(url=url)
         if record.validator is None:
             part.unlink(missing_ok=True)
 
-    with tqdm(desc=file_name(address), total=record.size, unit="B", unit_scale=True) as bar:
+    with tqdm(desc=file_name(url), total=record.size, unit="B", unit_scale=True, disable=None) as bar:
         record = _transfer(record, path, headers or {}, bar)
 
-    arrived = part.stat().st_size
-    if arrived == 0:
+    received = part.stat().st_size
+    if received == 0:
         part.unlink()
-        raise UserError(f"{address}: the file is empty; name another one")
-    if record.size is not None and arrived != record.size:
+        raise UserError(f"{url}: the file is empty; choose another one")
+    if record.size is not None and received != record.size:
         part.unlink()
         raise UserError(
-            f"{address}: {record.size:,} bytes were announced and {arrived:,} came; what came was deleted, "
-            "run again to download it anew"
+            f"{url}: expected {record.size:,} bytes, got {received:,}; the download was deleted, "
+            "run again to start over"
         )
     sha256 = checksum(part, hashlib.sha256())
     if digest:
-        git_blob = hashlib.sha1(b"blob %d\0" % arrived, usedforsecurity=False)
+        git_blob = hashlib.sha1(b"blob %d\0" % received, usedforsecurity=False)
         got = sha256 if len(digest) == 64 else checksum(part, git_blob)
         if got != digest:
             part.unlink()
             raise UserError(
-                f"{address}: the checksum is {got} instead of {digest}, so the file was damaged on its way; "
-                "it was deleted, run again to download it anew"
+                f"{url}: expected checksum {digest}, got {got}; the damaged download was deleted, "
+                "run again to start over"
             )
     _write_record(path, dataclasses.replace(record, sha256=sha256))
     with translate_write_errors(path):
         part.replace(path)
-    return Download(path=path, address=address, size=arrived, sha256=sha256)
+    return Download(path=path, url=url, size=received, sha256=sha256)
 
 
-def file_name(address: str) -> str:
-    """The last segment of an address, with `_` for characters that some file system refuses: a%20b.txt?x=1, a_b.txt."""
-    path = re.split(r"[?#]", address)[0]
+def file_name(url: str) -> str:
+    """Return the last segment of a URL as a portable file name, for example a_b.txt for http://host/a%20b.txt?x=1.
+
+    Characters that some file systems do not allow become `_`.
+    """
+    path = re.split(r"[?#]", url)[0]
     return re.sub(r"[^A-Za-z0-9._-]", "_", unquote(path).rpartition("/")[2])[-80:]
 
 
-def unreachable(address: str, error: BaseException) -> UserError:
-    """One line for a request that got no answer."""
-    while error.__context__ is not None:  # the first error of the chain says why, in the fewest words
+def unreachable_error(url: str, error: BaseException) -> UserError:
+    """Return the UserError for a request that received no response."""
+    while error.__context__ is not None:  # the first error of the chain gives the cause in the fewest words
         error = error.__context__
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return UserError(
-        f"{address}: cannot be reached ({reason}); check the network and the address, or set data.source to files "
-        "(text on this machine) or stories (needs no network)"
+        f"{url}: cannot be reached ({reason}); check the network and the URL, or set data.source to files "
+        "(local text) or stories (no network needed)"
     )
 
 
 def _transfer(record: _Record, path: Path, headers: Mapping[str, str], bar: "tqdm[Any]") -> _Record:
-    """Fill PATH.part until the body has ended; returns what the server said of the file."""
-    part = _part(path)
+    """Download into PATH.part until the body is complete, and return the record, updated from the response."""
+    part = _part_path(path)
     furthest, failures, answered = 0, 0, False
     while True:
         offset = part.stat().st_size if part.exists() else 0
@@ -186,67 +196,69 @@ def _transfer(record: _Record, path: Path, headers: Mapping[str, str], bar: "tqd
         if offset > furthest:
             furthest, failures = offset, 0
         try:
-            with _ask(record, offset, headers) as response:
+            with _request(record, offset, headers) as response:
                 answered = True
-                _check_status(record.address, offset, part, response)
+                _check_status(record.url, offset, part, response)
                 if response.status_code == 200:
                     offset = 0
                     if record.digest is None:
-                        record = _announced(record.address, response)
+                        record = _record_from_headers(record.url, response)
                         _write_record(path, record)
                 bar.total, bar.initial, bar.n = record.size, offset, offset
-                # No block for the network's errors: urllib3 raises none of them as an OSError.
+                # Only writing can raise an OSError here: urllib3 converts network errors into its own exceptions.
                 with translate_write_errors(part), part.open("ab" if offset else "wb") as file:
                     for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
                         file.write(chunk)
                         bar.update(len(chunk))
             return record
-        except (requests.RequestException, urllib3.exceptions.HTTPError, _Cut) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, _Interrupted) as error:
             if not answered:
-                raise unreachable(record.address, error) from error
+                raise unreachable_error(record.url, error) from error
             if failures == len(RETRY_SECONDS):
-                reason = str(error) if isinstance(error, _Cut) else "the connection broke off"
+                reason = str(error) if isinstance(error, _Interrupted) else "the connection was lost"
                 raise UserError(
-                    f"{record.address}: {reason}, {failures + 1} times in a row at byte {furthest:,}; "
-                    "what came is kept, run again later to go on from there"
+                    f"{record.url}: {reason}, {failures + 1} times in a row at byte {furthest:,}; "
+                    "the bytes received so far are kept, run again later to resume"
                 ) from error
             time.sleep(RETRY_SECONDS[failures])
             failures += 1
 
 
-def _ask(record: _Record, offset: int, headers: Mapping[str, str]) -> requests.Response:
-    """Request the file from byte `offset` on."""
-    wanted = {**headers, "Accept-Encoding": "identity"}  # sizes and ranges count the bytes of the file itself
+def _request(record: _Record, offset: int, headers: Mapping[str, str]) -> requests.Response:
+    """Request the file, starting at byte `offset`."""
+    # No compression, because sizes and ranges must count the bytes of the file itself.
+    request_headers = {**headers, "Accept-Encoding": "identity"}
     if offset:
-        wanted["Range"] = f"bytes={offset}-"
+        request_headers["Range"] = f"bytes={offset}-"
         if record.validator:
-            wanted["If-Range"] = record.validator  # a file changed since then comes whole, with status 200
-    return requests.get(record.address, headers=wanted, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS))
+            # If the file has changed, the server sends all of it, with status 200.
+            request_headers["If-Range"] = record.validator
+    return requests.get(record.url, headers=request_headers, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS))
 
 
-def _check_status(address: str, offset: int, part: Path, response: requests.Response) -> None:
+def _check_status(url: str, offset: int, part: Path, response: requests.Response) -> None:
     status = response.status_code
     if status == 200 or (status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")):
         return
     if status in (206, 416):
-        part.unlink(missing_ok=True)  # the next request begins anew
-        raise _Cut(f"the server sent another range than the one from byte {offset:,} on")
+        part.unlink(missing_ok=True)  # the next request starts over
+        raise _Interrupted(f"the server did not send the range from byte {offset:,} on")
     if status == 429 or status >= 500:
-        raise _Cut(f"the server answered {status} {response.reason}")
+        raise _Interrupted(f"the server answered {status} {response.reason}")
     if status in (401, 403):
-        raise UserError(f"{address}: no access ({status} {response.reason}); it needs a login or a permission")
+        raise UserError(f"{url}: access denied ({status} {response.reason}); the URL requires a login or a permission")
     if status in (404, 410):
-        raise UserError(f"{address}: no such file ({status} {response.reason}); check the address")
-    raise UserError(f"{address}: the server answered {status} {response.reason}; check the address")
+        raise UserError(f"{url}: no such file ({status} {response.reason}); check the URL")
+    raise UserError(f"{url}: the server answered {status} {response.reason}; check the URL")
 
 
-def _announced(address: str, response: requests.Response) -> _Record:
+def _record_from_headers(url: str, response: requests.Response) -> _Record:
     length = response.headers.get("Content-Length", "")
     tag = response.headers.get("ETag", "")
     return _Record(
-        address=address,
+        url=url,
         size=int(length) if length.isdecimal() else None,
-        # A weak ETag does not promise equal bytes (RFC 9110, section 13.1.5).
+        # A weak ETag does not guarantee equal bytes (RFC 9110, section 13.1.5).
         validator=tag if tag.startswith('"') else response.headers.get("Last-Modified"),
     )
 
@@ -255,16 +267,18 @@ def _check_disk(path: Path, missing: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if missing > free:
         raise UserError(
-            f"{path.parent}: the disk is full: {missing:,} bytes are still to come and {free:,} are free; "
+            f"{path.parent}: not enough disk space: {missing:,} more bytes are needed and {free:,} are free; "
             "free some space and run again"
         )
 
 
 def checksum(path: Path, hasher: "hashlib._Hash") -> str:
-    """The hexadecimal digest of a file's bytes, fed to `hasher`."""
+    """Update `hasher` with the content of a file and return its hexadecimal digest."""
     with (
         path.open("rb") as file,
-        tqdm(desc=f"check {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, delay=2) as bar,
+        tqdm(
+            desc=f"check {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, delay=2, disable=None
+        ) as bar,
     ):
         while chunk := file.read(1 << 20):
             hasher.update(chunk)
@@ -272,11 +286,11 @@ def checksum(path: Path, hasher: "hashlib._Hash") -> str:
     return hasher.hexdigest()
 
 
-def _path(address: str, cache: Path) -> Path:
-    return cache / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{file_name(address)}"
+def _path(url: str, cache: Path) -> Path:
+    return cache / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file_name(url)}"
 
 
-def _part(path: Path) -> Path:
+def _part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
@@ -285,7 +299,7 @@ def _record_path(path: Path) -> Path:
 
 
 def _read_record(path: Path) -> _Record | None:
-    """What is known of the file, or None if nothing, or nothing readable, was recorded."""
+    """Return the record of a file, or None if there is none or it is damaged."""
     try:
         return _Record(**json.loads(_record_path(path).read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
