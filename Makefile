@@ -1,26 +1,45 @@
-# `make` sets everything up, runs the pipeline and shows what came of it; `make test` sets up and runs the tests.
+# make       install into .venv, run the pipeline, show the results
+# make test  run the tests
+# make lint  run the linter, the formatter and the type checker
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: all test
+.PHONY: all test lint
 
 all: .venv/installed
-	@# dvc wants to know when a copy of the project is under no version control; config.local is git-ignored.
+	@# Without version control, DVC has to be told so. config.local is git-ignored.
 	@git rev-parse --git-dir >/dev/null 2>&1 || printf '[core]\n    no_scm = true\n' > .dvc/config.local
+	@echo 'Running the pipeline: dvc repro'
 	@dvc repro
-	@python -m lm report
+	@echo
+	@lm report
+	@echo
+	@echo 'To try the model, activate the environment and continue a prompt:'
+	@echo '  . .venv/bin/activate'
+	@echo '  lm generate "Once upon a time"'
 
 test: .venv/installed-test
-	@python -m pytest
+	@python -m pytest --numprocesses logical --dist worksteal
+
+lint: .venv/installed-dev
+	@ruff check
+	@ruff format --check
+	@mypy
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo 'installing into .venv: a minute or two, the first time'
+	@echo 'Installing the packages into .venv (the first time takes a minute or two)'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable . --constraint constraints.txt
+	@$(INSTALL) .
 	@touch $@
 
 .venv/installed-test: .venv/installed
-	@echo 'installing what the tests need'
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
+	@echo 'Installing the packages for the tests'
+	@$(INSTALL) '.[test]'
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo 'Installing the linter and the type checker'
+	@$(INSTALL) '.[dev]'
 	@touch $@

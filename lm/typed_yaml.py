@@ -13,7 +13,7 @@ import math
 import re
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -135,8 +135,6 @@ class _Yaml12Loader(yaml.SafeLoader):
     `dvc exp run -S optim.max_learning_rate=3e-5` puts 3e-05 into params.yaml.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
@@ -156,6 +154,7 @@ class _Yaml12Loader(yaml.SafeLoader):
         return float(self.construct_scalar(node).replace(".inf", "inf").replace(".nan", "nan"))
 
 
+_Yaml12Loader.yaml_implicit_resolvers = {}  # without those of YAML 1.1
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _Yaml12Loader.construct_yaml_int)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:float", _Yaml12Loader.construct_yaml_float)
 for _tag, _pattern, _first in (
