@@ -28,7 +28,9 @@ def main() -> None:
     for folder in (args.tokens, args.metrics.parent, args.timing):
         make_folder(folder)
 
-    splits, metrics, timing = {}, {}, {}
+    splits = {}
+    metrics: dict[str, float] = {}
+    timing: dict[str, float] = {}
     for split in facts:
         start = time.perf_counter()
         splits[split], occurrences = encode_split(

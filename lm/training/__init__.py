@@ -1,1 +1,1 @@
-"""Loss, optimizer, schedules, batches, checkpoints, evaluation and the loop."""
+"""Loss, optimizers, schedules, batches, checkpoints, evaluation and the training loop."""

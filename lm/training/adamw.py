@@ -1,8 +1,8 @@
-"""AdamW: eight passes over memory, or a single one where they are compiled."""
+"""AdamW: eight passes over memory, or one where torch.compile fuses them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -29,8 +29,14 @@ class AdamW(torch.optim.Optimizer):
         self.compiled: Callable[..., None] | None = None
 
     def compile(self) -> None:
-        """Let torch.compile make one pass of the update's eight; it works for some seconds at the first step."""
+        """Let torch.compile fuse the eight passes of a step into one; the first step then takes some seconds."""
         self.compiled = torch.compile(_adamw, dynamic=False)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -45,8 +51,8 @@ class AdamW(torch.optim.Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """One step of `params`, those of `group` that have a gradient."""
-        by_step: dict[int, list[Tensor]] = defaultdict(list)  # one entry, but for those without gradients at times
+        """Update `params`, the parameters of `group` that have a gradient."""
+        by_step: dict[int, list[Tensor]] = defaultdict(list)  # one key, unless some had no gradient in earlier steps
         for p in params:
             if not self.state[p]:
                 self.state[p].update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
@@ -58,13 +64,21 @@ class AdamW(torch.optim.Optimizer):
             c = (1 - beta2**t) ** 0.5
             numbers = 1 - lr * group["weight_decay"], c * group["eps"], -lr * c / (1 - beta1**t)
             tensors = [
-                tuple(map(local, (p, p.grad, self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"]))) for p in params
+                (local(p), local(gradient(p)), local(self.state[p]["exp_avg"]), local(self.state[p]["exp_avg_sq"]))
+                for p in params
             ]
             if self.compiled:
-                # As tensors: a number would be part of the kernel, and every step would be compiled.
+                # Passed as tensors, because torch.compile would recompile for every new value of a number.
                 self.compiled(tensors, beta1, beta2, *map(torch.tensor, numbers))
             else:
                 _adamw(tensors, beta1, beta2, *numbers)
+
+
+def gradient(p: Tensor) -> Tensor:
+    """The gradient of a parameter that has one."""
+    if p.grad is None:
+        raise ValueError(f"expected a gradient for the parameter of shape {tuple(p.shape)}")
+    return p.grad
 
 
 def _adamw(
@@ -75,7 +89,7 @@ def _adamw(
     eps: float | Tensor,
     rate: float | Tensor,
 ) -> None:
-    """p = decay p + rate m / (sqrt(v) + eps) for every (p, g, m, v), after the moments m and v have taken in g."""
+    """Update the moments m and v of every (p, g, m, v), then p = decay p + rate m / (sqrt(v) + eps), in place."""
     for p, g, m, v in tensors:
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)

@@ -1,7 +1,7 @@
-"""Which windows of the token file make up a batch: a pure function of (seed, step).
+"""Which windows of the token file make up a batch: a pure function of the seed and the step.
 
-Epoch by epoch every window of `context_length` tokens comes once, in an order that needs no memory: a permutation of
-0 ... n - 1 that can be evaluated at any one index. A resumed run asks for its next step, and there is no state to save.
+Each epoch visits every window of `context_length` tokens once, in random order. The order is a permutation that can be
+computed at any single index and is never stored, so a resumed run has no state of the data loader to restore.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0
 
 
 def _hash(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele et al. 2014): uint64 -> uint64, every input bit reaching every output bit."""
+    """SplitMix64's finalizer (Steele et al. 2014), uint64 -> uint64: every input bit affects every output bit."""
     x = x + _MIX[0]
     x = (x ^ (x >> np.uint64(30))) * _MIX[1]
     x = (x ^ (x >> np.uint64(27))) * _MIX[2]
@@ -21,10 +21,10 @@ def _hash(x: np.ndarray) -> np.ndarray:
 
 
 def permute(indices: np.ndarray, n: int, key: tuple[int, int]) -> np.ndarray:
-    """Where a random permutation of 0 ... n - 1, chosen by `key`, sends each of `indices`.
+    """Apply to each of `indices` a pseudorandom permutation of 0 ... n - 1 that depends on `key`.
 
-    A Feistel network permutes 0 ... 4^b - 1, the smallest such range that covers n; an index sent outside 0 ... n - 1
-    is sent on until it falls inside, at most a few times (cycle walking, Black & Rogaway 2002).
+    A Feistel network permutes 0 ... 4^b - 1, the smallest such range that contains 0 ... n - 1. If it maps an index to
+    n or above, it is applied again until the result is below n (cycle walking, Black & Rogaway 2002).
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
@@ -43,14 +43,14 @@ def permute(indices: np.ndarray, n: int, key: tuple[int, int]) -> np.ndarray:
 
 
 def num_windows(num_tokens: int, context_length: int) -> int:
-    """Windows side by side; each needs one token more, the target of its last position."""
+    """Number of windows without overlap. Each also needs the token after it, as the target of its last position."""
     return (num_tokens - 1) // context_length
 
 
 def batch(tokens: np.ndarray, step: int, batch_size: int, context_length: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, (B, T) int64 each, of update `step` = 0, 1, 2, ... out of the 1-d token array.
+    """Inputs and targets of training step `step` = 0, 1, 2, ..., each (B, T) int64, from the 1-d array `tokens`.
 
-    A batch may hold the end of one epoch and the start of the next, whose order is another.
+    A batch may contain the end of one epoch and the start of the next, which has another order.
     """
     n = num_windows(len(tokens), context_length)
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -65,9 +65,11 @@ def batch(tokens: np.ndarray, step: int, batch_size: int, context_length: int, s
 
 
 def document_starts(token_ids: Tensor, separator: int) -> Tensor:
-    """Where the document of each position of a window begins, (B, T): a separator is the first token of its document.
+    """For each position of (B, T) windows, the position at which its document begins.
 
-    Example: with separator 0 the window 5 6 0 7 8 0 has the starts 0 0 2 2 2 5.
+    A separator is the first token of its document.
+
+    Example: with separator 0, the window 5 6 0 7 8 0 has the starts 0 0 2 2 2 5.
     """
     positions = torch.arange(token_ids.shape[-1], device=token_ids.device)
     return torch.where(token_ids == separator, positions, 0).cummax(-1).values

@@ -1,14 +1,14 @@
-"""In-flight checkpoints: where an interrupted run goes on from, as if nothing had happened.
+"""Checkpoints of unfinished runs, from which an interrupted run resumes with the same bits.
 
-They live outside every output of the pipeline, in a folder named by the run's fingerprint: the configuration, the
-data and the code that determine its result. A run of anything else never finds them.
+They are kept outside the outputs of the pipeline, in a folder named after the run's fingerprint: a hash of the
+configuration, the data and the code, which determine its result. A run with anything else never finds them.
 
-    <fingerprint>/step-00000300/shard-00001-model-00001-of-00001.safetensors   a file a process
-                                index.json                                      progress, and every file's checksum
+    <fingerprint>/step-00000300/shard-00001-model-00001-of-00001.safetensors   one file per process
+                                index.json                                      progress and the files' checksums
 
-PyTorch's distributed checkpoints write and read the files, so that a run goes on with any number of processes. Nothing
-is ever unpickled. The index is written last: a folder without one is not a checkpoint. Writing goes on beside the
-training, which waits only for a copy of the state.
+The files are written and read by PyTorch's distributed checkpoints, so a run can resume with another number of
+processes. Nothing is ever unpickled. The index is written last, and a folder without it is not a checkpoint. Training
+waits only until the state has been copied, and continues while the copy is written.
 """
 
 import concurrent.futures
@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
+from tqdm import tqdm
 
 from lm.atomic import write_text
 from lm.errors import UserError
@@ -44,7 +45,7 @@ _NAME = "step-{:08}"
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come, weights apart: `losses` are those of the steps since the last evaluation."""
+    """How far a run has come. `losses` are those of the steps since the last evaluation."""
 
     step: int
     history: History
@@ -53,39 +54,39 @@ class Progress:
 
     @property
     def evaluated(self) -> bool:
-        """Whether the last row of the history is of this very step."""
+        """Whether the last evaluation was at this step."""
         return bool(self.history) and self.history[-1]["step"] == self.step
 
 
 def fingerprint(**facts: Any) -> str:
-    """Hash of all that determines a run's result: `facts`, the code of model and training, torch's version."""
+    """Hash of what determines the result of a run: `facts`, the code of lm/model and lm/training, torch's version."""
     digest = hashlib.sha256(json.dumps({**facts, "torch": torch.__version__}, sort_keys=True).encode())
     package = Path(__file__).parent.parent
-    for path in sorted([*package.glob("model/*.py"), *package.glob("training/*.py")]):
-        if path.name != "config.py":  # configuration counts by its values, which are among the facts
-            digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted([*package.glob("model/**/*.py"), *package.glob("training/**/*.py")]):
+        if path.name != "config.py":  # the values of the configuration are among the facts
+            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 class Checkpoints:
-    """The checkpoints of one run, held under a lock: `with Checkpoints(root, fingerprint, keep) as checkpoints`.
+    """The checkpoints of one run, protected by a lock: `with Checkpoints(root, fingerprint, keep) as checkpoints`.
 
-    All processes of a run call every method together. The `keep` newest stay, the newest one of an evaluation, and the
-    one of the lowest `val_loss`.
+    All processes of a run call every method together. The newest `keep` checkpoints are kept, and also the newest one
+    that was evaluated and the one with the lowest `val_loss`.
 
     Raises, on entering:
-        UserError: another process trains this very run, or the folder cannot be written.
+        UserError: another process is training the same run, or the folder cannot be written.
     """
 
     def __init__(self, root: Path, fingerprint: str, keep: int) -> None:
         self.folder = root / fingerprint
         self.keep = keep
-        self._lock = FileLock(self.folder / "lock")  # the system lets go of it when the process dies
+        self._lock = FileLock(self.folder / "lock")  # the system releases it when the process dies
         self._finished = False
-        self._saving: concurrent.futures.Future | None = None
-        # Beside the group of the training, whose messages those of a save could meet.
+        self._saving: concurrent.futures.Future[Any] | None = None
+        # A separate group, so that the messages of saving and of training, which run at the same time, do not mix.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        # From a single process PyTorch's checkpoints say so at every save, out of a thread of their own.
+        # With a single process, PyTorch's checkpoints warn about it at every save, in a thread of their own.
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
     def __enter__(self) -> "Checkpoints":
@@ -94,11 +95,11 @@ class Checkpoints:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=0)
                 for path in self.folder.glob("step-*"):
-                    if not (path / _INDEX).exists():  # a kill came before the end of its writing
+                    if not (path / _INDEX).exists():  # the process was killed while writing it
                         shutil.rmtree(path)
             except Timeout:
                 raise UserError(
-                    f"{self.folder}: another process is training this very run; wait for it, or stop it"
+                    f"{self.folder}: another process is training the same run; wait for it or stop it"
                 ) from None
             except OSError as error:
                 raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from error
@@ -109,22 +110,22 @@ class Checkpoints:
         if kind is None:
             self.wait()
         elif self._saving is not None:
-            concurrent.futures.wait([self._saving])  # the lock must outlast it
+            concurrent.futures.wait([self._saving])  # before the lock is released
         if is_first():
             if self._finished:
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._lock.release()
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Take a copy of the whole state, and write it while the training goes on; an earlier save is waited for.
+        """Copy the whole state, and write the copy in the background; first waits for the previous save.
 
         Raises:
-            UserError: that earlier one failed, as the disk is full, say; the ones before it are as they were.
+            UserError: the previous save failed, for example because the disk is full; older checkpoints are intact.
         """
         self.wait()
         path = self.folder / _NAME.format(progress.step)
         if is_first():
-            shutil.rmtree(path, ignore_errors=True)  # a damaged one of this step, of other processes maybe
+            shutil.rmtree(path, ignore_errors=True)  # a damaged checkpoint of this step
         wait_for_all()
         tensors = {f"model.{name}": weight.detach() for name, weight in model.named_parameters()}
         numbers: dict[str, dict[str, Any]] = {}
@@ -135,14 +136,15 @@ class Checkpoints:
                 else:
                     numbers.setdefault(name, {})[key] = value
         facts = {"progress": dataclasses.asdict(progress), "optimizer": numbers}
-        writer = _Writer(path, json.loads(json.dumps(facts)))  # a copy: the training goes on with them
-        self._saving = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
+        writer = _Writer(path, json.loads(json.dumps(facts)))  # a copy, because training goes on
+        saving = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
+        self._saving = saving if isinstance(saving, concurrent.futures.Future) else saving.upload_completion
 
     def wait(self) -> None:
-        """Return when what is being saved is on the disk.
+        """Wait until the last save is on the disk.
 
         Raises:
-            UserError: it could not be written.
+            UserError: the checkpoint could not be written.
         """
         if self._saving is None:
             return
@@ -152,29 +154,29 @@ class Checkpoints:
         except (OSError, CheckpointException, SafetensorError, UserError) as error:
             kept = self.steps()
             raise UserError(
-                f"{self.folder}: a checkpoint cannot be written ({_cause(error)}); free some space, or mend the path, "
-                f"and run again{f', which goes on from step {kept[-1]}' if kept else ''}"
+                f"{self.folder}: a checkpoint cannot be written ({_cause(error)}); free some space or fix the path, and "
+                f"run again{f' to resume from step {kept[-1]}' if kept else ''}"
             ) from error
         if is_first():
             self._prune()
         wait_for_all()
 
     def steps(self) -> list[int]:
-        """The steps of which there is a checkpoint, damaged ones among them, in order."""
+        """The steps that have a checkpoint, in ascending order; damaged checkpoints are included."""
         return sorted(int(path.parent.name.partition("-")[2]) for path in self.folder.glob(f"step-*/{_INDEX}"))
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, evaluated: bool = False) -> Progress | None:
-        """Put the newest state, or the newest `evaluated` one, into `model` and `optimizer`; tell how far it had come.
+        """Load the newest checkpoint, or the newest `evaluated` one, into `model` and `optimizer`; return its progress.
 
-        One that is damaged is passed over, and said so. None if there is no other.
+        Damaged checkpoints are reported and skipped. Returns None if there is no intact one.
 
         Raises:
-            UserError: a state that is whole does not fit the model.
+            UserError: an intact checkpoint does not fit the model.
         """
         self.wait()
         step = -1
         if is_first():
-            step = next((step for step in reversed(self.steps()) if self._is_whole(step, evaluated)), -1)
+            step = next((step for step in reversed(self.steps()) if self._is_usable(step, evaluated)), -1)
         step = broadcast_from_first(step)
         if step < 0:
             return None
@@ -194,42 +196,44 @@ class Checkpoints:
             dcp.load(tensors, storage_reader=reader, process_group=self._group)
         except (CheckpointException, ValueError) as error:
             raise UserError(
-                f"{path}: does not fit the model ({_cause(error)}); delete it to go on without it"
+                f"{path}: does not fit the model ({_cause(error)}); delete it to continue without it"
             ) from error
         return Progress(**facts["progress"])
 
     def finish(self) -> None:
-        """The run's outputs are written: delete its checkpoints on the way out."""
+        """Delete the checkpoints on exit, because the outputs of the run have been written."""
         self._finished = True
 
-    def _is_whole(self, step: int, evaluated: bool) -> bool:
+    def _is_usable(self, step: int, evaluated: bool) -> bool:
         path = self.folder / _NAME.format(step)
         try:
             facts = _read_index(path)
-            if {file.name for file in path.glob("*.safetensors")} != set(facts["files"]):  # all of them would be read
-                raise ValueError("not the files that were written")
+            if {file.name for file in path.glob("*.safetensors")} != set(
+                facts["files"]
+            ):  # every file there would be read
+                raise ValueError("files are missing or were added")
             for name, checksum in facts["files"].items():
                 if _sha256(path / name) != checksum:
-                    raise ValueError(f"{name} is not what was written")
+                    raise ValueError(f"{name} has changed")
             progress = Progress(**facts["progress"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             others = [other for other in self.steps() if other < step]
-            print(
-                f"{path}: the checkpoint is damaged ({error}); going on "
-                + (f"from the one before it, of step {others[-1]}" if others else "without it, from the beginning")
+            tqdm.write(
+                f"{path}: the checkpoint is damaged ({error}); "
+                + (f"resuming from the previous one, of step {others[-1]}" if others else "starting from the beginning")
             )
             return False
         return progress.evaluated or not evaluated
 
     def _prune(self) -> None:
-        """Delete the checkpoints that are no longer to be kept."""
+        """Delete the checkpoints that are not to be kept."""
         steps = self.steps()
         losses: dict[int, float] = {}
         for step in steps:
             try:
                 progress = Progress(**_read_index(self.folder / _NAME.format(step))["progress"])
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # it was damaged since; `restore` will say so
+                continue  # damaged after it was written; `restore` reports it
             if progress.evaluated:
                 loss = progress.history[-1]["val_loss"]
                 losses[step] = float("inf") if loss is None else loss
@@ -239,12 +243,12 @@ class Checkpoints:
         for step in steps:
             if step not in kept:
                 path = self.folder / _NAME.format(step)
-                (path / _INDEX).unlink()  # first: what a kill leaves is then no checkpoint
+                (path / _INDEX).unlink()  # first, so that a kill cannot leave half a checkpoint
                 shutil.rmtree(path)
 
 
 class _Writer(HuggingFaceStorageWriter):
-    """Each process's tensors as a safetensors file; then, when all are there, the index, which makes them count."""
+    """Writes each process's tensors to a safetensors file and, when all files are written, the index."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         super().__init__(str(folder), save_distributed=True)
@@ -257,10 +261,10 @@ class _Writer(HuggingFaceStorageWriter):
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    """Raises ValueError if it is not as it was written."""
+    """The contents of a checkpoint's index; raises ValueError if they have changed."""
     facts = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     if not isinstance(facts, dict) or facts.pop("checksum", None) != _checksum(facts):
-        raise ValueError(f"{_INDEX} is not what was written")
+        raise ValueError(f"{_INDEX} has changed")
     return facts
 
 
@@ -274,7 +278,7 @@ def _sha256(path: Path) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The reason in a few words; of a save in several processes, that of the first which failed."""
+    """A short reason for `error`; if several processes failed to save, that of the first."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     return getattr(error, "strerror", None) or str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""What a training reads: both splits, and what their manifest says of them."""
+"""The data of a training run: the tokens of both splits, and facts from their manifest."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,20 @@ from lm.tokens import open_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The token arrays, and the text that the val split's bits a byte count."""
+    """The tokens of both splits, and what is needed to report the val loss in bits per byte."""
 
     train: np.ndarray
     val: np.ndarray
-    val_text_bytes: int
-    val_entropy_bits: float | None  # of the true distribution, where it is known
-    identity: str  # the checksums of both splits
+    val_text_bytes: int  # UTF-8 bytes of the val split's text
+    val_entropy_bits: float | None  # entropy of the val split under the true distribution, where that is known
+    identity: str  # checksums of both splits
 
 
 def open_data(folder: Path, tokenizer: Tokenizer) -> Data:
-    """Open and check the token files of the stage encode_memmap.
+    """Open and check the token files that the stage encode_memmap wrote.
 
     Raises:
-        UserError: they are missing, damaged, or made with another tokenizer.
+        UserError: the files are missing or damaged, or were encoded with another tokenizer.
     """
     train, train_facts = open_tokens(folder, "train", tokenizer.hash)
     val, val_facts = open_tokens(folder, "val", tokenizer.hash)

@@ -1,11 +1,12 @@
-"""Several processes that train one model together, on PyTorch's own engine: how they start, meet, agree and end.
+"""Training one model with several processes, on torch.distributed: starting, connecting and stopping them.
 
-`launch` starts them on this machine; `torchrun` does so from outside, on several machines too. Every process runs the
-same program; `process_group` is where they meet. Without either there is one process, and all of this does nothing.
+`launch` starts the processes on this machine; `torchrun` can start them on several machines. Every process runs the
+same program and enters `process_group`, which connects it to the others. In a program that was started by neither,
+there is one process, and the functions here do nothing.
 
 Each process computes the gradients of its share of a batch. They are averaged by DistributedDataParallel (Li et al.
-2020), which keeps the whole model everywhere, or by FSDP2 (Zhao et al. 2023), which keeps a share of weights, gradients
-and optimizer everywhere and brings a block together only while it is computed.
+2020), with which every process holds the whole model, or by FSDP2 (Zhao et al. 2023), with which every process holds a
+shard of the weights, gradients and optimizer state, and a block is gathered only while it is computed.
 """
 
 import logging
@@ -31,66 +32,66 @@ from tqdm import tqdm
 from lm.errors import UserError
 from lm.model.transformer import TransformerLM
 
-_MEETING = "LM_MEETING"  # the variable by which `launch` tells its processes the file where they meet
+_RENDEZVOUS = "LM_RENDEZVOUS"  # the environment variable that tells processes of `launch` how to find each other
 _INTERRUPTED = 128 + signal.SIGINT
 
 
 def is_launched() -> bool:
     """Whether this process is one of several that `launch` or torchrun started."""
-    return _MEETING in os.environ or dist.is_torchelastic_launched()
+    return _RENDEZVOUS in os.environ or dist.is_torchelastic_launched()
 
 
 def launch(main: Callable[[], None], num_processes: int) -> None:
-    """Run `main`, which finds its arguments in `sys.argv`, in `num_processes` processes of this machine.
+    """Run `main`, which must be picklable, in `num_processes` processes on this machine, and wait for all of them.
 
-    Returns when all have ended. An error in one of them ends the others. They meet in a file and talk over the loopback
-    interface: no port is open to other machines.
+    If one process fails, all stop and its error is raised. The processes find each other through a file and communicate
+    over the loopback interface, so no port is open to other machines.
 
     Raises:
-        UserError: one of them failed; the message is that of the first to do so, and names its rank.
-        KeyboardInterrupt: they were interrupted, and have ended in good order.
+        UserError: a process failed; the message contains its rank and its error. If several did, it is the first.
+        KeyboardInterrupt: the processes were interrupted and have stopped.
     """
-    logging.disable(logging.WARNING)  # PyTorch's, that it ends the others
+    logging.disable(logging.WARNING)  # PyTorch's warnings that it stops the other processes
     with TemporaryDirectory() as folder:
         context = start_processes(_work, (main, num_processes, folder), num_processes, join=False)
 
         def interrupt(number: int, frame: object) -> None:
-            for process in context.processes:  # in a terminal they are interrupted as well, and once more does no harm
+            for process in context.processes:  # in a terminal they get the signal anyway; a second one does no harm
                 if process.is_alive():
                     os.kill(process.pid, number)
 
-        before = signal.signal(signal.SIGINT, interrupt)
+        previous_handler = signal.signal(signal.SIGINT, interrupt)
         try:
             while not context.join():
                 pass
         except ProcessException:
             exit_codes = [process.exitcode for process in context.processes]
             if errors := sorted(Path(folder).glob("error-*"), key=lambda path: path.stat().st_mtime_ns):
-                rank = errors[0].name.removeprefix("error-")
-                raise UserError(f"process {rank} of {num_processes}: {errors[0].read_text()}") from None
+                first = errors[0].name.removeprefix("error-")
+                raise UserError(f"process {first} of {num_processes}: {errors[0].read_text()}") from None
             if _INTERRUPTED in exit_codes:
                 raise KeyboardInterrupt from None
             for rank, code in enumerate(exit_codes):
-                if code < 0 and code != -signal.SIGTERM:  # by which the others are ended
+                if code < 0 and code != -signal.SIGTERM:  # with SIGTERM, PyTorch stops the other processes
                     raise UserError(
-                        f"process {rank} of {num_processes}: killed by {signal.Signals(-code).name}; run again to go "
-                        "on from the last checkpoint"
+                        f"process {rank} of {num_processes}: killed by {signal.Signals(-code).name}; run again to "
+                        "resume from the last checkpoint"
                     ) from None
             raise
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous_handler)
 
 
 def _work(rank: int, main: Callable[[], None], num_processes: int, folder: str) -> None:
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     os.environ |= {
-        _MEETING: f"file://{folder}/meeting",
+        _RENDEZVOUS: f"file://{folder}/rendezvous",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(num_processes),
         "LOCAL_WORLD_SIZE": str(num_processes),
     } | ({"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback} if loopback else {})
-    tqdm.set_lock(threading.RLock())  # its own is shared between processes, and stays behind when one is killed
+    tqdm.set_lock(threading.RLock())  # tqdm's own lock is shared by the processes, and a killed one never releases it
     try:
         main()
     except KeyboardInterrupt:
@@ -102,20 +103,20 @@ def _work(rank: int, main: Callable[[], None], num_processes: int, folder: str) 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Meet the other processes, and part from them at the end; yields the device of this one.
+    """Connect to the other processes of the run inside the block; yields the device of this process.
 
-    They talk by NCCL between CUDA devices, and by gloo between CPUs, whose cores they share. Only the first one's
-    prints are seen.
+    They communicate with NCCL between CUDA devices and with gloo between CPUs, whose cores they share. What other
+    processes than the first print is hidden.
 
     Raises:
-        UserError: fewer GPUs than processes, or a device that only one process can use.
+        UserError: there are fewer GPUs than processes, or the device can be used by one process only.
     """
     if not is_launched():
         yield device
         return
     local_rank, num_local = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if device.type == "mps":
-        raise UserError("runtime.num_processes: MPS serves one process; use 1, or runtime.device: cpu")
+        raise UserError("runtime.num_processes: MPS supports one process only; use 1, or runtime.device: cpu")
     if device.type == "cuda":
         if num_local > torch.cuda.device_count():
             raise UserError(
@@ -126,19 +127,19 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_local))
-    # Gloo also for a GPU's processes: checkpoints are saved from the CPU's memory, beside the training.
+    # Gloo on GPUs too: checkpoints are saved from CPU memory while training continues.
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=os.environ.get(_MEETING, "env://"),
+        init_method=os.environ.get(_RENDEZVOUS, "env://"),
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
     )
     if is_first():
         yield device
     else:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
             yield device
-    # Not after an error: the others would fail of the lost connection before its message is written down.
+    # Not after an error: the others would fail because of the lost connection before its message is written.
     dist.destroy_process_group()
 
 
@@ -151,7 +152,7 @@ def num_processes() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes, prints and shows progress."""
+    """Whether this is the process that prints, shows progress and writes the outputs."""
     return rank() == 0
 
 
@@ -175,14 +176,14 @@ def all_reduce_sum(values: Tensor) -> Tensor:
 
 def broadcast_from_first(number: int) -> int:
     """The `number` of the first process, in every process."""
-    box = torch.tensor(number)
+    tensor = torch.tensor(number)
     if num_processes() > 1:
-        dist.broadcast(box, 0)
-    return int(box)
+        dist.broadcast(tensor, 0)
+    return int(tensor)
 
 
 def any_process(condition: bool) -> bool:
-    """Whether `condition` holds in one process at least."""
+    """Whether `condition` is true in at least one process."""
     if num_processes() == 1:
         return condition
     flag = torch.tensor(float(condition))
@@ -191,7 +192,7 @@ def any_process(condition: bool) -> bool:
 
 
 def shard(model: TransformerLM, device: torch.device) -> None:
-    """Leave to every process its share of the weights (FSDP2); the blocks come together one at a time."""
+    """Shard the weights over all processes with FSDP2, which gathers one block at a time."""
     mesh = init_device_mesh(device.type, (num_processes(),))
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)
@@ -200,17 +201,17 @@ def shard(model: TransformerLM, device: torch.device) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The share of `tensor` that this process holds."""
+    """The shard of `tensor` that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of `tensor`, which every process must ask for at once."""
+    """All of `tensor`, gathered from all processes, which must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """The share of `tensor`, whole in every process, that goes with this process's share of `model`."""
+    """The shard of `tensor`, which every process has in full, that matches this process's shard of `model`."""
     if isinstance(model, DTensor):
         return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None).to_local()
     return tensor

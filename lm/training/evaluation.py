@@ -1,7 +1,8 @@
-"""What a model is worth: its loss on all of the val split, and a continuation to look at.
+"""Evaluation during training: the loss on the whole val split, and a continuation of a prompt.
 
-The val split is read side by side in windows of the model's context, in order. An end-of-text marker is put before it,
-so that every one of its tokens is a target once, and the sum of nats is over exactly the text that the bytes count.
+The val split is read in order, in windows of the model's context length that do not overlap. An end-of-text token is
+put before it, so that each of its tokens is a target exactly once and the sum of the losses covers exactly the text
+whose bytes are counted for bits per byte.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from tqdm import trange
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import document_starts
-from lm.training.distributed import all_reduce_sum, is_first, num_processes, rank
+from lm.training.config import Precision
+from lm.training.distributed import all_reduce_sum, num_processes, progress_bar_disabled, rank
 from lm.training.loss import linear_cross_entropy
 
 CONTINUATION_TOKENS = 64
@@ -24,7 +26,9 @@ _ONE_TOKEN = torch.zeros(1, 1, dtype=torch.int64)
 
 
 def windows(tokens: np.ndarray, first_input: int, length: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets, (B, T) int64 each, that cover every token as a target once, in order; the last are shorter.
+    """Yield inputs and targets, each (B, T) int64, in which every token is a target once, in order.
+
+    The last window is shorter if the tokens do not fill it.
 
     Example: the tokens 1 2 3 with first input 0 and length 2 give the inputs [0 1] and [2], the targets [1 2] and [3].
     """
@@ -47,17 +51,17 @@ def mean_loss(
     end_of_text_id: int,
     batch_size: int,
     device: torch.device,
-    precision: str,
+    precision: Precision,
     document_mask: bool = False,
 ) -> float:
-    """Mean nats a token over all of `tokens`; the sum is taken in float64. Several processes take batches in turn."""
+    """Mean loss over all of `tokens`, in nats per token, summed in float64. Several processes share the batches."""
     length = model.config.context_length
     mine = islice(windows(tokens, end_of_text_id, length, batch_size), rank(), None, num_processes())
     full, rest = divmod(len(tokens), length)
     rounds = -(-(-(-full // batch_size) + (rest > 0)) // num_processes())
     nats = 0.0
-    for _ in trange(rounds, desc="evaluating", leave=False, delay=2, unit="batch", disable=not is_first()):
-        # With sharded weights, all must compute equally often: the one that has no batch left takes a token in vain.
+    for _ in trange(rounds, desc="evaluating", leave=False, delay=2, unit="batch", disable=progress_bar_disabled()):
+        # With sharded weights, all processes must call the model equally often: one without a batch passes one token.
         batch = next(mine, None)
         inputs, targets = (ids.to(device) for ids in batch or (_ONE_TOKEN, _ONE_TOKEN))
         starts = document_starts(inputs, end_of_text_id) if document_mask else None
@@ -70,7 +74,7 @@ def mean_loss(
 
 @torch.no_grad()
 def greedy_continuation(model: TransformerLM, tokenizer: Tokenizer, prompt: str, device: torch.device) -> str:
-    """The likeliest next token again and again, up to an end of text; the prompt is not repeated."""
+    """Continue `prompt` with the most probable tokens, up to an end-of-text token; returns only the continuation."""
     prompt_ids = tokenizer.encode(prompt)
     ids = list(prompt_ids)
     for _ in range(CONTINUATION_TOKENS):

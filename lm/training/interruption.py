@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: what is under way comes to its end first."""
+"""Ctrl-C as a request to stop, so that the current training step can finish first."""
 
 import signal
 import threading
@@ -6,22 +6,22 @@ from types import FrameType, TracebackType
 
 
 class Interruption:
-    """`with Interruption() as interruption`: inside, Ctrl-C only sets `interruption.requested`.
+    """Inside `with Interruption() as interruption`, Ctrl-C only sets `interruption.requested`.
 
-    Outside of the main thread, where Python lets nobody listen to signals, it is never set.
+    Python handles signals only in the main thread; in other threads, `requested` stays False.
     """
 
     requested = False
 
     def __enter__(self) -> "Interruption":
-        self._listens = threading.current_thread() is threading.main_thread()
-        if self._listens:
-            self._before = signal.signal(signal.SIGINT, self._request)
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._in_main_thread:
+            self._previous_handler = signal.signal(signal.SIGINT, self._request)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._listens:
-            signal.signal(signal.SIGINT, self._before)
+        if self._in_main_thread:
+            signal.signal(signal.SIGINT, self._previous_handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True  # and no print: it could come in the midst of another one, which Python refuses
+        self.requested = True  # no print here: Python raises if it interrupts another print

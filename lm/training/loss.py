@@ -1,28 +1,30 @@
-"""Cross-entropy: from logits, and from what stands in front of the head without ever holding all logits.
+"""Cross-entropy: from logits, and from the input of the head without ever storing all logits.
 
 Shapes: ... any leading dimensions, N tokens, D d_model, V vocabulary.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lm.model.linear import matmul
 
-# The most logits that `linear_cross_entropy` computes at once: few enough to stay in a CPU's cache, and
-# enough to keep a GPU busy.
+# The maximum number of logits that `linear_cross_entropy` computes at once: few enough to stay in a CPU's cache, enough
+# to keep a GPU busy.
 CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27, "mps": 1 << 25}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log softmax(logits)[target] in nats, over all leading dimensions.
 
-    log sum exp(x) = max + log sum exp(x - max) keeps every exponential at most 1; float32 whatever the logits are.
+    Because log sum exp(x) = max + log sum exp(x - max), no exponential exceeds 1. Computed in float32.
 
     Args:
         logits: (..., V).
         targets: (...), token ids.
 
-    Example: equal logits over V tokens give log V, whatever the target.
+    Example: equal logits over V tokens give log V for every target.
     """
     logits = logits.float()
     target_logits = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (...)
@@ -30,18 +32,19 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """`cross_entropy(hidden @ weight.T, targets)`, chunk by chunk of the tokens.
+    """`cross_entropy(hidden @ weight.T, targets)`, computed in chunks of tokens.
 
-    The gradient with respect to the logits is softmax - onehot, known as soon as they are: each chunk's logits give
-    their share of both gradients at once and are forgotten. So neither they nor their softmax exist for all tokens,
-    and no product is done twice.
+    The gradient with respect to the logits is softmax - onehot, which is known as soon as the logits are. The forward
+    pass therefore also computes each chunk's contribution to both gradients and then frees its logits. The logits and
+    their softmax never exist for all tokens, and no product is computed twice.
 
     Args:
-        hidden: (..., D), what the head reads.
-        weight: (V, D), the head.
+        hidden: (..., D), the input of the head.
+        weight: (V, D), the weight of the head.
         targets: (...), token ids.
 
-    Under autocast the products are in its dtype; softmax, loss and the sum of the weight's gradient are in float32.
+    Under autocast, the products are computed in its dtype; softmax, loss and the sum of the weight's gradients are in
+    float32.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -52,7 +55,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, dtype, with_gradients):  # (N, D), (V, D), (N)
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, with_gradients: bool
+    ) -> Tensor:  # (N, D), (V, D), (N)
         num_tokens = len(hidden)
         num_chunks = min(num_tokens, -(-num_tokens * len(weight) // CHUNK_LOGITS[hidden.device.type]))
         head = weight.to(dtype)
@@ -73,11 +78,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             exp = logits.sub_(maximum).exp_()
             total = exp.sum(-1, keepdim=True)
             loss += (maximum + total.log() - target_logits).sum()
-            if with_gradients:
+            if x_gradient is not None:
                 gradient = exp.div_(total * num_tokens)
                 gradient.scatter_add_(-1, rows, torch.full_like(target_logits, -1 / num_tokens))
                 gradient = gradient.to(dtype)
-                del logits, exp  # they are the most of what the loss holds
+                del logits, exp  # the largest tensors of the loss
                 x_gradient.copy_(matmul(gradient, head.T))
                 weight_gradient += matmul(gradient.T, x.T)
                 del gradient
@@ -86,6 +91,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss / num_tokens
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return hidden_gradient.mul_(gradient), weight_gradient.mul_(gradient), None, None, None

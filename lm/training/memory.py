@@ -1,4 +1,4 @@
-"""The memory that a process may still take, on the CPU and on its device."""
+"""The memory that is available to a process, on the CPU and on its GPU."""
 
 import math
 import os
@@ -11,8 +11,8 @@ _CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_memory(device: torch.device, num_processes: int) -> dict[str, int]:
-    """Bytes that one process may still take, by place: all that its GPU has free, a share of the CPU's."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))  # torchrun's may be on several machines
+    """Bytes available to each of `num_processes` processes, by place: "CPU" is shared by them, "GPU" is not."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))  # torchrun may use several machines
     cpu = {"CPU": int(min(psutil.virtual_memory().available, cgroup_available())) // local}
     if device.type == "cuda":
         return {"GPU": torch.cuda.mem_get_info(device)[0]} | cpu
@@ -20,10 +20,10 @@ def available_memory(device: torch.device, num_processes: int) -> dict[str, int]
 
 
 def cgroup_available() -> float:
-    """Bytes up to the nearest limit of a container, a batch job or a service (Linux); infinite without one.
+    """Bytes left until the memory limit of a container, batch job or service on Linux; infinite without a limit.
 
-    The limit of a group holds for all groups below it. The path that a container reads may be the host's; the files of
-    its own group then lie at the top.
+    The limit of a control group also applies to the groups below it. In a container, /proc/self/cgroup may contain the
+    host's path; the files of the container's own group are then at the top of /sys/fs/cgroup.
     """
     available = [math.inf]
     for line in _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.exists() else []:
@@ -38,9 +38,9 @@ def cgroup_available() -> float:
             try:
                 free = int((group / limit).read_text()) - int((group / usage).read_text())
                 facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):  # above the root, or not there, or "max"
+            except (OSError, ValueError):  # above the root, a missing file, or the limit "max"
                 continue
-            # Pages of files count as used, but are given up when anything else needs the memory.
+            # The page cache counts as used, but the kernel frees it when the memory is needed.
             pages = (facts.get(f"total_{name}", facts.get(name, 0)) for name in ("active_file", "inactive_file"))
             available.append(max(0, free + sum(map(int, pages))))
     return min(available)

@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal before they are applied.
+"""Muon: momentum that is orthogonalized before it is applied to a matrix.
 
 Shapes: N matrices, R rows, C columns.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.training.adamw import AdamW
+from lm.training.adamw import AdamW, gradient
 from lm.training.distributed import full_tensor, local, shard_like
 
 
@@ -18,14 +18,15 @@ class Muon(AdamW):
     """Muon (Jordan et al. 2024) for `matrices`, AdamW for the parameter groups `others`.
 
     m = momentum m + (1 - momentum) g          u = momentum m + (1 - momentum) g  (Nesterov)
-    p = p - lr (0.2 sqrt(max(R, C)) orthogonalise(u) + weight_decay p)
+    p = p - lr (0.2 sqrt(max(R, C)) orthogonalize(u) + weight_decay p)
 
-    The factor gives an update the root mean square that AdamW's have, so that both algorithms take the same learning
-    rate and weight decay (Liu et al. 2025, 2.2). The group of the matrices is the one that has a `momentum`. `dtype` is
-    that of the products that orthogonalise: bfloat16 suffices (Jordan et al.), and is faster by far.
+    The factor gives an update the same root mean square as AdamW's, so that both can use the same learning rate and
+    weight decay (Liu et al. 2025, section 2.2). The parameter group of the matrices is the one with a `momentum`.
+    `dtype` is used for the products that orthogonalize; bfloat16 is precise enough (Jordan et al. 2024) and much
+    faster.
 
     Raises:
-        ValueError: one of `matrices` has not two dimensions.
+        ValueError: one of `matrices` does not have two dimensions.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Muon(AdamW):
         matrices = list(matrices)
         for p in matrices:
             if p.ndim != 2:
-                raise ValueError(f"Muon updates matrices, and a parameter has the shape {tuple(p.shape)}")
+                raise ValueError(f"Muon updates matrices only, got a parameter of shape {tuple(p.shape)}")
         super().__init__([{"params": matrices, "momentum": momentum}, *others], lr, betas, eps, weight_decay)
         self.dtype = dtype
 
@@ -51,32 +52,33 @@ class Muon(AdamW):
             super()._update(params, group)
             return
         momentum, lr = group["momentum"], group["lr"]
-        # Matrices of one shape, tall ones turned, go through the products together, which keeps every core busy.
+        # Matrices of the same shape (tall ones transposed) are orthogonalized together, which keeps every core busy.
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            m = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-            u = full_tensor(p.grad.lerp(m, momentum))  # of a share of the rows alone, the directions would be others
+            m = self.state[p]["momentum_buffer"].lerp_(gradient(p), 1 - momentum)
+            u = full_tensor(gradient(p).lerp(m, momentum))  # orthogonalizing a shard would give another result
             by_shape[tuple(sorted(p.shape))].append((p, u.T if p.shape[0] > p.shape[1] else u))
         for (_, columns), pairs in by_shape.items():
-            directions = orthogonalise(torch.stack([u for _, u in pairs]), self.dtype)
+            directions = orthogonalize(torch.stack([u for _, u in pairs]), self.dtype)
             for (p, _), direction in zip(pairs, directions):
                 direction = shard_like(direction.T if p.shape[0] > p.shape[1] else direction, p)
                 local(p).mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr * 0.2 * columns**0.5)
 
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N, R, C) with R <= C -> about U Vᵀ of each one's singular value decomposition U S Vᵀ.
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Map each matrix of (N, R, C), R <= C, to about U Vᵀ, where U S Vᵀ is its singular value decomposition.
 
-    Five steps of a Newton-Schulz iteration by an odd polynomial of degree five (Jordan et al. 2024), which acts on the
-    singular values alone. It is steepest at 0, and takes a value of at least 0.002 of the matrix's norm to between 0.68
-    and 1.2; to come closer to 1 would take more steps and not train better. The products are computed in `dtype`.
+    Takes five steps of a Newton-Schulz iteration with an odd polynomial of degree five (Jordan et al. 2024), which
+    changes only the singular values. The polynomial is steep at 0: singular values of at least 0.002 of the matrix's
+    norm end between 0.68 and 1.2. More steps would bring them closer to 1, but do not make training better. The
+    products are computed in `dtype`.
 
     Example: diag(3, 4) becomes diag(0.72, 1.12).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    norms = matrices.norm(dim=(-2, -1), keepdim=True)  # no singular value is above it
+    norms = matrices.norm(dim=(-2, -1), keepdim=True)  # an upper bound of the singular values
     x = (matrices / norms.clamp(min=1e-7)).to(dtype)
     for _ in range(5):
         gram = x @ x.mT  # (N, R, R)

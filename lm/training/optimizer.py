@@ -1,4 +1,4 @@
-"""Which parameters are updated by what, and gradient clipping."""
+"""Which optimizer updates which parameters, and gradient clipping."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,18 +15,18 @@ from lm.training.muon import Muon
 
 
 def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
-    """The optimizer that `config` names; the loop sets the learning rate of all its groups at every step.
+    """Make the optimizer that `config` names. `TrainStep` sets the learning rate of all its groups at every step.
 
-    Muon takes the matrices of the blocks. Embeddings and head stay with AdamW (Jordan et al. 2024): a row of theirs
-    belongs to one token, and its gradient has a size of its own.
+    Muon updates the matrices of the blocks. AdamW updates the embeddings and the head (Jordan et al. 2024), because
+    each of their rows belongs to one token, and gradients differ in size between rare and frequent tokens.
     """
     betas = config.beta1, config.beta2
     groups = decay_groups(model, config.weight_decay)
     if config.optimizer == "adamw":
         return AdamW(groups, betas=betas, eps=config.eps)
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
-    taken = {id(p) for p in matrices}
-    others = [{**group, "params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
+    in_blocks = {id(p) for p in matrices}
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in in_blocks]} for group in groups]
     return Muon(
         matrices,
         others,
@@ -38,8 +38,8 @@ def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups in which matrices decay, and the gains and biases of norms do not."""
-    parameters = list(model.parameters())  # each once, also where head and embedding are tied
+    """Two parameter groups: matrices, which decay, and the gains and biases of norms, which do not."""
+    parameters = list(model.parameters())  # contains a tied matrix only once
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -48,21 +48,21 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, eps: float = 1e-6) -> Tensor:
-    """Scale all gradients in place so that their common L2 norm is at most `max_norm` (Pascanu et al. 2013).
+    """Scale all gradients in place so that their total L2 norm is at most `max_norm` (Pascanu et al. 2013).
 
     Returns the norm before clipping, a scalar tensor.
 
-    Example: gradients 3 and 4 have norm 5; with `max_norm` 1 they become 0.6 and 0.8.
+    Example: gradients 3 and 4 have norm 5; with `max_norm` 1, they become 0.6 and 0.8.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     sharded = isinstance(gradients[0], DTensor)
     gradients = [local(gradient) for gradient in gradients]
-    # PyTorch's own clipping is built on these too: on a GPU one launch for all gradients, where each costs its own.
+    # PyTorch's own clipping also uses the _foreach functions, which launch one kernel on a GPU for all gradients.
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
     if sharded:
         norm = all_reduce_sum(norm.square()).sqrt()
     scale = (max_norm / (norm + eps)).clamp(max=1.0)
-    # A GPU need not wait for the value; for a CPU, a look at it may save the second pass over all gradients.
+    # Reading `scale` would stall a GPU; on a CPU, it may save the second pass over all gradients.
     if scale.is_cuda or scale != 1:
         torch._foreach_mul_(gradients, scale)
     return norm

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step."""
+"""Learning-rate schedules as pure functions of the step."""
 
 import math
 
@@ -6,11 +6,12 @@ from lm.training.config import DecayShape, OptimConfig
 
 
 def cosine(step: int, max_learning_rate: float, min_learning_rate: float, warmup_steps: int, last_step: int) -> float:
-    """Linear warm-up from 0, half a cosine down to the minimum at `last_step`, flat after it.
+    """Linear warmup from 0, then half a period of a cosine down to the minimum at `last_step`, then constant.
 
-    Loshchilov & Hutter 2017 without restarts, as used for LLaMA (Touvron et al. 2023).
+    The schedule of Loshchilov & Hutter 2017 without restarts, as used for LLaMA (Touvron et al. 2023).
 
-    Example: with maximum 1, minimum 0, 10 steps of warm-up and last step 20, steps 5, 10, 15, 20 have 0.5, 1, 0.5, 0.
+    Example: with maximum 1, minimum 0, 10 warmup steps and last step 20, the rates of steps 5, 10, 15 and 20 are 0.5,
+    1, 0.5 and 0.
     """
     if step < warmup_steps:
         return max_learning_rate * step / warmup_steps
@@ -29,24 +30,25 @@ def warmup_stable_decay(
     last_step: int,
     decay_shape: DecayShape = "linear",
 ) -> float:
-    """Linear warm-up, the maximum, and a fall to the minimum over the last `decay_steps` (Hu et al. 2024).
+    """Linear warmup, then the maximum, then a decay to the minimum over the last `decay_steps` (Hu et al. 2024).
 
-    After the part x of its way, the fall has covered x (linear) or sqrt(x) (1-sqrt, Hägele et al. 2024) of its height.
+    After a fraction x of the decay steps, the rate has fallen by a fraction x of the total (`linear`), or by a fraction
+    sqrt(x) (`1-sqrt`, Hägele et al. 2024).
 
-    Example: with maximum 1, minimum 0, 10 steps of warm-up, 4 of decay and last step 20, steps 5, 16, 17, 20 have
-    0.5, 1, 0.75, 0 when linear; step 17 has 0.5 with 1-sqrt.
+    Example: with maximum 1, minimum 0, 10 warmup steps, 4 decay steps and last step 20, the linear rates of steps 5,
+    16, 17 and 20 are 0.5, 1, 0.75 and 0; with 1-sqrt, the rate of step 17 is 0.5.
     """
     if step < warmup_steps:
         return max_learning_rate * step / warmup_steps
     if step >= last_step:
         return min_learning_rate
     progress = max(0.0, 1 - (last_step - step) / decay_steps) if decay_steps else 0.0
-    fallen = {"linear": progress, "1-sqrt": math.sqrt(progress)}
-    return max_learning_rate - (max_learning_rate - min_learning_rate) * fallen[decay_shape]
+    fraction = {"linear": progress, "1-sqrt": math.sqrt(progress)}
+    return max_learning_rate - (max_learning_rate - min_learning_rate) * fraction[decay_shape]
 
 
 def learning_rate(step: int, config: OptimConfig, max_steps: int) -> float:
-    """The rate of update `step` = 1, ..., max_steps; the last update has the minimum."""
+    """The learning rate of training step `step` = 1, ..., max_steps; the last step has the minimum."""
     bounds = config.max_learning_rate, config.min_learning_rate
     if config.schedule == "cosine":
         return cosine(step, *bounds, config.warmup_steps, max_steps)

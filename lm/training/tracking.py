@@ -1,6 +1,7 @@
-"""Live tracking: a run's losses and rates in TensorBoard or Weights & Biases, while it goes on.
+"""Tracking: the losses and rates of a run in TensorBoard or Weights & Biases, while it trains.
 
-Neither is a dependency. What does not start is refused before any work; what fails later costs the curves alone.
+Neither package is a dependency. A tracker that cannot be started is an error before training begins; one that fails
+later is turned off, and training continues.
 """
 
 import importlib.util
@@ -9,39 +10,40 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
 from lm.atomic import make_folder
 from lm.errors import UserError
+from lm.training.config import Tracking
 
 Log = Callable[[int, dict[str, float | None]], None]
 
 
 @contextmanager
-def tracker(
-    kind: Literal["none", "tensorboard", "wandb"], folder: Path, name: str, config: dict[str, Any], step: int
-) -> Iterator[Log]:
-    """Inside, `log(step, {"train_loss": 2.5, "grad_norm": 0.8})` adds a point to each curve; a None is left out.
+def tracker(kind: Tracking, folder: Path, name: str, config: dict[str, Any], step: int) -> Iterator[Log]:
+    """Yield a function `log`: `log(step, {"train_loss": 2.5, "grad_norm": 0.8})` adds a point to each curve.
 
-    `name` is the run's, the same when it is resumed; `folder / name` holds its files, and `config` is shown with it.
-    `step` is the last one whose points stand, -1 for none: what a killed process logged after it is not shown twice.
+    Values that are None are left out. `name` identifies the run and is the same when the run is resumed. Its files are
+    written to `folder / name`, and `config` is shown with it. `step` is the step from which the run resumes, or -1 for
+    a new run; points that a killed process logged after it are not shown twice.
 
     Raises:
-        UserError: the package is not installed, or does not start: the folder, the login, the network.
+        UserError: the package is not installed, or it cannot be started, for example because of the folder, the login
+            or the network.
     """
     if kind == "none":
         yield lambda step, values: None
         return
     if importlib.util.find_spec(kind) is None:
-        raise UserError(f"runtime.tracking: {kind} is not installed; pip install {kind}, or use none")
+        raise UserError(f"runtime.tracking: {kind} is not installed; run pip install {kind} or use none")
     path, works = folder / name, True
     make_folder(path)
     try:
         send, close = _tensorboard(path, config, step) if kind == "tensorboard" else _wandb(path, config)
-    except Exception as error:  # each fails in ways of its own, here and below, and all of them mean the same
-        raise UserError(f"runtime.tracking: {kind} does not start ({_reason(error)}); mend it, or use none") from error
+    except Exception as error:  # each package raises its own kinds of errors, here and below
+        raise UserError(f"runtime.tracking: {kind} cannot be started ({_reason(error)}); fix it or use none") from error
 
     def attempt(action: Callable[..., None], *arguments: Any) -> None:
         nonlocal works
@@ -50,7 +52,7 @@ def tracker(
                 action(*arguments)
         except Exception as error:
             works = False
-            tqdm.write(f"runtime.tracking: going on without {kind}: {_reason(error)}")
+            tqdm.write(f"runtime.tracking: training continues without {kind}: {_reason(error)}")
 
     try:
         yield lambda step, values: attempt(send, step, {k: v for k, v in values.items() if v is not None})
@@ -65,7 +67,7 @@ def _reason(error: Exception) -> str:
 def _tensorboard(path: Path, config: dict[str, Any], step: int) -> tuple[Log, Callable[[], None]]:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(path), purge_step=step + 1)  # from there on, the points of earlier files are hidden
+    writer = SummaryWriter(str(path), purge_step=step + 1)  # hides points of earlier files from that step on
     writer.add_text("config", f"```\n{json.dumps(config, indent=2, ensure_ascii=False)}\n```", step + 1)
 
     def send(step: int, values: dict[str, float | None]) -> None:
@@ -78,22 +80,23 @@ def _tensorboard(path: Path, config: dict[str, Any], step: int) -> tuple[Log, Ca
 def _wandb(path: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]:
     import wandb
 
-    mode = None if wandb.login(prompt=False) else "offline"  # `init` would ask for an account on the terminal
-    # The console belongs to the progress bar; a network that is down must not hold up the end of a training.
+    mode = None if wandb.login(prompt=False) else "offline"  # without a login, `init` would ask on the terminal
+    # The progress bar uses the console, and a network that is down must not delay the end of a training.
     settings = wandb.Settings(console="off", finish_timeout=60, reinit="create_new")
     run = wandb.init(
         id=path.name, name=path.name, resume="allow", config=config, dir=str(path), mode=mode, settings=settings
     )
     if run.offline:
-        tqdm.write(f"runtime.tracking: wandb is offline; send the run with: wandb sync {path}/wandb/offline-run-*")
+        tqdm.write(f"runtime.tracking: wandb is offline; upload the run with: wandb sync {path}/wandb/offline-run-*")
 
     run.define_metric("*", step_metric="step")
 
     def send(step: int, values: dict[str, float | None]) -> None:
-        # The server takes each step once, in order, and keeps what it has of those that a resumed run repeats, to the
-        # same values. But offline files of one run that overlap get new numbers when sent; "step", the axis, stays.
+        # The server accepts each step only once and in order, so steps that it already has are not sent again; a
+        # resumed run repeats them with the same values. Overlapping offline files of one run are renumbered when they
+        # are uploaded, but "step", the axis of all curves, is kept.
         if step >= run.starting_step:
             run.log({"step": step, **values}, step=step)
 
-    # A run that was interrupted is not shown as finished.
+    # A nonzero exit code keeps an interrupted run from being shown as finished.
     return send, lambda: run.finish(exit_code=int(sys.exc_info()[0] is not None))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +12,21 @@ from torch.nn.parallel import DistributedDataParallel
 from lm.model.transformer import TransformerLM
 from lm.training.adamw import AdamW
 from lm.training.batches import document_starts
+from lm.training.config import Precision
 from lm.training.distributed import all_reduce_sum, num_processes
 from lm.training.loss import linear_cross_entropy
 from lm.training.optimizer import clip_gradients
 
 
 class Objective(nn.Module):
-    """Inputs and targets (B, T) -> the model's mean loss, in nats a token.
+    """Inputs and targets (B, T) -> the model's mean loss, in nats per token.
 
     Args:
-        precision: bfloat16 is autocast: the products are, the weights stay float32.
-        document_separator: the token that begins a document, where documents shall not see each other.
+        precision: with bfloat16, autocast computes the matrix products in bfloat16; the weights stay in float32.
+        document_separator: the token that begins a document, if tokens must not attend to other documents.
     """
 
-    def __init__(
-        self, model: TransformerLM, precision: Literal["float32", "bfloat16"], document_separator: int | None
-    ) -> None:
+    def __init__(self, model: TransformerLM, precision: Precision, document_separator: int | None) -> None:
         super().__init__()
         self.model, self.precision, self.document_separator = model, precision, document_separator
 
@@ -40,18 +38,19 @@ class Objective(nn.Module):
 
 
 class TrainStep:
-    """One step for a batch, in micro batches whose gradients add up.
+    """One training step on a batch, in micro batches whose gradients are accumulated.
 
-    Several processes each give their share of the batch, of one size; the gradients are averaged before the last micro
-    batch is done, and the update is the same in all.
+    With several processes, each passes its share of the batch; all shares have the same size. The gradients are
+    averaged over the processes during the backward pass of the last micro batch, so that every process makes the same
+    update.
 
     Args:
-        model: on its device, and sharded, if it shall be.
+        model: on its device, and already sharded under FSDP.
         precision: see `Objective`.
         max_grad_norm: see `clip_gradients`.
         document_separator: see `Objective`.
-        micro_batch_size: sequences at once; 0 takes the whole batch.
-        compile: whether torch.compile makes kernels of the model and the optimizer.
+        micro_batch_size: sequences per micro batch; 0 means the whole batch.
+        compile: whether to compile the model, the loss and the optimizer with torch.compile.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class TrainStep:
         model: TransformerLM,
         optimizer: AdamW,
         *,
-        precision: Literal["float32", "bfloat16"],
+        precision: Precision,
         max_grad_norm: float,
         document_separator: int | None = None,
         micro_batch_size: int = 0,
@@ -67,9 +66,9 @@ class TrainStep:
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
-        self.loss = Objective(model, precision, document_separator)
+        self.loss: nn.Module = Objective(model, precision, document_separator)
         if compile:
-            # FSDP gathers and frees weights between blocks: no graph can hold more than one.
+            # FSDP gathers and frees weights between the blocks, so each block is compiled on its own.
             for module in model.layers if isinstance(model, FSDPModule) else (self.loss,):
                 module.compile()
             optimizer.compile()
@@ -77,9 +76,10 @@ class TrainStep:
             self.loss = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
     def __call__(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> tuple[float, float]:
-        """Learn from a batch, (B, T) token ids each; return the loss and the norm of the gradients before clipping.
+        """Train on a batch of token ids, each (B, T).
 
-        If one of the two is not finite, the weights stay as they are.
+        Returns the loss and the norm of the gradients before clipping. If one of them is not finite, the weights and
+        the optimizer state do not change.
         """
         size = self.micro_batch_size or len(inputs)
         device = self.model.lm_head.weight.device
@@ -87,14 +87,15 @@ class TrainStep:
         mean = torch.zeros((), device=device)
         for start in range(0, len(inputs), size):
             micro_inputs, micro_targets = inputs[start : start + size], targets[start : start + size]
-            with self._averaging(start + size >= len(inputs)):
+            is_last = start + size >= len(inputs)
+            with self._average_gradients(is_last):
                 loss = self.loss(micro_inputs.to(device), micro_targets.to(device))
                 loss = loss * (len(micro_inputs) / len(inputs))
                 loss.backward()
             mean += loss.detach()
         mean = all_reduce_sum(mean) / num_processes()
         norm = clip_gradients(self.model.parameters(), self.max_grad_norm)
-        loss_value, norm_value = torch.stack((mean, norm)).tolist()  # one wait for the device, not two
+        loss_value, norm_value = torch.stack((mean, norm)).tolist()  # one synchronization with the device, not two
         if math.isfinite(loss_value) and math.isfinite(norm_value):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -102,12 +103,12 @@ class TrainStep:
         return loss_value, norm_value
 
     @contextmanager
-    def _averaging(self, now: bool) -> Iterator[None]:
-        """Whether the gradients of the backward pass inside are averaged over the processes, or only added up here."""
+    def _average_gradients(self, enabled: bool) -> Iterator[None]:
+        """Let a backward pass average the gradients over the processes if `enabled`, or else only accumulate them."""
         if isinstance(self.model, FSDPModule):
-            self.model.set_requires_gradient_sync(now)
+            self.model.set_requires_gradient_sync(enabled)
             yield
-        elif isinstance(self.loss, DistributedDataParallel) and not now:
+        elif isinstance(self.loss, DistributedDataParallel) and not enabled:
             with self.loss.no_sync():
                 yield
         else:

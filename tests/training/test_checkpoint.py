@@ -117,14 +117,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, capsys, damag
     assert restored(tmp_path).step == 4
     said = capsys.readouterr().out
     assert "step-00000006: the checkpoint is damaged (" in said
-    assert said.endswith("; going on from the one before it, of step 4\n")
+    assert said.endswith("; resuming from the previous one, of step 4\n")
 
 
 def test_without_a_whole_checkpoint_a_run_begins_anew(tmp_path, capsys):
     folder = saved(tmp_path, Progress(4, [], []))
     (folder / "step-00000004" / "index.json").write_text("{}")
     assert restored(tmp_path) is None
-    assert "going on without it, from the beginning" in capsys.readouterr().out
+    assert "starting from the beginning" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
@@ -176,7 +176,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             signal.signal(signal.SIGXFSZ, ignored)
         assert "a checkpoint cannot be written (File too large); free some space" in str(caught.value)
-        assert "run again, which goes on from step 4" in str(caught.value)
+        assert "run again to resume from step 4" in str(caught.value)
     assert restored(tmp_path).step == 4
 
 

@@ -300,7 +300,7 @@ def test_a_model_that_is_not_finite_at_the_start_is_a_result(run, trained, monke
 
 def test_the_same_run_twice_at_once_is_refused(run, trained, monkeypatch):
     def second(self, step):
-        with pytest.raises(UserError, match="another process is training this very run"):
+        with pytest.raises(UserError, match="another process is training the same run"):
             trained(run)
         raise Stopped
 

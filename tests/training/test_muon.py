@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lm.training.adamw import AdamW
-from lm.training.muon import Muon, orthogonalise
+from lm.training.muon import Muon, orthogonalize
 
 SHAPES = [(8, 8), (6, 15), (15, 6), (8, 8)]
 
@@ -41,11 +41,11 @@ def take_steps(optimizer: torch.optim.Optimizer, seed: int, count: int) -> None:
 def test_the_iteration_acts_on_the_singular_values_alone(shape):
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([polynomials_of_singular_values(matrix) for matrix in matrices])
-    torch.testing.assert_close(orthogonalise(matrices).double(), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(orthogonalize(matrices).double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_worked_example():
-    matrix = orthogonalise(torch.diag(torch.tensor([3.0, 4.0]))[None])[0]
+    matrix = orthogonalize(torch.diag(torch.tensor([3.0, 4.0]))[None])[0]
     torch.testing.assert_close(matrix, torch.diag(torch.tensor([0.72, 1.12])), rtol=0, atol=0.005)
 
 
@@ -63,7 +63,7 @@ def test_singular_values_come_near_one_and_vectors_stay(dtype, rows, more_column
     random = torch.randn(rows, rows + more_columns, generator=generator, dtype=torch.float64)
     u, _, vh = torch.linalg.svd(random, full_matrices=False)
     s = torch.linspace(1, smallest, rows, dtype=torch.float64)
-    result = orthogonalise((size * (u * s) @ vh).float()[None], dtype)[0]
+    result = orthogonalize((size * (u * s) @ vh).float()[None], dtype)[0]
     assert result.dtype == torch.float32
     turned = u.T @ result.double() @ vh.T
     assert (turned - turned.diag().diag()).abs().max() < (1e-3 if dtype == torch.float32 else 0.06)

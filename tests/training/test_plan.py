@@ -136,8 +136,8 @@ def test_the_refusal_names_the_nearest_settings(run, planned):
     with pytest.raises(UserError) as error:
         planned(needed).check()
     assert str(error.value) == (
-        f"runtime.micro_batch_size: with 8, a process takes {all_at_once / 1e6:.2f} MB of CPU memory, "
-        f"and {needed / 1e6:.2f} MB are available; set runtime.micro_batch_size: 3"
+        f"runtime.micro_batch_size: with 8, a process needs {all_at_once / 1e6:.2f} MB of CPU memory, "
+        f"but {needed / 1e6:.2f} MB are available; set runtime.micro_batch_size: 3"
     )
     needed = total(run, 1, num_micro_batches=8, checkpoint_activations=True)
     with pytest.raises(UserError, match="; set runtime.micro_batch_size: 1, runtime.checkpoint_activations: true$"):
@@ -160,7 +160,7 @@ def test_a_full_disk_is_refused_with_the_checkpoints_that_fit(planned):
     one, model = 12 * 21472, 4 * 21472
     planned(free=13 * one + model, keep_checkpoints=10).check()
     with pytest.raises(
-        UserError, match=r"none yet: checkpoints and model take 3.44 MB, and 3.18 MB are free; "
+        UserError, match=r"none yet: checkpoints and model need 3.44 MB, but 3.18 MB are free; "
     ) as error:
         planned(free=12 * one + model, keep_checkpoints=10).check()
     assert str(error.value).endswith("free some space, or set runtime.keep_checkpoints: 9")
@@ -190,7 +190,7 @@ def test_checkpoints_that_lie_there_count_as_free(run, runtime, tmp_path, monkey
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(planned, batch_size, num_processes, nearest):
     message = (
         f"train.batch_size: expected a multiple of runtime.num_processes = {num_processes}, got {batch_size}; "
-        f"the nearest: {nearest}"
+        f"the nearest are {nearest}"
     )
     with pytest.raises(UserError) as error:
         planned(batch_size=batch_size, num_processes=num_processes)
@@ -202,12 +202,12 @@ def test_the_table(planned):
     assert len({len(line) for line in lines}) == 1 and len(lines) < 25
     text = "\n".join(" ".join(line.split()) for line in lines)
     assert text.startswith("parameters token_embeddings 1,952\nattention 8,192\n")
-    assert "\nall 21,472\ncompute a token " in text
+    assert "\ntotal 21,472\ncompute per token " in text
     assert "\n1,536 tokens " in text
-    assert "\nmemory, each of 2 weights 85.9 kB\noptimizer 172 kB\n" in text
-    assert "\nCPU, of 1 GB available " in text
-    assert "\nmicro batch sequences 3\nat most, of 4 4\n" in text
-    assert text.endswith("\ndisk 5 checkpoints 1.29 MB\nmodel 85.9 kB\nall, of 1 GB free 1.37 MB")
+    assert "\nmemory per process weights 85.9 kB\noptimizer 172 kB\n" in text
+    assert "\nCPU total, of 1 GB available " in text
+    assert "\nmicro batch sequences 3\nlargest that fits, of 4 4\n" in text
+    assert text.endswith("\ndisk 5 checkpoints 1.29 MB\nmodel 85.9 kB\ntotal, of 1 GB free 1.37 MB")
 
 
 def test_a_checkpoint_takes_the_cpus_memory_and_the_rest_the_gpus(run, runtime, tmp_path, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_checkpoint_takes_the_cpus_memory_and_the_rest_the_gpus(run, runtime, 
     kinds = training_bytes(run.model, VOCAB_SIZE, 4, "float32", device="cuda")
     assert result.available_memory == {"GPU": 10**9, "CPU": 100_000}
     assert result.needed_memory == {"GPU": sum(kinds.values()), "CPU": 2 * 12 * 21472}
-    with pytest.raises(UserError, match="takes 515 kB of CPU memory, and 100 kB are available; the model itself"):
+    with pytest.raises(UserError, match="needs 515 kB of CPU memory, but 100 kB are available; the model itself"):
         result.check()
 
 

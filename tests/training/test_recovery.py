@@ -56,7 +56,7 @@ def test_kill_minus_nine_in_every_phase_changes_nothing(start, ended, tmp_path, 
         if processes == 1:
             assert status == -signal.SIGKILL, (phase, errors)
         else:
-            message = f"error: process {rank} of 2: killed by SIGKILL; run again to go on from the last checkpoint\n"
+            message = f"error: process {rank} of 2: killed by SIGKILL; run again to resume from the last checkpoint\n"
             assert status == 1 and errors.endswith(message) and "Traceback" not in errors, (phase, errors)
         assert phase in ("start", "mid step") or "resuming from step" in said, phase
     status, said, errors = ended(start(run, processes))
@@ -107,7 +107,7 @@ def test_a_second_trainer_of_the_same_run_is_refused(start, ended, longer, tmp_p
     status, _, errors = ended(start(tmp_path / "run", 2, changed=longer))
     first.kill()
     first.communicate()
-    assert status == 1 and "another process is training this very run; wait for it, or stop it" in errors
+    assert status == 1 and "another process is training the same run; wait for it or stop it" in errors
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def test_a_missing_package_is_named_before_anything_is_written(kind, tmp_path, m
     monkeypatch.setitem(sys.modules, kind, None)
     with pytest.raises(UserError) as caught, tracker(kind, tmp_path / "tracking", "run", CONFIG, -1):
         pass
-    assert str(caught.value) == f"runtime.tracking: {kind} is not installed; pip install {kind}, or use none"
+    assert str(caught.value) == f"runtime.tracking: {kind} is not installed; run pip install {kind} or use none"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +108,7 @@ def test_a_disk_that_fails_on_the_way_costs_one_line(tensorboard, tmp_path, caps
             log(later, {"train_loss": 2.5})
     for thread in set(threading.enumerate()) - before:
         thread.join(10)  # or its end would be reported to the next test
-    assert lines.startswith("runtime.tracking: going on without tensorboard: ") and lines.count("\n") == 1
+    assert lines.startswith("runtime.tracking: training continues without tensorboard: ") and lines.count("\n") == 1
     assert capsys.readouterr().out == ""
 
 
@@ -216,7 +216,7 @@ def test_a_tracker_that_does_not_start_is_refused_in_one_line(stand_in, tmp_path
     stand_in(broken="init")
     with pytest.raises(UserError) as caught, tracker("wandb", tmp_path, "run", CONFIG, -1):
         pass
-    assert str(caught.value) == "runtime.tracking: wandb does not start (init failed); mend it, or use none"
+    assert str(caught.value) == "runtime.tracking: wandb cannot be started (init failed); fix it or use none"
 
 
 @pytest.mark.parametrize("broken", ["log", "finish"])
@@ -225,5 +225,5 @@ def test_a_tracker_that_fails_on_the_way_costs_one_line(broken, stand_in, tmp_pa
     with tracker("wandb", tmp_path, "run", CONFIG, -1) as log:
         for step in range(5):
             log(step, {"train_loss": 2.5})
-    assert capsys.readouterr().out == f"runtime.tracking: going on without wandb: {broken} failed\n"
+    assert capsys.readouterr().out == f"runtime.tracking: training continues without wandb: {broken} failed\n"
     assert len(wandb.of(broken)) == 1
