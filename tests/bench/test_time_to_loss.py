@@ -4,6 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.common.models import SYSTEMS
+from bench.training.curves import report, seconds_to
+from bench.training.time_to_loss import MODELS, write_data
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 
@@ -23,33 +26,30 @@ def training(system: str, rate: float, *curve: tuple[float, float]) -> dict[str,
     }
 
 
-def test_seconds_to_a_value_lie_on_the_line_between_two_evaluations(bench: Any) -> None:
-    script = bench("time_to_loss")
+def test_seconds_to_a_value_are_interpolated_between_two_evaluations() -> None:
     curve = training("lm", 0.01, (10, 2.0), (20, 1.0), (30, 1.2), (40, 0.8))["curve"]
-    found = [script.seconds_to(curve, bits) for bits in (2.5, 2.0, 1.5, 1.0, 0.9, 0.7)]
+    found = [seconds_to(curve, bits) for bits in (2.5, 2.0, 1.5, 1.0, 0.9, 0.7)]
     assert found == [10, 10, 15, 20, pytest.approx(37.5), None]
 
 
-def test_ours_is_compared_with_the_best_ending_of_the_others(bench: Any) -> None:
-    script = bench("time_to_loss")
+def test_ours_is_compared_with_the_best_of_the_others() -> None:
     ours = training("lm", 0.02, (20, 2.0), (40, 1.0))
     others = [
         training("gpt2", 0.001, (50, 1.75)),
         training("gpt2", 0.003, (50, 1.5)),
         training("nanogpt", 0.01, (50, 9)),
     ]
-    assert script.report([ours, *others])[-1] == (
-        "The best of the others, gpt2 at 0.003, ends at 1.5000 bits per byte; ours reaches that after 0.60 of its time."
+    assert report([ours, *others])[-1] == (
+        "The best of the others, gpt2 at 0.003, ends at 1.5000 bits per byte; ours reaches that in 0.60 of its time."
     )
     slow = training("lm", 0.02, (50, 1.6))
-    assert script.report([slow, *others])[-1].endswith("ends at 1.5000 bits per byte; ours ends at 1.6000.")
+    assert report([slow, *others])[-1].endswith("ends at 1.5000 bits per byte; ours ends at 1.6000.")
 
 
-def test_the_split_is_by_documents_and_counts_their_text_alone(bench: Any, tmp_path: Path) -> None:
-    script = bench("time_to_loss")
+def test_the_split_is_by_documents_and_counts_only_their_text(tmp_path: Path) -> None:
     documents = [f"Story {number}: once upon a time there was a cat named number {number}." for number in range(100)]
     (tmp_path / "text.txt").write_text(END_OF_TEXT.join(documents), encoding="utf-8")
-    data = script.write_data(tmp_path / "text.txt", tmp_path)
+    data = write_data(tmp_path / "text.txt", tmp_path)
     train = (tmp_path / "train.txt").read_text(encoding="utf-8").split(END_OF_TEXT)[:-1]
     assert train == documents[: len(train)]
     held_out = sum(len(document.encode()) for document in documents[len(train) :])
@@ -60,17 +60,15 @@ def test_the_split_is_by_documents_and_counts_their_text_alone(bench: Any, tmp_p
 
 
 @pytest.mark.parametrize("text", [b"one document", b"\xff" + END_OF_TEXT.encode(), None])
-def test_text_that_cannot_be_split_is_refused(bench: Any, tmp_path: Path, text: bytes | None) -> None:
+def test_text_that_cannot_be_split_is_an_error(tmp_path: Path, text: bytes | None) -> None:
     path = tmp_path / "text.txt"
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(UserError, match="--data: .*text.txt: "):
-        bench("time_to_loss").write_data(path, tmp_path)
+        write_data(path, tmp_path)
 
 
 @pytest.mark.parametrize("system", ["transformers", "gpt2"])
-def test_the_others_have_as_many_parameters(bench: Any, system: str) -> None:
-    script = bench("time_to_loss")
-    model = script._MODELS[system]
-    learner = bench("learners").LEARNERS[system](model, 2048, "sdpa", None)
-    assert sum(p.numel() for p in learner.model.parameters()) == pytest.approx(836_448, rel=0.02)
+def test_the_others_have_as_many_parameters(system: str) -> None:
+    model = SYSTEMS[system](MODELS[system], 2048, "sdpa").model
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(836_448, rel=0.02)

@@ -1,5 +1,4 @@
 import math
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,47 +8,46 @@ import numpy as np
 import pytest
 import torch
 
-from lm import config
+from bench.common import models
+from bench.common.jobs import NotMeasured
+from bench.common.models import SYSTEMS, Lm
+from bench.common.shapes import OPTIM, SHAPES, Shape
+from bench.training import comparison
+from bench.training.__main__ import main
+from bench.training.comparison import Case, Results, Setup, check_first_loss, compare, summarize
+from bench.training.report import report
+from bench.training.step import make_step
+from lm.config import Params
+from lm.errors import UserError
 
 KEYS = "task shape dtype compile batch_size allocator system tokens_per_second mfu peak_mb"
 
 
 @pytest.fixture
-def tiny(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The benchmark's script, its laptop shape small enough for steps of milliseconds."""
-    shapes = bench("shapes")
-    shape = replace(shapes.SHAPES["laptop"], vocab_size=500, context_length=16, d_model=32, num_layers=2, d_ff=48)
-    monkeypatch.setitem(shapes.SHAPES, "laptop", shape)
-    return bench("training")
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> dict[str, Any]:
-    path = tmp_path / "tokens.npy"
-    np.save(path, np.random.default_rng(1).integers(500, size=2000, dtype=np.uint16))
-    return {"device": "cpu", "tokens": str(path), "seconds": 0.0}
-
-
-def measured(script: Any, job: dict[str, Any], systems: dict[str, Path | None], **cell: Any) -> tuple[Any, Any]:
-    """The rows and the problems of one cell, each system measured once with its first attention."""
-    runs, peaks, problems = {}, {}, []
-    cells = [script.Cell(**{"shape": "laptop", "dtype": "float32", "compile": False, "batch_size": 2} | cell)]
-    for _ in script.measure(cells, systems, ["default"], 1, job, runs, peaks, problems):
-        pass
-    return script.summary(runs, peaks, ["default"]), problems
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Shape:
+    """The shape laptop, made small enough for steps of milliseconds."""
+    shape = replace(SHAPES["laptop"], vocab_size=500, context_length=16, d_model=32, num_layers=2, d_ff=48)
+    monkeypatch.setitem(SHAPES, "laptop", shape)
+    return shape
 
 
 @pytest.mark.slow
-def test_the_same_weights_start_at_the_same_loss_and_a_system_that_fails_is_named(
-    tiny: Any, bench: Any, job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_weights_start_at_the_same_loss_and_a_system_that_fails_is_listed(
+    tiny: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("lm", "transformers"):
-        monkeypatch.setattr(bench("learners").SYSTEMS[name], "attentions", {"cpu": ("sdpa",)})
+    tokens = tmp_path / "tokens.npy"
+    np.save(tokens, np.random.default_rng(1).integers(500, size=2000, dtype=np.uint16))
+    monkeypatch.setitem(models._ATTENTIONS, "cpu", {})  # only sdpa
     (tmp_path / "model.py").write_text("raise ImportError('no such thing')\n")
-    rows, problems = measured(tiny, job, {"lm": None, "nanogpt": tmp_path, "transformers": None})
-    text = tiny.report(rows, {"float32": 1e9}, torch.device("cpu"), problems)
+    results = Results()
+    job = {"device": "cpu", "tokens": str(tokens), "seconds": 0.0}
+    checkouts = {"lm": None, "nanogpt": tmp_path, "transformers": None}
+    for _ in compare(results, [Case("laptop", "float32", False, 2)], checkouts, ["default"], 1, job):
+        pass
+    rows = summarize(results, ["default"])
+    text = report(rows, {"float32": 1e9}, torch.device("cpu"), results.problems)
     assert text.endswith(
-        "Not measured:\n\n- nanogpt: failed, exit status 1: ImportError: no such thing "
+        "Not measured:\n\n- nanogpt: failed with exit status 1: ImportError: no such thing "
         "(laptop, float32, eager, batch size 2, sdpa attention)"
     )
     ours, theirs = rows
@@ -63,25 +61,23 @@ def test_the_same_weights_start_at_the_same_loss_and_a_system_that_fails_is_name
         assert 0 < row["mfu"] < 1
 
 
-def test_a_step_of_ours_is_that_of_the_others(tiny: Any, bench: Any) -> None:
+def test_our_step_does_what_the_step_of_the_others_does(tiny: Shape) -> None:
     """Ten steps of two implementations of model, loss, clipping and AdamW, from the same weights."""
-    learners, shapes = bench("learners"), bench("shapes")
-    shape = shapes.SHAPES["laptop"]
     ids = torch.from_numpy(np.random.default_rng(1).integers(500, size=(2, 17)))
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     losses = []
     for name in ("lm", "transformers"):
-        system = learners.SYSTEMS[name](shape.model, shape.vocab_size, "sdpa", None)
+        system = SYSTEMS[name](tiny.model, tiny.vocab_size, "sdpa")
         if name != "lm":
-            system.start_from(learners.Lm(shape.model, shape.vocab_size, "sdpa", None).model.state_dict())
-        step = learners.make_step(system, shapes.OPTIM, "float32", torch.device("cpu"), compiled=False)
-        inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+            system.load_weights(Lm(tiny.model, tiny.vocab_size).model)
+        step = make_step(system, OPTIM, "float32", torch.device("cpu"), compiled=False)
         losses.append([float(step(inputs, targets, 3e-3)) for _ in range(10)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
     assert losses[0][-1] < losses[0][0] - 0.3
 
 
-def test_the_laptop_shape_is_that_of_the_released_parameters(bench: Any, project: Path) -> None:
-    params, shape = config.load(project / "params.yaml"), bench("shapes").SHAPES["laptop"]
+def test_the_shape_laptop_is_that_of_the_released_parameters(params: Params) -> None:
+    shape = SHAPES["laptop"]
     assert (shape.model, shape.vocab_size) == (params.model, params.tokenizer.vocab_size)
 
 
@@ -95,22 +91,19 @@ def run(seconds: float, loss: float = math.log(2048)) -> dict[str, Any]:
     }
 
 
-def test_figures_are_medians_and_the_ratio_is_to_the_fastest_other(bench: Any) -> None:
-    script = bench("training")
-    cell = script.Cell("laptop", "float32", False, 8)  # a step has 8 * 256 = 2048 tokens
+def test_results_are_medians_and_the_ratio_is_to_the_fastest_other() -> None:
+    case = Case("laptop", "float32", False, 8)  # a step has 8 * 256 = 2048 tokens
     runs = {
-        cell: {
-            script.Setup("lm", "tuned", "reference"): [run(4.0)],
-            script.Setup("lm", "tuned", "sdpa"): [run(1.0), run(8.0), run(2.0)],
-            script.Setup("transformers", "default", "sdpa"): [run(8.0)],
-            script.Setup("transformers", "tuned", "sdpa"): [run(4.0)],
-            script.Setup("nanogpt", "default", "sdpa"): [run(16.0)],
-        }
+        Setup("lm", "tuned", "reference"): [run(4.0)],
+        Setup("lm", "tuned", "sdpa"): [run(1.0), run(8.0), run(2.0)],
+        Setup("transformers", "default", "sdpa"): [run(8.0)],
+        Setup("transformers", "tuned", "sdpa"): [run(4.0)],
+        Setup("nanogpt", "default", "sdpa"): [run(16.0)],
     }
-    flops = 6 * (4 * (4 * 96**2 + 3 * 96 * 256) + 2048 * 96) + 12 * 4 * 96 * 256  # a token
-    rows = script.summary(runs, {"float32": 10_000.0 * flops}, ["default", "tuned"])
-    figures = {(row["allocator"], row["system"]): row["tokens_per_second"] for row in rows}
-    assert figures == {
+    flops = 6 * (4 * (4 * 96**2 + 3 * 96 * 256) + 2048 * 96) + 12 * 4 * 96 * 256  # per token
+    rows = summarize(Results(runs={case: runs}, peak_flops={"float32": 10_000.0 * flops}), ["default", "tuned"])
+    speeds = {(row["allocator"], row["system"]): row["tokens_per_second"] for row in rows}
+    assert speeds == {
         ("default", "lm"): 1024.0,
         ("tuned", "lm"): 1024.0,
         ("default", "transformers"): 256.0,
@@ -119,7 +112,7 @@ def test_figures_are_medians_and_the_ratio_is_to_the_fastest_other(bench: Any) -
     }
     assert rows[0]["attention"] == "sdpa"
     assert rows[0]["tokens_per_second_by_attention"] == {"reference": 512, "sdpa": 1024}
-    lines = script.report(rows, {"float32": 1e9}, torch.device("cpu"), []).splitlines()
+    lines = report(rows, {"float32": 1e9}, torch.device("cpu"), []).splitlines()
     assert "| float32 | False | 8 | default | 1,024 (10%) | 256 (3%) | 128 (1%) | 4.00 |" in lines
     assert "| float32 | False | 8 | tuned | 1,024 (10%) | 512 (5%) | - | 2.00 |" in lines
     assert "| float32 | False | 8 | tuned | 200 | 400 | - |" in lines
@@ -129,30 +122,27 @@ def test_figures_are_medians_and_the_ratio_is_to_the_fastest_other(bench: Any) -
     ("system", "loss", "reason"),
     [("nanogpt", 8.3, "far from ln"), ("litgpt", math.nan, "far from ln"), ("transformers", 7.6248, "ours with")],
 )
-def test_a_first_loss_that_differs_is_refused(bench: Any, system: str, loss: float, reason: str) -> None:
-    script = bench("training")
-    ours = {script.Setup("lm", "tuned", "sdpa"): [run(1.0)]}
-    setup = script.Setup(system, "tuned", "sdpa")
-    with pytest.raises(script.NotMeasured, match=reason):
-        script.check_start(run(1.0, loss), setup, ours, "float32", 2048)
-    script.check_start(run(1.0, math.log(2048) + 5e-5), setup, ours, "float32", 2048)
-    script.check_start(run(1.0, math.log(2048) + 5e-5), setup, {}, "float32", 2048)
+def test_a_first_loss_that_differs_is_an_error(system: str, loss: float, reason: str) -> None:
+    ours = {Setup("lm", "tuned", "sdpa"): [run(1.0)]}
+    setup = Setup(system, "tuned", "sdpa")
+    with pytest.raises(NotMeasured, match=reason):
+        check_first_loss(run(1.0, loss), setup, ours, "float32", 2048)
+    check_first_loss(run(1.0, math.log(2048) + 5e-5), setup, ours, "float32", 2048)
+    check_first_loss(run(1.0, math.log(2048) + 5e-5), setup, {}, "float32", 2048)
 
 
-def test_each_attention_is_tried_once_and_the_fastest_goes_on(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = bench("training")
+def test_each_attention_is_tried_once_and_the_fastest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
-    def train(job: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    def train(job: dict[str, Any], checkout: Path | None) -> dict[str, Any]:
         order.append((job["system"], job["allocator"], job["attention"]))
         return run({"eager": 1.0, "sdpa": 2.0, "reference": 3.0}[job["attention"]])
 
-    monkeypatch.setattr(script, "train", train)
-    monkeypatch.setattr(script, "run_job", lambda *arguments: {"flops": 1e9})
-    peaks: dict[str, float] = {}
-    cells = [script.Cell("laptop", "float32", False, 8)]
-    systems = {"lm": None, "transformers": None}
-    for _ in script.measure(cells, systems, ["default", "tuned"], 2, {"device": "cpu"}, {}, peaks, []):
+    monkeypatch.setattr(comparison, "train", train)
+    monkeypatch.setattr(comparison, "run_job", lambda *arguments: {"flops_per_second": 1e9})
+    results, checkouts = Results(), {"lm": None, "transformers": None}
+    cases = [Case("laptop", "float32", False, 8)]
+    for _ in compare(results, cases, checkouts, ["default", "tuned"], 2, {"device": "cpu"}):
         pass
     assert order == [
         ("lm", "tuned", "reference"),
@@ -164,15 +154,18 @@ def test_each_attention_is_tried_once_and_the_fastest_goes_on(bench: Any, monkey
         ("transformers", "default", "eager"),
         ("transformers", "tuned", "eager"),
     ]
-    assert peaks == {"float32": 1e9}
+    assert results.peak_flops == {"float32": 1e9}
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--nanogpt", "nowhere"], ["--litgpt", "nowhere"], ["--batch-sizes", "0"], ["--json", "/dev/null/x/rows.json"]],
+    ("arguments", "message"),
+    [
+        (["--nanogpt", "nowhere"], "--nanogpt: nowhere: expected the folder of a checkout"),
+        (["--batch-sizes", "0"], "--batch-sizes: expected 1 or more, got 0"),
+        (["--json", "/dev/null/x/rows.json"], "/dev/null/x: cannot be written"),
+    ],
 )
-def test_a_bad_argument_gives_one_line(project: Path, arguments: list[str]) -> None:
-    command = [sys.executable, project / "bench" / "training.py", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+def test_a_bad_argument_gives_one_line(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.training", *arguments])
+    with pytest.raises(UserError, match=message):
+        main()

@@ -1,10 +1,11 @@
-"""One measurement in a process of its own: `python bench/measure.py JOB`, a JSON object, prints a JSON object.
+"""One measurement in a fresh process: `python -m bench.tokenizer.measure JOB` reads and prints a JSON object.
 
-Not timed: imports, reading the input, constructing, and a first go at other text, which loads or compiles what the
-library needs. Then a new tokenizer, its caches cold, does the job twice: `seconds` is the first call, `second_seconds`
-the one after it, left out where the first took long. Training has no second call.
+Not timed: imports, reading the input, building the tokenizer, and a first call on other text, during which the library
+loads or compiles what it needs. Then a new tokenizer with empty caches does the task twice: `seconds` is the time of
+the first call, `second_seconds` that of the second, which is left out if the first took long. Training is not repeated.
 
-`peak_mb` is the most resident memory during the first call above what the process held before it, input included.
+`peak_mb` is the largest resident memory during the first call, minus what the process held before it, which includes
+the input.
 """
 
 import gc
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.common.memory import reset_resident_peak, resident_peak
+
 DOCUMENT_LENGTH = 4096  # characters
 
-_LONG = 3.0  # seconds
+_LONG_SECONDS = 3.0
 _WARM_UP_VOCAB_SIZE = 1000
 
 
@@ -30,7 +33,7 @@ def main() -> None:
 
 
 def limit_threads(threads: int) -> None:
-    """Leave this process so many processors and tell the libraries; to be called before one of them is imported."""
+    """Restrict this process to `threads` processors and tell the libraries. Call it before one of them is imported."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     if hasattr(os, "sched_setaffinity"):
@@ -38,13 +41,14 @@ def limit_threads(threads: int) -> None:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job: `system`, `task`, `threads`, and the paths `input` and `warm_up`, of a text or, to decode, of ids.
+    """Do a job and return its times, its memory, and a `check` of its result.
 
-    To train it has a `vocab_size`, for all else the `folder` of a tokenizer. `check` is the size of the vocabulary that
-    training made, or else a digest of the result.
+    A job has a `system`, a `task`, `threads`, and the paths `input` and `warm_up`: texts or, to decode, token ids. To
+    train it also has a `vocab_size`, otherwise the `folder` of a tokenizer's files. `check` is the size of the trained
+    vocabulary, or a digest of the result.
     """
-    # Imported here: the libraries read the number of threads when they are loaded.
-    from systems import SYSTEMS
+    # Imported here because libraries read the number of threads when they are imported.
+    from bench.tokenizer.systems import SYSTEMS
 
     system = SYSTEMS[job["system"]]
     task, threads = job["task"], job["threads"]
@@ -64,15 +68,15 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         text_bytes = len(result.encode())
     measured = {"check": digest(result), "bytes": text_bytes, "seconds": seconds, "peak_mb": peak}
     del result
-    if seconds < _LONG:
+    if seconds < _LONG_SECONDS:
         measured["second_seconds"] = _timed(lambda: call(data))[1]
     return measured
 
 
 def digest(result: Any) -> str:
-    """A hash of a text, of the ids of one text, or of the ids and the lengths of many documents.
+    """Return a hash of a text, of the token ids of one text, or of the ids and lengths of many documents.
 
-    Equal for equal ids, whether they come as lists, as arrays, or as one array and the offsets of the documents.
+    It is the same for equal ids in lists, in arrays, and in one array with the offsets of the documents.
     """
     import numpy as np
 
@@ -90,8 +94,8 @@ def digest(result: Any) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _read(path: Path, system: type, task: str) -> Any:
-    """The input of a task in the form that the system takes, in memory where it takes it from there."""
+def _read(path: Path, system: type[Any], task: str) -> Any:
+    """Return the input of a task in the form that the system takes: a path, or the data in memory."""
     from lm.corpus.config import END_OF_TEXT
 
     if task == "decode":
@@ -110,33 +114,13 @@ def _read(path: Path, system: type, task: str) -> Any:
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """The result, the seconds and the peak in MB."""
+    """Return the result, the seconds, and the peak memory in MB."""
     gc.collect()
     before = reset_resident_peak()
     start = time.perf_counter()
     result = call()
     seconds = time.perf_counter() - start
     return result, seconds, (resident_peak() - before) / 1e6
-
-
-def reset_resident_peak() -> int:
-    """Let the peak begin anew, where the system can do that; the resident memory now, in bytes."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux: the peak is the process's, and a call that stays below an earlier peak counts as 0
-    return resident_peak()
-
-
-def resident_peak() -> int:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        import resource  # there is none on Windows
-
-        # In kB, except on macOS.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 if __name__ == "__main__":

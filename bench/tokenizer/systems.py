@@ -1,16 +1,18 @@
-"""The systems that are measured side by side: how each trains, encodes and decodes in memory, in its fastest way.
+"""The systems that are compared: how each trains, encodes and decodes in memory, in its fastest way.
 
-A system is a class, and its methods are what it takes part in:
+A system is a class. Its methods tell which tasks it takes part in:
 
-- `train(source, vocab_size, threads)` learns merges, GPT-2's pattern, and returns the size of the vocabulary. `source`
-  is what `trains_from` says: the path of the text, or its documents as a list of str.
-- `System(folder, threads)` makes a tokenizer with cold caches from the files that `write_files` has written.
-- `encode(text)` returns the ids of one text, an array or a list; `<|endoftext|>` in it is the special token.
-- `encode_documents(texts)` returns the ids of each, or a pair: all ids in one array, and the offsets of the documents.
-- `decode(ids)` returns the text; `ids` is what `decodes` says: a NumPy array of uint32 or a list.
+- `train(source, vocab_size, threads)` learns merges with GPT-2's pattern and returns the size of the vocabulary.
+  `trains_from` tells what `source` is: `path`, the path of the text, or `documents`, a list of str.
+- `System(folder, threads)` builds a tokenizer with empty caches from the files that `write_files` wrote.
+- `encode(text)` returns the token ids of one text as an array or a list. `<|endoftext|>` in it is the special token.
+- `encode_documents(texts)` returns the token ids of each text, or a pair: all ids in one array, and the offsets of the
+  documents in it.
+- `decode(ids)` returns the text. `decodes` tells what `ids` is: `array`, a NumPy array of uint32, or `list`.
 
-A number of threads is asked for in the system's own way where it has one; whoever calls also sets RAYON_NUM_THREADS
-and the processors that may be used. Each library is imported where it is used, so that another may be missing.
+Each system sets its number of threads in its own way, if it has one; the caller also sets RAYON_NUM_THREADS and the
+processors that the process may use. Each library is imported only by its own class, so that the others can be measured
+without it.
 """
 
 import base64
@@ -21,10 +23,9 @@ from typing import Any
 import numpy as np
 
 from lm.corpus.config import END_OF_TEXT
-from lm.tokenizer.text.byte_alphabet import to_text
+from lm.export.tokenizer_json import tokenizer_json
+from lm.tokenizer.text.pretokenization import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
-
-PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 _HUGGING_FACE = "tokenizer.json"  # read by tokenizers, fastokens, snaptokens, tuetoken
 _RANKS = "ranks.tiktoken"  # read by gigatoken and tiktoken
@@ -33,28 +34,16 @@ _RANKS = "ranks.tiktoken"  # read by gigatoken and tiktoken
 def write_files(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the tokenizer in every format that a system reads."""
     tokenizer.save(folder)
-    special_id = tokenizer.end_of_text_id
-    ranks = [(token, token_id) for token_id, token in sorted(tokenizer.vocab.items()) if token_id != special_id]
-    lines = [base64.b64encode(token).decode() + f" {token_id}\n" for token, token_id in ranks]
+    lines = [
+        base64.b64encode(token).decode() + f" {token_id}\n"
+        for token_id, token in sorted(tokenizer.vocab.items())
+        if token_id != tokenizer.end_of_text_id
+    ]
     (folder / _RANKS).write_text("".join(lines), encoding="utf-8")
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    special = {"id": special_id, "content": END_OF_TEXT, "special": True}
-    special |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": {to_text(token): token_id for token, token_id in ranks} | {END_OF_TEXT: special_id},
-        "merges": [[to_text(left), to_text(right)] for left, right in tokenizer.merges],
-    }
-    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None}
-    whole |= {"pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level, "model": model}
-    (folder / _HUGGING_FACE).write_text(json.dumps(whole), encoding="utf-8")
+    content = tokenizer_json(tokenizer)
+    # The same cuts as GPT-2's own file writes them, which the systems recognize and have fast code for.
+    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    (folder / _HUGGING_FACE).write_text(json.dumps(content), encoding="utf-8")
 
 
 class Tiktoken:
@@ -64,7 +53,7 @@ class Tiktoken:
         from tiktoken import Encoding
 
         ranks, special = _read_ranks(folder)
-        self._encoding = Encoding("bench", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        self._encoding = Encoding("bench", pat_str=PATTERNS["gpt2"], mergeable_ranks=ranks, special_tokens=special)
         self._threads = threads
 
     def encode(self, text: str) -> np.ndarray:
@@ -105,7 +94,7 @@ class Lm:
 
 
 class Gigatoken:
-    """A second thread helps it with documents only."""
+    """It uses a second thread only for several documents."""
 
     trains_from = "path"
     decodes = "array"
@@ -135,7 +124,7 @@ class Gigatoken:
 
 
 class Snaptokens:
-    """A flat batch of one text is faster than its `encode`, which makes a list."""
+    """Its `encode` returns a list; a flat batch of one text is faster."""
 
     decodes = "list"
 
@@ -156,7 +145,7 @@ class Snaptokens:
 
 
 class Fastokens(Snaptokens):
-    """The upstream of snaptokens, with the same interface."""
+    """snaptokens is derived from it and has the same interface."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         from fastokens import Tokenizer as Fastokenizer
@@ -165,7 +154,7 @@ class Fastokens(Snaptokens):
 
 
 class Tokenizers:
-    """Hugging Face's."""
+    """The library of Hugging Face."""
 
     trains_from = "documents"
     decodes = "list"
@@ -202,7 +191,7 @@ class Tokenizers:
 
 
 class Tuetoken:
-    """Only its decoding: its encoding is slower than that of the others, and takes special tokens for text."""
+    """Measured only in decoding: its encoding is slower than that of the others and reads special tokens as text."""
 
     decodes = "array"
 
@@ -216,7 +205,7 @@ class Tuetoken:
 
 
 class Gigabpe:
-    """Takes `<|endoftext|>` in the text for text; its vocabulary holds only the bytes that occur."""
+    """It reads `<|endoftext|>` as text, and its vocabulary has only those bytes that occur."""
 
     trains_from = "path"
 
@@ -231,7 +220,7 @@ class Gigabpe:
 
 
 class Rustbpe:
-    """nanochat's trainer; it knows no special tokens, so one is added to the size."""
+    """The trainer of nanochat. It has no special tokens, so 1 is added to the size of its vocabulary."""
 
     trains_from = "documents"
 
@@ -240,7 +229,7 @@ class Rustbpe:
         from rustbpe import Tokenizer as RustbpeTokenizer
 
         tokenizer = RustbpeTokenizer()
-        tokenizer.train_from_iterator(iter(source), vocab_size - 1, pattern=PATTERN)
+        tokenizer.train_from_iterator(iter(source), vocab_size - 1, pattern=PATTERNS["gpt2"])
         return tokenizer.vocab_size + 1
 
 
@@ -254,8 +243,8 @@ class Ffbpe:
         return len(train_bpe(source, vocab_size=vocab_size, special_tokens=[END_OF_TEXT]).vocab)
 
 
-# By the name of the package. The first that can do a task gives the ids that the others must equal.
-SYSTEMS: dict[str, type] = {
+# By package name. In each task, the results of the first system are those that the others must have.
+SYSTEMS: dict[str, type[Any]] = {
     "tiktoken": Tiktoken,
     "lm": Lm,
     "gigatoken": Gigatoken,
@@ -270,7 +259,7 @@ SYSTEMS: dict[str, type] = {
 
 
 def _read_ranks(folder: Path) -> tuple[dict[bytes, int], dict[str, int]]:
-    """The ranks of tokens, and the special token, whose id stands only in vocab.json."""
+    """Return the tokens with their ranks, and the special token with its id, which only vocab.json has."""
     lines = (folder / _RANKS).read_bytes().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
     special_id = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))[END_OF_TEXT]

@@ -1,0 +1,1 @@
+"""Causal attention side by side: `python -m bench.attention`."""

@@ -1,0 +1,1 @@
+"""Generation side by side: `python -m bench.generation`."""

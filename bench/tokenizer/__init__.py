@@ -1,0 +1,1 @@
+"""Tokenizers side by side: `python -m bench.tokenizer`."""
