@@ -1,3 +1,4 @@
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -81,6 +82,7 @@ int main(int count, char **words) {
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("gcc") is None, reason="run.c is built with gcc and OpenMP")
 def test_run_c_gets_the_shape_and_reports_its_speed(tmp_path: Path) -> None:
     (tmp_path / "run.c").write_text(PROGRAM)
     shape = SHAPES["laptop"]
