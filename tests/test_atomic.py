@@ -8,7 +8,7 @@ from lm.atomic import atomic_write, make_folder, translate_write_errors, write_j
 from lm.errors import UserError
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with atomic_write(path) as file:
@@ -19,7 +19,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
-def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_an_exception_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(error), atomic_write(path) as file:
@@ -29,13 +29,15 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_file_larger_than_the_limit_says_that_the_disk_is_full(tmp_path):
+def test_a_file_larger_than_the_limit_is_reported_as_a_full_disk(tmp_path):
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
     try:
-        with pytest.raises(UserError, match=r"a\.txt: the disk is full \(File too large\); free some space"):
-            with atomic_write(tmp_path / "a.txt") as file:
-                file.write(bytes(20_000))
+        with (
+            pytest.raises(UserError, match=r"a\.txt: the disk is full \(File too large\); free some space"),
+            atomic_write(tmp_path / "a.txt") as file,
+        ):
+            file.write(bytes(20_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert not os.listdir(tmp_path)
@@ -47,22 +49,22 @@ def test_a_full_disk(tmp_path, number):
         raise OSError(number, os.strerror(number))
 
 
-def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
+def test_folders_that_are_not_writable(tmp_path, monkeypatch):
     make_folder(tmp_path / "a/b")
     make_folder(tmp_path / "a/b")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=r"file: cannot be written \(File exists\)"):
         make_folder(tmp_path / "file")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # because root may write anywhere
     with pytest.raises(UserError, match=r"b: cannot be written \(Permission denied\); check the path"):
         make_folder(tmp_path / "a/b")
 
 
-def test_json_is_readable_and_comes_back(tmp_path):
+def test_json_is_indented_and_keeps_unicode(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, 0.1]})
     assert (tmp_path / "a.json").read_bytes() == '{\n  "é": [\n    1,\n    0.1\n  ]\n}\n'.encode()
 
 
-def test_text_keeps_its_line_ends(tmp_path):
+def test_text_keeps_its_line_endings(tmp_path):
     write_text(tmp_path / "a.txt", "a\r\nb\n")
     assert (tmp_path / "a.txt").read_bytes() == b"a\r\nb\n"

@@ -1,11 +1,12 @@
-"""A server on the loopback interface that speaks enough of HTTP and of the hub's protocol, and fails on demand.
+"""Fixtures to run the stage `download` against a loopback server.
 
-The stage runs against it in a process of its own, since HF_ENDPOINT is read when the libraries load.
+The server implements as much of HTTP and the hub's protocol as the stage needs, and fails on demand.
 """
 
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -19,27 +20,30 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from huggingface_hub import HfFileSystem, constants
 
 ROOT = Path(__file__).parents[2]
+STAGE = ROOT / "stages/download.py"
+FLAGS = ["--raw", "raw", "--cache", "cache", "--metrics", "metrics/download.json"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE_BYTES = 1000  # the hub keeps files from here on apart, under their sha256
+LARGE_BYTES = 1000  # the hub stores files of at least this size separately, under their sha256
 
 
 @dataclass
 class Repository:
-    """A data set on the hub: its files at one commit, and who may read it."""
+    """A dataset on the hub: its files at one commit, and who may read it."""
 
     files: dict[str, bytes]
     commit: str = COMMIT
     branches: set[str] = field(default_factory=lambda: {"main"})
-    token: str = ""  # the only one that may read; "": anyone
+    token: str = ""  # required to read the dataset; "": it is public
     gated: bool = False
 
 
 @dataclass
 class Body:
-    """An answer to GET: which bytes were asked for, how many were sent."""
+    """A response to GET: the requested range, and how many bytes were sent."""
 
     path: str
     range: str
@@ -48,23 +52,23 @@ class Body:
 
 @dataclass
 class Loopback:
-    """What the server holds, how it misbehaves, and what was asked of it."""
+    """The files of the server, the ways in which it fails, and a log of the requests."""
 
     endpoint: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)  # "/name" -> body, of a plain web server
+    files: dict[str, bytes] = field(default_factory=dict)  # "/name" -> content, as on a plain web server
     repositories: dict[str, Repository] = field(default_factory=dict)
-    cuts: list[int] = field(default_factory=list)  # the next bodies break off after so many bytes
-    statuses: list[int] = field(default_factory=list)  # the next bodies are refused with these
+    cuts: list[int] = field(default_factory=list)  # the next responses are cut off after this many bytes
+    statuses: list[int] = field(default_factory=list)  # the next files are refused with these status codes
     ranges: bool = True
     validators: bool = True
     lengths: bool = True
-    damaged: bool = False  # bodies of the right length, one bit wrong
-    seconds_a_chunk: float = 0.0
+    damaged: bool = False  # one bit of every file is flipped
+    seconds_per_chunk: float = 0.0
     requests: list[tuple[str, str]] = field(default_factory=list)  # method, path
     bodies: list[Body] = field(default_factory=list)
 
-    def forget(self) -> None:
-        """Forget what was asked and sent; a killed client's answer, still being written, does not count either."""
+    def clear_log(self) -> None:
+        """Forget all requests, including those of a killed client that are still being served."""
         self.requests, self.bodies = [], []
 
 
@@ -82,48 +86,48 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_HEAD(self) -> None:
-        self.answer()
+        self.respond()
 
     def do_GET(self) -> None:
-        self.answer()
+        self.respond()
 
     def do_POST(self) -> None:
-        self.answer()
+        self.respond()
 
-    def answer(self) -> None:
-        asked = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    def respond(self) -> None:
+        request_body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
         self.loopback.requests.append((self.command, path))
         segments = path.strip("/").split("/")
         if path in self.loopback.files:
             self.send_file(path, self.loopback.files[path], {})
         elif segments[0] == "api":
-            self.answer_api("/".join(segments[2:4]), segments[4:], asked)
+            self.respond_api("/".join(segments[2:4]), segments[4:], request_body)
         elif segments[0] == "datasets":
-            self.answer_resolve("/".join(segments[1:3]), segments[4], "/".join(segments[5:]))
+            self.respond_resolve("/".join(segments[1:3]), segments[4], "/".join(segments[5:]))
         elif segments[0] == "cdn":
             bodies = {sha(body): body for repo in self.loopback.repositories.values() for body in repo.files.values()}
             self.send_file(path, bodies[segments[1]], {})
         else:
-            self.send_error_code(404, "")
+            self.send_hub_error(404, "")
 
-    def find(self, name: str, revision: str, metadata: bool) -> Repository | None:
-        """The repository, or None after the hub's own answer to who may not see it or asks for what is not there."""
+    def find_repository(self, name: str, revision: str, metadata: bool) -> Repository | None:
+        """Return a repository, or send the hub's error and return None if it does not exist or is not accessible."""
         repository = self.loopback.repositories.get(name)
         login = self.headers.get("Authorization", "")
         if repository is None or (repository.token and not repository.gated and login != f"Bearer {repository.token}"):
-            self.send_error_code(401, "RepoNotFound")
+            self.send_hub_error(401, "RepoNotFound")
         elif repository.gated and not metadata and login != f"Bearer {repository.token}":
-            self.send_error_code(403 if login else 401, "GatedRepo")
+            self.send_hub_error(403 if login else 401, "GatedRepo")
         elif revision not in repository.branches | {repository.commit}:
-            self.send_error_code(404, "RevisionNotFound")
+            self.send_hub_error(404, "RevisionNotFound")
         else:
             return repository
         return None
 
-    def answer_api(self, name: str, rest: list[str], asked: bytes) -> None:
+    def respond_api(self, name: str, rest: list[str], request_body: bytes) -> None:
         kind, revision = rest[:2] if rest else ("revision", "main")
-        if (repository := self.find(name, revision, metadata=True)) is None:
+        if (repository := self.find_repository(name, revision, metadata=True)) is None:
             return
         entries = [
             {
@@ -138,24 +142,26 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "tree":
             self.send_json(entries)
         elif kind == "paths-info":
-            wanted = json.loads(asked)["paths"] if asked.startswith(b"{") else unquote(asked.decode())
+            wanted = (
+                json.loads(request_body)["paths"] if request_body.startswith(b"{") else unquote(request_body.decode())
+            )
             self.send_json([entry for entry in entries if entry["path"] in wanted])
         else:
             siblings = [{"rfilename": path} for path in repository.files]
             self.send_json({"id": name, "sha": repository.commit, "siblings": siblings, "tags": []})
 
-    def answer_resolve(self, name: str, revision: str, path: str) -> None:
-        if (repository := self.find(name, revision, metadata=False)) is None:
+    def respond_resolve(self, name: str, revision: str, path: str) -> None:
+        if (repository := self.find_repository(name, revision, metadata=False)) is None:
             return
         if path not in repository.files:
-            return self.send_error_code(404, "EntryNotFound")
+            return self.send_hub_error(404, "EntryNotFound")
         body = repository.files[path]
         headers = {"X-Repo-Commit": repository.commit}
         if not is_large(body):
             return self.send_file(self.path, body, {**headers, "ETag": f'"{git_blob(body)}"'})
         self.send_response(302)
         headers |= {"X-Linked-Size": str(len(body)), "X-Linked-Etag": f'"{sha(body)}"', "Content-Length": "0"}
-        # Another host name, as for the hub's own store: the client does not follow it to ask for the size.
+        # A redirect to another host, as on the hub; the client does not follow it to get the size.
         headers["Location"] = f"{self.loopback.endpoint.replace('127.0.0.1', 'localhost')}/cdn/{sha(body)}"
         self.send_headers(headers)
 
@@ -170,10 +176,10 @@ class Handler(BaseHTTPRequestHandler):
             start, _, end = wanted.removeprefix("bytes=").partition("-")
             first, last = int(start), min(int(end or last), last)
             if first > last:
-                return self.send_error_code(416, "")
+                return self.send_hub_error(416, "")
             headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
         if self.command == "GET" and self.loopback.statuses:
-            return self.send_error_code(self.loopback.statuses.pop(0), "")
+            return self.send_hub_error(self.loopback.statuses.pop(0), "")
         if self.loopback.damaged:
             body = bytes([body[0] ^ 1]) + body[1:]
         body = body[first : last + 1]
@@ -187,14 +193,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_body(path, body)
 
     def send_body(self, path: str, body: bytes) -> None:
-        answer = Body(path, self.headers.get("Range", ""))
-        self.loopback.bodies.append(answer)
+        response = Body(path, self.headers.get("Range", ""))
+        self.loopback.bodies.append(response)
         stop = self.loopback.cuts.pop(0) if self.loopback.cuts else len(body)
         for start in range(0, min(stop, len(body)), 1 << 14):
             chunk = body[start : min(start + (1 << 14), stop)]
-            answer.sent += len(chunk)  # before the client can look
+            response.sent += len(chunk)  # before the client can receive it
             self.wfile.write(chunk)
-            time.sleep(self.loopback.seconds_a_chunk)
+            time.sleep(self.loopback.seconds_per_chunk)
         if stop < len(body):
             self.close_connection = True
 
@@ -204,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_headers({"Content-Type": "application/json", "Content-Length": str(len(body))})
         self.wfile.write(body)
 
-    def send_error_code(self, status: int, code: str) -> None:
+    def send_hub_error(self, status: int, code: str) -> None:
         self.send_response(status)
         self.send_headers({"Content-Length": "0", **({"X-Error-Code": code} if code else {})})
 
@@ -241,7 +247,7 @@ def loopback() -> Iterator[Loopback]:
 
 @pytest.fixture
 def add_repository(loopback: Loopback) -> Callable[..., Repository]:
-    """Put a data set on the loopback hub: add_repository("owner/name", files={"a.txt": b"..."})."""
+    """Add a dataset to the loopback hub: add_repository("owner/name", files={"a.txt": b"..."})."""
 
     def add(name: str, **fields: Any) -> Repository:
         return loopback.repositories.setdefault(name, Repository(**fields))
@@ -249,20 +255,71 @@ def add_repository(loopback: Loopback) -> Callable[..., Repository]:
     return add
 
 
+def use_hub(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set HF_ENDPOINT and what the libraries that are already imported have derived from it."""
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    if datasets := sys.modules.get("datasets"):
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+    HfFileSystem.clear_instance_cache()
+
+
 @pytest.fixture
-def start(loopback: Loopback, tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
-    """Start the stage in an empty folder; keywords change the section `data`, whose limits are 0."""
+def write_params(tmp_path: Path) -> Callable[..., None]:
+    """Write params.yaml with the given values in section `data`, where train_bytes and val_bytes are 0 by default."""
+    sections = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+    def write(**data: Any) -> None:
+        changes = {"source": "tinystories", "train_bytes": 0, "val_bytes": 0, **data}
+        text = yaml.safe_dump({**sections, "data": {**sections["data"], **changes}})
+        (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def run_stage(
+    write_params: Callable[..., None], loopback: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Run the stage in this process, in an empty folder, and return its error message, or "" if it succeeds.
+
+    The hub is at `loopback.endpoint` and there is no stored login.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(sys, "argv", ["download.py", *FLAGS])
+
+    def run(**data: Any) -> str:
+        write_params(**data)
+        use_hub(loopback.endpoint, monkeypatch)
+        try:
+            runpy.run_path(str(STAGE), run_name="__main__")
+        except SystemExit as exit:
+            return str(exit.code)
+        return ""
+
+    return run
+
+
+@pytest.fixture
+def start_stage(
+    write_params: Callable[..., None], loopback: Loopback, tmp_path: Path
+) -> Callable[..., "subprocess.Popen[str]"]:
+    """Start the stage in its own process, where the libraries read HF_ENDPOINT and other variables at import.
+
+    Unlike `run_stage`, this can be killed, and needs no patched library.
+    """
 
     def start(environment: dict[str, str] | None = None, **data: Any) -> "subprocess.Popen[str]":
-        params = (ROOT / "params.yaml").read_text().partition("\ntokenizer:")
-        section = yaml.safe_load(params[0])
-        section["data"] |= {"source": "tinystories", "train_bytes": 0, "val_bytes": 0, **data}
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(section) + "".join(params[1:]))
+        write_params(**data)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         hub = {"HF_ENDPOINT": loopback.endpoint, "HF_HOME": str(tmp_path / "home")}
-        command = [sys.executable, str(ROOT / "stages/download.py"), "--raw", "raw", "--cache", "cache"]
         return subprocess.Popen(
-            [*command, "--metrics", "metrics/download.json"],
+            [sys.executable, str(STAGE), *FLAGS],
             cwd=tmp_path,
             env={**clean, **hub, **(environment or {})},
             stdout=subprocess.PIPE,
@@ -274,13 +331,13 @@ def start(loopback: Loopback, tmp_path: Path) -> Callable[..., "subprocess.Popen
 
 
 @pytest.fixture
-def run(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., tuple[int, str]]:
-    """Run the stage to its end as `start` does: exit status, and the last line on stderr."""
+def run_process(start_stage: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., str]:
+    """Like `run_stage`, in its own process."""
 
-    def run(**settings: Any) -> tuple[int, str]:
-        process = start(**settings)
+    def run(**settings: Any) -> str:
+        process = start_stage(**settings)
         _, errors = process.communicate(timeout=60)
         assert "Traceback" not in errors
-        return process.returncode, errors.rstrip().rpartition("\n")[2]
+        return errors.rstrip().rpartition("\n")[2] if process.returncode else ""
 
     return run

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.corpus import documents as module
-from lm.corpus.documents import decode, documents, split, without_marker
+from lm.corpus.documents import decode, documents, split, split_at_end_of_text
 from lm.errors import UserError
 
 
 def cut(whole, points):
-    """`whole` in chunks that end at the points."""
+    """Cut `whole` at the points, which may be any integers."""
     ends = sorted(point % (len(whole) + 1) for point in points)
     return [whole[start:end] for start, end in zip([0, *ends], [*ends, len(whole)], strict=True)]
 
@@ -21,7 +21,7 @@ def test_split_equals_str_split_however_the_text_is_cut(text, separator, points)
 
 
 @given(st.lists(st.text(alphabet="a<|>\n", max_size=9)), st.integers(1, 30))
-def test_the_real_separator_across_chunks_of_one_size(pieces, size):
+def test_end_of_text_may_span_several_chunks(pieces, size):
     text = "<|endoftext|>".join(pieces)
     chunks = (text[start : start + size] for start in range(0, len(text), size))
     assert list(split(chunks, "<|endoftext|>", "a.txt")) == text.split("<|endoftext|>")
@@ -33,7 +33,7 @@ def test_decode_equals_bytes_decode_however_the_bytes_are_cut(text, points):
 
 
 @given(st.binary(), st.lists(st.integers(0, 99)), st.booleans())
-def test_decode_names_the_same_byte_as_bytes_decode(data, points, has_mark):
+def test_decode_reports_the_same_byte_as_bytes_decode(data, points, has_mark):
     data = b"\xef\xbb\xbf" * has_mark + data
     try:
         data.decode()
@@ -45,16 +45,16 @@ def test_decode_names_the_same_byte_as_bytes_decode(data, points, has_mark):
         list(decode(cut(data, points), "a.txt"))
 
 
-def test_newlines_stay_and_white_space_around_documents_goes():
+def test_white_space_around_documents_is_dropped_and_newlines_inside_are_kept():
     text = "\n One.\r\n\r\nTwo \n<|endoftext|>\n \n<|endoftext|>\nThree.<|endoftext|>\n"
     assert list(documents(split([text], "<|endoftext|>", "a.txt"))) == ["One.\r\n\r\nTwo", "Three."]
 
 
 def test_a_document_is_split_at_the_marker_it_contains():
-    assert list(without_marker("a <|endoftext|><|endoftext|> \n<|endoftext|> b\n")) == ["a ", " b\n"]
+    assert list(split_at_end_of_text("a <|endoftext|><|endoftext|> \n<|endoftext|> b\n")) == ["a ", " b\n"]
 
 
-def test_a_document_without_end_is_refused(monkeypatch):
+def test_a_document_that_never_ends_is_rejected(monkeypatch):
     monkeypatch.setattr(module, "MAX_DOCUMENT_CHARACTERS", 1000)
     endless = iter(lambda: "x" * 100, "")
     with pytest.raises(UserError, match=r"^bomb\.txt\.gz: more than 1,000 characters without '\|'; set data\."):

@@ -1,4 +1,4 @@
-"""The hub's sources through the real stage and the unmodified libraries, against the loopback hub."""
+"""The sources on the hub: the stage with the real libraries, against the loopback hub."""
 
 import gzip
 import hashlib
@@ -33,8 +33,8 @@ def manifest(tmp_path):
     return json.loads(raw(tmp_path, "manifest.json"))
 
 
-def test_tinystories(run, tinystories, tmp_path):
-    assert run()[0] == 0
+def test_tinystories(run_stage, tinystories, tmp_path):
+    assert not run_stage()
     assert raw(tmp_path, "val.txt") == "One.<|endoftext|>Two.<|endoftext|>"
     assert raw(tmp_path, "train.txt") == "".join(f"Story {number}. é" * 10 + "<|endoftext|>" for number in range(5000))
     metrics = json.loads((tmp_path / "metrics/download.json").read_text())
@@ -42,7 +42,7 @@ def test_tinystories(run, tinystories, tmp_path):
     assert metrics == {"train_bytes": train_bytes, "train_documents": 5000, "val_bytes": 8, "val_documents": 2}
     assert manifest(tmp_path)["provenance"] == [
         {
-            "address": f"hf://datasets/roneneldan/TinyStories@{tinystories.commit}/{name}",
+            "url": f"hf://datasets/roneneldan/TinyStories@{tinystories.commit}/{name}",
             "revision": tinystories.commit,
             "size": len(STORIES[name]),
             "sha256": hashlib.sha256(STORIES[name]).hexdigest(),
@@ -51,33 +51,34 @@ def test_tinystories(run, tinystories, tmp_path):
     ]
 
 
-def test_a_later_run_stays_at_the_recorded_commit_and_needs_no_network(run, tinystories, loopback, tmp_path):
-    assert run()[0] == 0
+def test_a_later_run_stays_at_the_recorded_commit_and_needs_no_network(run_stage, tinystories, loopback, tmp_path):
+    assert not run_stage()
     first = manifest(tmp_path)
     tinystories.commit, tinystories.files[VALID] = "f" * 40, b"Other."
-    loopback.forget()
-    assert run()[0] == 0
+    loopback.clear_log()
+    assert not run_stage()
     assert manifest(tmp_path) == first
     assert not loopback.requests
 
 
-def test_a_killed_download_goes_on_at_the_same_commit(start, run, tinystories, loopback, tmp_path):
-    loopback.seconds_a_chunk = 0.1
-    process = start()
+def test_a_killed_download_resumes_at_the_same_commit(start_stage, run_stage, tinystories, loopback, tmp_path):
+    loopback.seconds_per_chunk = 0.1
+    process = start_stage()
     deadline = time.monotonic() + 30
     while not (parts := [part for part in tmp_path.glob("cache/*train.txt.part") if part.stat().st_size > 100_000]):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
+    assert run_stage() == "error: cache: another download is running in this folder; wait for it to finish"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list(tmp_path.glob("raw/*")) and not list(tmp_path.glob("cache/*train.txt"))
     kept = parts[0].stat().st_size
 
-    loopback.seconds_a_chunk = 0
-    loopback.forget()
-    loopback.cuts = [50_000]  # and one cut connection on the way
-    tinystories.branches.clear()  # main moves on; only the commit still answers
-    assert run()[0] == 0
+    loopback.seconds_per_chunk = 0
+    loopback.clear_log()
+    loopback.cuts = [50_000]  # the connection is lost once
+    tinystories.branches.clear()  # `main` no longer exists, so only the recorded commit can be read
+    assert not run_stage()
     assert raw(tmp_path, "train.txt").count("<|endoftext|>") == 5000
     assert [(body.range, body.sent) for body in loopback.bodies] == [
         (f"bytes={kept}-", 50_000),
@@ -85,101 +86,85 @@ def test_a_killed_download_goes_on_at_the_same_commit(start, run, tinystories, l
     ]
 
 
-def test_two_at_once(start, run, tinystories, loopback, tmp_path):
-    loopback.seconds_a_chunk = 0.1
-    first = start()
-    while not list(tmp_path.glob("cache/*train.txt.part")):
-        assert first.poll() is None
-        time.sleep(0.01)
-    status, error = run()
-    assert (status, error) == (1, "error: cache: another download is running in this folder; wait for it to end")
-    first.kill()
-    first.communicate()
-
-
-def test_a_damaged_body(run, tinystories, loopback, tmp_path):
+def test_a_damaged_file(run_stage, tinystories, loopback, tmp_path):
     loopback.damaged = True
-    status, error = run()
-    assert status == 1 and "so the file was damaged on its way; it was deleted, run again" in error
+    assert "the damaged download was deleted, run again to start over" in run_stage()
     assert not list(tmp_path.glob("cache/*.part")) and not list(tmp_path.glob("raw/*"))
 
 
-def test_no_network(run):
-    with socket.socket() as listener:  # bound and never listening: connections are refused
+def test_no_network(run_stage, loopback):
+    with socket.socket() as listener:  # bound but not listening, so connections are refused
         listener.bind(("127.0.0.1", 0))
+        loopback.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
         started = time.monotonic()
-        status, error = run(environment={"HF_ENDPOINT": f"http://127.0.0.1:{listener.getsockname()[1]}"})
-        assert status == 1 and time.monotonic() - started < 5
-        assert "cannot be reached (Connection refused); check the network" in error and "data.source to files" in error
+        error = run_stage()
+        assert time.monotonic() - started < 5
+    assert "cannot be reached (Connection refused); check the network" in error and "data.source to files" in error
 
 
-def test_offline_mode(run, tinystories):
-    status, error = run(environment={"HF_HUB_OFFLINE": "1"})
-    assert status == 1 and "HF_HUB_OFFLINE is set; unset it, or set data.source to files or stories" in error
+def test_offline_mode(run_process):
+    error = run_process(environment={"HF_HUB_OFFLINE": "1"})
+    assert "HF_HUB_OFFLINE is set; unset it, or set data.source to files or stories" in error
 
 
-def test_a_login_page_instead_of_the_hub(run, loopback):
+def test_a_login_page_instead_of_the_hub(run_stage, loopback):
     loopback.files["/api/datasets/roneneldan/TinyStories/revision/main"] = b"<html>Welcome to our hotel</html>"
-    status, error = run()
-    assert status == 1 and f"{loopback.endpoint}: did not answer as the hub does; check HF_ENDPOINT" in error
+    assert f"{loopback.endpoint}: unexpected response, unlike the hub; check HF_ENDPOINT" in run_stage()
 
 
-def test_no_such_repository(run):
-    status, error = run(source="openwebtext", repository="no/such")
-    assert status == 1
-    assert "no/such@main: no such data set at" in error and "log in with `hf auth login` or set HF_TOKEN" in error
+def test_no_such_repository(run_stage):
+    error = run_stage(source="openwebtext", repository="no/such")
+    assert "no/such@main: no such dataset at" in error and "log in with `hf auth login` or set HF_TOKEN" in error
 
 
-def test_a_repository_that_cannot_be_one(run):
-    status, error = run(source="openwebtext", repository="not a name")
-    assert status == 1 and error == "error: not a name@main: not the name of a data set; expected OWNER/NAME"
+def test_an_invalid_repository_name(run_stage):
+    error = run_stage(source="openwebtext", repository="not a name")
+    assert error == "error: not a name@main: not a valid dataset name; expected OWNER/NAME"
 
 
-def test_no_such_revision(run, add_repository):
+def test_no_such_revision(run_stage, add_repository):
     add_repository("a/b", files={"x.txt": b"x"})
-    status, error = run(source="openwebtext", repository="a/b", revision="v9")
-    assert status == 1 and "a/b@v9: no such branch, tag or commit" in error and "check data.revision" in error
+    error = run_stage(source="openwebtext", repository="a/b", revision="v9")
+    assert "a/b@v9: no such branch, tag or commit" in error and "check data.revision" in error
 
 
-def test_no_such_file(run, tinystories):
+def test_no_such_file(run_stage, tinystories):
     del tinystories.files[TRAIN]
-    status, error = run()
-    assert status == 1 and f"{TRAIN}: no such file at" in error
+    assert f"{TRAIN}: no such file at" in run_stage()
 
 
-def test_no_such_files_in_a_repository(run, add_repository):
+def test_no_such_files_in_a_repository(run_stage, add_repository):
     add_repository("a/b", files={"x.csv": b"x"})
-    status, error = run(source="openwebtext", repository="a/b")
-    assert status == 1 and "a/b holds neither owt_valid.txt.gz and owt_train.txt.gz nor parquet files" in error
+    error = run_stage(source="openwebtext", repository="a/b")
+    assert "a/b has neither owt_valid.txt.gz and owt_train.txt.gz nor Parquet files" in error
 
 
-def test_a_gated_repository_without_and_with_a_login(run, tinystories, tmp_path):
+def test_a_gated_repository_without_and_with_a_login(run_stage, tinystories, monkeypatch):
     tinystories.gated, tinystories.token = True, "hf_right"
-    status, error = run()
-    assert status == 1 and "access is given on request" in error and "`hf auth login` or set HF_TOKEN" in error
-    assert run(environment={"HF_TOKEN": "hf_right"})[0] == 0
+    error = run_stage()
+    assert "access is restricted; request it" in error and "`hf auth login` or set HF_TOKEN" in error
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    assert not run_stage()
 
 
-def test_an_empty_file(run, tinystories):
+def test_an_empty_file(run_stage, tinystories):
     tinystories.files[VALID] = b""
-    status, error = run()
-    assert status == 1 and f"{VALID}: the file is empty" in error
+    assert f"{VALID}: the file is empty" in run_stage()
 
 
-def test_a_byte_that_is_not_utf8_names_file_and_offset(run, tinystories, tmp_path):
+def test_invalid_utf8_is_reported_with_file_and_offset(run_stage, tinystories, tmp_path):
     tinystories.files[TRAIN] = STORIES[TRAIN][:70_000] + b"\xff" + STORIES[TRAIN][70_000:]
-    status, error = run()
-    assert status == 1 and f"{TRAIN}: not UTF-8 text at byte 70000 (0xff)" in error
+    assert f"{TRAIN}: not UTF-8 text at byte 70000 (0xff)" in run_stage()
     assert os.listdir(tmp_path / "raw") == ["val.txt"]
 
 
-def test_openwebtext_from_compressed_text(run, add_repository, tmp_path):
+def test_openwebtext_from_compressed_text(run_stage, add_repository, tmp_path):
     files = {
         "owt_train.txt.gz": gzip.compress(b"<|endoftext|>".join(b"Page %d" % number for number in range(9))),
         "owt_valid.txt.gz": gzip.compress(b"Val 1<|endoftext|>Val 2"),
     }
     add_repository("stanford-cs336/owt-sample", files=files)
-    assert run(source="openwebtext", train_documents=3)[0] == 0
+    assert not run_stage(source="openwebtext", train_documents=3)
     assert raw(tmp_path, "train.txt") == "Page 0<|endoftext|>Page 1<|endoftext|>Page 2<|endoftext|>"
     assert raw(tmp_path, "val.txt") == "Val 1<|endoftext|>Val 2<|endoftext|>"
 
@@ -197,17 +182,19 @@ def shards(add_repository):
     return add_repository("someone/openwebtext", files={"README.md": b"x", **files})
 
 
-def test_openwebtext_from_a_stream_of_parquet(run, shards, loopback, tmp_path):
+@pytest.mark.parametrize("runner", ["run_stage", pytest.param("run_process", marks=pytest.mark.slow)])
+def test_openwebtext_from_a_stream_of_parquet(runner, request, shards, loopback, tmp_path):
+    run = request.getfixturevalue(runner)
     loopback.cuts = [10]
-    assert run(source="openwebtext", repository="someone/openwebtext", val_bytes=1000, train_documents=150)[0] == 0
+    assert not run(source="openwebtext", repository="someone/openwebtext", val_bytes=1000, train_documents=150)
     val, train = (raw(tmp_path, f"{name}.txt").split("<|endoftext|>")[:-1] for name in ("val", "train"))
     assert not loopback.cuts
-    # 1,000 bytes are reached by the fourth page; train goes on with the fifth, over the end of the first shard.
+    # The fourth page reaches 1,000 bytes. train continues with the fifth page and with the second shard.
     assert [page.split(".")[0] for page in val + train] == [f"Page {number}" for number in range(154)]
     assert len(val) == 4 and {len(page) for page in val} == {len("Page 0. ") + 250}
     assert manifest(tmp_path)["provenance"] == [
         {
-            "address": f"hf://datasets/someone/openwebtext@{shards.commit}/{name}",
+            "url": f"hf://datasets/someone/openwebtext@{shards.commit}/{name}",
             "revision": shards.commit,
             "size": len(shards.files[name]),
             "sha256": hashlib.sha256(shards.files[name]).hexdigest(),
@@ -221,10 +208,13 @@ def test_openwebtext_from_a_stream_of_parquet(run, shards, loopback, tmp_path):
     ("changes", "says"),
     [
         ({"text_column": "body"}, "has no column 'body'; set data.text_column to one of id, text"),
-        ({"text_column": "id"}, "the column 'id' holds int64; set data.text_column"),
-        ({"val_bytes": 0}, "data.val_bytes: expected more than 0 for the parquet files of someone/openwebtext"),
+        ({"text_column": "id"}, "expected text in column 'id', got int64; set data.text_column"),
     ],
 )
-def test_mistakes_with_parquet(run, shards, changes, says):
-    status, error = run(source="openwebtext", repository="someone/openwebtext", **{"val_bytes": 1000, **changes})
-    assert status == 1 and says in error
+def test_errors_in_parquet_columns(run_stage, shards, changes, says):
+    assert says in run_stage(source="openwebtext", repository="someone/openwebtext", val_bytes=1000, **changes)
+
+
+def test_parquet_needs_val_bytes(run_stage, shards):
+    error = run_stage(source="openwebtext", repository="someone/openwebtext", val_bytes=0)
+    assert "data.val_bytes: expected more than 0, got 0; the first documents in the Parquet files of" in error

@@ -21,7 +21,7 @@ def files_data(**changes):
 
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
-    """Fifty documents in two files of the current folder."""
+    """Fifty documents in two files in the current folder."""
     monkeypatch.chdir(tmp_path)
     texts = [f"Document {number}." for number in range(50)]
     Path("a.txt").write_text("<|endoftext|>\n".join(texts[:30]))
@@ -29,7 +29,7 @@ def texts(tmp_path, monkeypatch):
     return texts
 
 
-def test_stories_of_the_splits_are_two_streams(tmp_path):
+def test_the_splits_get_different_stories(tmp_path):
     corpus = open_corpus(dataclasses.replace(DATA, source="stories", seed=5), tmp_path)
     val, train = (list(itertools.islice(split, 100)) for split in (corpus.val, corpus.train))
     assert not set(val) & set(train)
@@ -37,12 +37,12 @@ def test_stories_of_the_splits_are_two_streams(tmp_path):
     assert len(seeds) == 200
 
 
-def test_story_bits_sums_what_the_split_holds():
+def test_story_bits_is_the_sum_over_the_first_stories():
     expected = math.fsum(story.bits for story in itertools.islice(stories(7), 20))
     assert story_bits(7, 20) == expected > 0
 
 
-def test_files_are_split_by_document_whatever_their_order(texts, tmp_path):
+def test_the_order_of_files_does_not_change_the_splits(texts, tmp_path):
     splits = [
         open_corpus(files_data(train_files=names, val_fraction=0.2, seed=3), tmp_path)
         for names in (["a.txt", "b.txt"], ["b.txt", "a.txt"])
@@ -66,19 +66,21 @@ def test_files_with_val_files(texts, tmp_path):
 
 def test_val_files_that_are_train_files_under_another_name(texts, tmp_path):
     Path("copy.txt").write_bytes(Path("a.txt").read_bytes())
-    with pytest.raises(UserError, match=r"^data\.val_files: copy\.txt holds the text of a\.txt, which is in data\."):
+    with pytest.raises(
+        UserError, match=r"^data\.val_files: copy\.txt has the same content as a\.txt in data\.train_files"
+    ):
         open_corpus(files_data(train_files=["*.txt"], val_files=["copy.txt"]), tmp_path)
 
 
-def test_addresses_are_downloaded_once(loopback, tmp_path):
+def test_urls_are_downloaded_once(loopback, tmp_path):
     loopback.files |= {"/a.txt": b"One.<|endoftext|>Two.", "/v.jsonl": b'{"text": "Three."}\n'}
-    addresses = [f"{loopback.endpoint}/a.txt", f"{loopback.endpoint}/v.jsonl"]
-    data = files_data(train_files=addresses[:1], val_files=addresses[1:])
+    urls = [f"{loopback.endpoint}/a.txt", f"{loopback.endpoint}/v.jsonl"]
+    data = files_data(train_files=urls[:1], val_files=urls[1:])
     for _ in range(2):
-        with web.locked(tmp_path):
+        with web.lock_cache(tmp_path):
             corpus = open_corpus(data, tmp_path)
         assert (list(corpus.train), list(corpus.val)) == (["One.", "Two."], ["Three."])
-    assert [entry["address"] for entry in corpus.provenance] == addresses
+    assert [entry["url"] for entry in corpus.provenance] == urls
     assert len(loopback.requests) == 2
 
 

@@ -20,7 +20,7 @@ def test_a_split_by_hand(tmp_path):
 
 
 @given(st.lists(st.integers(1, 9), min_size=1), st.integers(0, 40), st.integers(0, 9))
-def test_the_limits_take_the_shortest_run_that_reaches_one(tmp_path_factory, sizes, max_bytes, max_documents):
+def test_a_split_ends_with_the_document_that_reaches_a_limit(tmp_path_factory, sizes, max_bytes, max_documents):
     path = tmp_path_factory.getbasetemp() / "a.txt"
     entry = write_split(("x" * size for size in sizes), path, max_bytes, max_documents)
     runs = [sizes[:count] for count in range(1, len(sizes) + 1)]
@@ -31,13 +31,13 @@ def test_the_limits_take_the_shortest_run_that_reaches_one(tmp_path_factory, siz
     assert (entry["bytes"], entry["documents"]) == (sum(expected), len(expected))
 
 
-def test_no_document_is_read_beyond_the_limit(tmp_path):
+def test_no_document_is_read_after_the_limit(tmp_path):
     numbers = itertools.count()
     write_split(map(str, numbers), tmp_path / "a.txt", 0, 3)
     assert next(numbers) == 3
 
 
-def test_a_split_without_documents_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"val\.txt: the source holds no document for it; .* data\.val_fraction"):
+def test_a_split_without_documents_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"val\.txt: the source has no documents for this split; .* data\.val_fraction"):
         write_split([], tmp_path / "val.txt", 0, 0)
     assert not os.listdir(tmp_path)
