@@ -1,1 +1,1 @@
-"""Models for other programs, and back: Hugging Face folders and GGUF files."""
+"""Exchange models with other programs: write Hugging Face folders and GGUF files, and read Hugging Face folders."""

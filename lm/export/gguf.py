@@ -1,67 +1,86 @@
-"""A model as one GGUF file, which llama.cpp runs: f32, f16, or q8_0, eight bits a weight.
+"""Export a model to a GGUF file, the format of llama.cpp.
 
-Weights go by the names that the package gguf gives Llama's; vectors, the norms, stay float32. llama.cpp turns the
-neighbours of a head for Llama, as ours does, and the halves for Qwen3.
+Matrices are stored as f32, f16, or q8_0 (eight bits per weight); the vectors of the norms stay in float32. llama.cpp
+rotates interleaved pairs in a Llama model, as ours does, and half-split pairs in a Qwen3 model (see `lm.export.llama`).
 """
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
 from lm.atomic import make_folder, translate_write_errors
 from lm.errors import UserError
-from lm.export.llama import check_layout, llama_weights
+from lm.export.llama import check_layout, llama_weights, norm_eps
 from lm.export.tokenizer_json import merge_texts, pattern_name, token_texts
+from lm.model.config import ModelConfig
 from lm.model.files import load_model
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
 WeightType = Literal["f32", "f16", "q8_0"]
 
-_Q8_0_BLOCK = 32  # weights of a row that share a scale
+_Q8_0_BLOCK = 32  # consecutive weights of a row that share one scale
 
 
 def export_gguf(model_folder: Path, tokenizer_folder: Path, out: Path, weight_type: WeightType) -> None:
-    """Write the file `out`, whole or not at all; folders as for `lm.export.hugging_face.export_hugging_face`.
+    """Write a trained model and its tokenizer to the file `out`, atomically.
+
+    Args:
+        model_folder: the output of the stage train.
+        tokenizer_folder: the tokenizer that the model was trained with.
+        out: the file to write. Its folder is created if it does not exist.
+        weight_type: the type of the matrices.
 
     Raises:
-        UserError: before anything is written, when llama.cpp has no such model, tokenizer or rows of weights, a file
-            cannot be read, `out` is there already or gguf is not installed; or when it cannot be written.
+        UserError: the format cannot represent the model, its tokenizer or this type of weights, a file cannot be read,
+            `out` exists, or gguf is not installed; nothing has been written then. Or `out` cannot be written.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("the package gguf is not installed; pip install gguf")
+        raise UserError("the package gguf is not installed; run: pip install gguf")
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = load_model(model_folder, tokenizer.hash)
     check_layout(model.config)
+    _check_tokenizer(tokenizer)
+    if weight_type == "q8_0":
+        _check_blocks(model.config)
+    if out.exists():
+        raise UserError(f"{out}: already exists; choose another file, or delete it")
+    writer = _convert(model, tokenizer, out.stem, weight_type)
+    make_folder(out.parent)
+    _save(writer, out)
+
+
+def _check_tokenizer(tokenizer: Tokenizer) -> None:
     if pattern_name(tokenizer) != "gpt2":
         raise UserError(
-            "tokenizer.pattern: gpt4 cannot be exported, since llama.cpp cuts white space at the end of a text "
-            "differently; it would have to be gpt2"
+            "tokenizer.pattern: expected gpt2, got gpt4, with which llama.cpp splits white space at the end of a text "
+            "differently; train a tokenizer with gpt2, or export to Hugging Face's format"
         )
     if not tokenizer.merges:
-        raise UserError("the tokenizer has no merges and llama.cpp reads none without; raise tokenizer.vocab_size")
-    for name in ("d_model", "d_ff"):
-        if weight_type == "q8_0" and getattr(model.config, name) % _Q8_0_BLOCK:
-            raise UserError(
-                f"model.{name} is {getattr(model.config, name)} and would have to be a multiple of {_Q8_0_BLOCK} for "
-                "q8_0; export f16"
-            )
-    if out.exists():
-        raise UserError(f"{out}: is there already; name another file, or delete it")
-    make_folder(out.parent)
-    _write(out, model, tokenizer, weight_type)
+        raise UserError("the tokenizer has no merges, and llama.cpp needs at least one; raise tokenizer.vocab_size")
 
 
-def _write(out: Path, model: TransformerLM, tokenizer: Tokenizer, weight_type: WeightType) -> None:
+def _check_blocks(config: ModelConfig) -> None:
+    for name, width in (("d_model", config.d_model), ("d_ff", config.d_ff)):
+        if width % _Q8_0_BLOCK:
+            raise UserError(f"model.{name}: q8_0 needs a multiple of {_Q8_0_BLOCK}, got {width}; export f16")
+
+
+def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type: WeightType) -> "GGUFWriter":
+    """Return a writer that holds the whole content of the file in memory."""
     import gguf
 
     config = model.config
     architecture = gguf.MODEL_ARCH.QWEN3 if config.qk_norm else gguf.MODEL_ARCH.LLAMA
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
-    writer.add_name(out.stem)
+    writer.add_name(name)
     file_types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_file_type(gguf.LlamaFileType[file_types[weight_type]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -74,7 +93,7 @@ def _write(out: Path, model: TransformerLM, tokenizer: Tokenizer, weight_type: W
     writer.add_head_count_kv(config.num_kv_heads)
     writer.add_key_length(config.d_head)
     writer.add_value_length(config.d_head)
-    writer.add_layer_norm_rms_eps(model.ln_final.eps)
+    writer.add_layer_norm_rms_eps(norm_eps(model))
     writer.add_rope_dimension_count(config.d_head)
     writer.add_rope_freq_base(config.rope_theta)
 
@@ -89,19 +108,25 @@ def _write(out: Path, model: TransformerLM, tokenizer: Tokenizer, weight_type: W
     writer.add_eos_token_id(tokenizer.end_of_text_id)
     writer.add_add_bos_token(False)
 
-    names = gguf.get_tensor_name_map(architecture, config.num_layers)
+    gguf_names = gguf.get_tensor_name_map(architecture, config.num_layers)
     matrix_type = gguf.GGMLQuantizationType[weight_type.upper()]
-    for name, weight in tqdm(llama_weights(model, halves=config.qk_norm).items(), "converting", unit="tensor"):
+    weights = llama_weights(model, half_split=config.qk_norm)
+    for llama_name, weight in tqdm(weights.items(), "converting", unit="tensor", disable=None):
+        gguf_name = gguf_names.get_name(llama_name, (".weight",))
+        if gguf_name is None:
+            raise UserError(f"cannot export this model: GGUF has no name for {llama_name}; update the package gguf")
         kind = matrix_type if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
-        data = gguf.quantize(weight.numpy(), kind)
-        writer.add_tensor(names.get_name(name, (".weight",)), data, raw_dtype=kind)
+        writer.add_tensor(gguf_name, gguf.quantize(weight.numpy(), kind), raw_dtype=kind)
+    return writer
 
+
+def _save(writer: "GGUFWriter", out: Path) -> None:
     part = out.with_name(out.name + ".part")
     with translate_write_errors(out):
         try:
             writer.write_header_to_file(part)
             writer.write_kv_data_to_file()
-            writer.write_tensors_to_file(progress=True)
+            writer.write_tensors_to_file(progress=sys.stderr.isatty())
             writer.close()
             with part.open("rb") as file:
                 os.fsync(file.fileno())

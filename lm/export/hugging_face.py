@@ -1,4 +1,4 @@
-"""A model as a folder that transformers loads with no code of ours: weights, configuration, tokenizer, model card."""
+"""Export a model to a folder that transformers loads without any code of this project."""
 
 from pathlib import Path
 
@@ -20,34 +20,36 @@ def export_hugging_face(
     """Write `config.json`, `model.safetensors` (float32), the tokenizer, the generation defaults and a model card.
 
     Args:
-        model_folder: what the stage train made.
-        tokenizer_folder: the tokenizer that it was trained with.
-        out: the folder to write, made if it is not there; `config.json` comes last, so half an export does not load.
-        raw: what the stage download made for it, whose manifest the card tells of; local paths are left out.
-        metrics: a JSON file of numbers for the card, such as metrics/train.json.
+        model_folder: the output of the stage train.
+        tokenizer_folder: the tokenizer that the model was trained with.
+        out: the folder to write, created if it does not exist. `config.json` is written last, so that transformers
+            does not load an incomplete export.
+        raw: the output of the stage download. The model card describes the data from its manifest, without local paths.
+        metrics: a JSON file of metrics for the model card, such as metrics/train.json.
 
     Raises:
-        UserError: before anything is written, when the model or its tokenizer has no such layout, a file cannot be
-            read, or `out` holds a model already; or when it cannot be written.
+        UserError: the format cannot represent the model or its tokenizer, a file cannot be read, or `out` already
+            contains a model; nothing has been written then. Or a file cannot be written.
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = load_model(model_folder, tokenizer.hash)
     check_layout(model.config)
     if (out / "config.json").exists():
-        raise UserError(f"{out}: holds a model already; name another folder for the exported one, or delete it")
+        raise UserError(f"{out}: already contains a model; choose another folder, or delete it")
     tokenizer_content = tokenizer_json(tokenizer)
     config = hugging_face_config(model, tokenizer.end_of_text_id)
+    weights = llama_weights(model, half_split=True)
     card = model_card(out.resolve().name, model, raw, metrics)
     make_folder(out)
     with atomic_write(out / "model.safetensors") as file:
-        file.write(save(llama_weights(model, halves=True), {"format": "pt"}))  # some readers ask for the format
+        file.write(save(weights, {"format": "pt"}))  # some programs require the format in the metadata
     write_json(out / "tokenizer.json", tokenizer_content)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
-        "padding_side": "left",  # a batch of prompts goes on at its right end
+        "padding_side": "left",  # so that every prompt of a batch continues at its right end
         "model_max_length": model.config.context_length,
         "clean_up_tokenization_spaces": False,
     }

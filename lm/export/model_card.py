@@ -1,4 +1,4 @@
-"""The `README.md` of an exported model: how to load it, its shape, what it was trained on, how well."""
+"""The model card (`README.md`) of an exported model: how to load it, its configuration, its data and its metrics."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ pipeline_tag: text-generation
 
 # {name}
 
-A decoder-only Transformer of {num_parameters:,} parameters in the layout of {family}, in float32. It continues text.
+A decoder-only Transformer language model with {num_parameters:,} parameters, in the layout of {family} and in float32.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,7 +28,7 @@ text = model.generate(**prompt, max_new_tokens={max_new_tokens}, do_sample=True,
 print(tokenizer.decode(text[0], skip_special_tokens=True))
 ```
 
-`<|endoftext|>` ends a document. Of a text longer than `context_length` tokens, give the model the end.
+`<|endoftext|>` ends a document. The model sees at most `context_length` tokens: of a longer text, pass the last ones.
 
 ## Model
 
@@ -36,7 +36,13 @@ print(tokenizer.decode(text[0], skip_special_tokens=True))
 
 
 def model_card(name: str, model: TransformerLM, raw: Path | None, metrics: Path | None) -> str:
-    """The text of the card; `raw` and `metrics` as for `lm.export.hugging_face.export_hugging_face`.
+    """Return the text of the model card.
+
+    Args:
+        name: the name of the model, used as its title and in the example.
+        model: the model that the card describes.
+        raw: the output of the stage download; its manifest describes the data.
+        metrics: a JSON file of metrics.
 
     Raises:
         UserError: a file cannot be read or is damaged.
@@ -64,7 +70,7 @@ def _table(values: Mapping[str, Any]) -> str:
 def _readable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
-    return "unknown" if value is None else str(value)  # metrics of a run that diverged
+    return "unknown" if value is None else str(value)  # a run that diverged has metrics without a value
 
 
 def _data(path: Path) -> str:
@@ -73,12 +79,11 @@ def _data(path: Path) -> str:
         lines = [f"Source: {manifest['source']}", ""]
         for split, facts in manifest["splits"].items():
             lines.append(f"- {split}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
-        addresses = [urlsplit(file["address"]) for file in manifest["provenance"] if "address" in file]
+        addresses = [urlsplit(file["url"]) for file in manifest["provenance"] if "url" in file]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); make it again with: dvc repro download") from error
-    for address in addresses:
-        # Without a name and password, and without a query, which may hold a signature.
-        lines.append(f"- <{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}>")
+        raise UserError(f"{path}: damaged ({error}); recreate it with: dvc repro download") from error
+    # Leave out the user name and password, and the query, which may contain a signature.
+    lines += [f"- <{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}>" for url in addresses]
     return "\n".join(lines) + "\n"
 
 
@@ -86,11 +91,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); leave it out, or make it with: dvc repro"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); omit it, or create it with: dvc repro") from error
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); leave it out, or make it again with: dvc repro") from error
+        raise UserError(f"{path}: not JSON ({error}); omit it, or recreate it with: dvc repro") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}; leave it out, or name another")
+        raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}; omit it, or recreate it")
     return values

@@ -1,9 +1,10 @@
-"""`tokenizer.json`, the file of the library tokenizers: a tokenizer of ours as one, and one as ours.
+"""Write and read `tokenizer.json`, the format of Hugging Face's library tokenizers.
 
-Pre-tokens are cut by the named pattern and BPE works on the bytes in GPT-2's alphabet, so the ids are the same. Only
-characters newer than the Unicode of the library that reads the file may be letters to us and not to it.
+The file contains the same pre-tokenization pattern, and its BPE works on bytes written in GPT-2's alphabet, so the ids
+are the same as ours. The only exception are characters that were added to Unicode after the version that the reading
+library knows: its pattern may not treat them as letters.
 
-Special tokens stand in the vocabulary as plain text, everything else in the alphabet.
+In the vocabulary, special tokens are plain text, and all other tokens are written in the alphabet.
 """
 
 import json
@@ -15,12 +16,12 @@ from lm.tokenizer.text.byte_alphabet import from_text, to_text
 from lm.tokenizer.text.pretokenization import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 
-# The patterns for Oniguruma in Ruby's syntax, where `{1,3}+` is a repeated repetition. Without the plus it is the same
-# here: nothing follows it that would make the expression step back.
+# The library uses Oniguruma with Ruby's syntax, where `{1,3}+` means a repeated repetition and not a possessive one.
+# Without the plus, the pattern matches the same text: nothing follows that would cause backtracking.
 _ONIGURUMA = {name: pattern.replace("{1,3}+", "{1,3}") for name, pattern in PATTERNS.items()}
 
 _SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-_BESIDE = ("single_word", "lstrip", "rstrip")  # what makes a token depend on the text beside it, or take it in
+_CONTEXT_FLAGS = ("single_word", "lstrip", "rstrip")  # make a token depend on, or absorb, the text next to it
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 _BPE = {
     "type": "BPE",
@@ -32,32 +33,33 @@ _BPE = {
     "byte_fallback": False,
     "ignore_merges": False,
 }
-# What of it changes the ids; without unknown tokens the rest does not.
-_OURS = {
+# The settings that change the ids. The others matter only for unknown tokens, which byte-level BPE does not have.
+_REQUIRED = {
     name: _BPE[name] for name in ("type", "dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 }
 
 
 def pattern_name(tokenizer: Tokenizer) -> str:
-    """`gpt2` or `gpt4`, however the pattern is given.
+    """Return `gpt2` or `gpt4`, whether the tokenizer has the pattern by its name or in full.
 
     Raises:
-        UserError: it is another; regular expressions mean different things to different programs.
+        UserError: the tokenizer has another pattern. Programs differ in how they interpret regular expressions.
     """
     for name, pattern in PATTERNS.items():
         if tokenizer.pattern in (name, pattern):
             return name
     raise UserError(
-        f"tokenizer.pattern: {tokenizer.pattern!r} cannot be exported, since other programs may cut text differently "
-        f"by it; it would have to be {' or '.join(PATTERNS)}"
+        f"tokenizer.pattern: expected {' or '.join(PATTERNS)}, got {tokenizer.pattern!r}, which other programs may "
+        "interpret differently; train a tokenizer with one of the expected patterns"
     )
 
 
 def token_texts(tokenizer: Tokenizer) -> list[str]:
-    """The tokens in the order of their ids: special ones as they are, the others in GPT-2's alphabet.
+    """Return the tokens in the order of their ids: special tokens as plain text, the others in GPT-2's alphabet.
 
     Raises:
-        UserError: a special token would read as other bytes in the alphabet, or have two texts since merges make it.
+        UserError: a special token is ambiguous: it is also an ordinary token, or its text spells other bytes in the
+            alphabet.
     """
     special = {text.encode(): text for text in tokenizer.special_tokens}
     made = {bytes([byte]) for byte in range(256)} | {left + right for left, right in tokenizer.merges}
@@ -65,20 +67,24 @@ def token_texts(tokenizer: Tokenizer) -> list[str]:
         spelled = _bytes_of(text)
         if spelled != data and (spelled is not None or data in made):
             raise UserError(
-                f"tokenizer.special_tokens: {text!r} cannot be exported, since it is also a spelling of other bytes or "
-                "merges; it would have to be of plain letters and signs, such as '<|name|>'"
+                f"tokenizer.special_tokens: {text!r} cannot be exported, since it is also an ordinary token or spells "
+                "other bytes in GPT-2's alphabet; use printable ASCII characters, such as '<|name|>'"
             )
     tokens = (tokenizer.vocab[token_id] for token_id in range(tokenizer.vocab_size))
     return [special.get(token) or to_text(token) for token in tokens]
 
 
 def merge_texts(tokenizer: Tokenizer) -> list[str]:
-    """The merges as in `merges.txt`: the two tokens in GPT-2's alphabet, parted by a space."""
+    """Return the merges as in `merges.txt`: two tokens in GPT-2's alphabet, separated by a space."""
     return [f"{to_text(left)} {to_text(right)}" for left, right in tokenizer.merges]
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of `tokenizer.json`; a UserError says what it cannot hold."""
+    """Return the content of `tokenizer.json`.
+
+    Raises:
+        UserError: the format cannot represent the tokenizer.
+    """
     pattern = _ONIGURUMA[pattern_name(tokenizer)]
     texts = token_texts(tokenizer)
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
@@ -104,32 +110,35 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def read_tokenizer_json(path: Path) -> Tokenizer:
-    """The tokenizer of such a file as ours.
+    """Read `tokenizer.json`.
 
     Raises:
-        UserError: the file is missing or damaged, or does something to text that ours does not; the message names it.
+        UserError: the file is missing or damaged, or it has a setting that our tokenizer cannot reproduce; the message
+            names the setting.
     """
     try:
-        return _tokenizer(json.loads(path.read_text(encoding="utf-8")))
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a folder that holds it") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); choose a folder that contains it") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, or no tokenizer ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"{path}: damaged, or not a tokenizer ({type(error).__name__}: {error}); download or export it again"
+        ) from error
 
 
-def _tokenizer(content: dict[str, Any]) -> Tokenizer:
+def _parse(content: dict[str, Any]) -> Tokenizer:
     bpe, added = content["model"], content.get("added_tokens", [])
-    unlike = [f"model.{name} {bpe[name]}" for name, ours in _OURS.items() if (bpe.get(name) or ours) != ours]
-    unlike += [f"{token['content']!r} with {name}" for token in added for name in _BESIDE if token.get(name)]
+    unsupported = [f"model.{name} {bpe[name]}" for name, ours in _REQUIRED.items() if (bpe.get(name) or ours) != ours]
+    unsupported += [f"{name} of {token['content']!r}" for token in added for name in _CONTEXT_FLAGS if token.get(name)]
     if content.get("normalizer") is not None:
-        unlike.append(f"normalizer {content['normalizer']['type']}")
+        unsupported.append(f"normalizer {content['normalizer']['type']}")
     post_processor = content.get("post_processor")
-    if post_processor is not None and post_processor["type"] != "ByteLevel":  # which moves offsets alone
-        unlike.append(f"post_processor {post_processor['type']}")
-    if unlike:
-        raise UserError(f"cannot be imported, since our tokenizer has no {', no '.join(unlike)}")
+    if post_processor is not None and post_processor["type"] != "ByteLevel":  # which changes only offsets
+        unsupported.append(f"post_processor {post_processor['type']}")
+    if unsupported:
+        raise UserError(f"cannot be imported, since our tokenizer does not support: {', '.join(unsupported)}")
     pattern = _pattern(content["pre_tokenizer"])
     special = {token["id"]: token["content"] for token in added}
     vocab = {token_id: _token(text) for text, token_id in bpe["vocab"].items() if token_id not in special}
@@ -154,7 +163,7 @@ def _pattern(pre_tokenizer: dict[str, Any]) -> str:
                 if expression == pattern:
                     return name
     raise UserError(
-        f"cannot be imported, since its pre_tokenizer cuts text by none of our patterns {', '.join(PATTERNS)}: "
+        f"cannot be imported, since its pre_tokenizer has none of our patterns ({', '.join(PATTERNS)}): "
         f"{json.dumps(pre_tokenizer)}"
     )
 
@@ -167,7 +176,7 @@ def _token(text: str) -> bytes:
 
 
 def _bytes_of(text: str) -> bytes | None:
-    """What `text` spells in GPT-2's alphabet; None if it is not written in it."""
+    """The bytes that `text` spells in GPT-2's alphabet, or None if it contains other characters."""
     try:
         return from_text(text)
     except KeyError:

@@ -1,1 +1,1 @@
-"""A trained model on the web: OpenAI's API for completions, and a page to try it on."""
+"""Serve a trained model over HTTP: OpenAI's completions API, and a web page to try the model on."""

@@ -1,11 +1,11 @@
-"""One thread that owns the model: texts from anywhere grow together in one batch, each read where it was asked for.
+"""A thread that owns the model and generates the texts of all requests in one batch.
 
     with Engine(model, num_rows=8, max_waiting=32) as engine:
-        with engine.submit([request]) as answer:
-            index, token = answer.get(timeout=1.0)  # again and again, until a token has `finish`
+        with engine.submit([request]) as stream:
+            index, token = stream.get(timeout=1.0)  # repeat until a token has `finish`
 
-A text joins the batch at the first step that finds a free row, whatever runs beside it, and makes room when it is
-finished or when nobody reads it any more.
+A text joins the batch at the first step with a free row, whatever else is running. It frees its row when it finishes,
+or when its reader leaves the `with` block.
 """
 
 import threading
@@ -22,40 +22,43 @@ from lm.model.transformer import TransformerLM
 
 
 class Busy(Exception):
-    """No row is free, and as many requests wait as may; try again later."""
+    """All rows and all places in the queue are taken; try again later."""
 
 
 class Stopped(Exception):
-    """The engine has ended, and with it every text."""
+    """The engine has stopped, and no text will be continued."""
 
 
-@dataclass(eq=False)  # two jobs are never the same, even with the same request
+@dataclass(eq=False)  # compared by identity: two jobs may have equal requests
 class _Job:
-    """A text: the request, its number in the answer, and where its tokens go; None says that the engine has ended."""
+    """A text to generate: its request, its index in the stream, and the queue for its tokens.
+
+    None in the queue means that the engine has stopped.
+    """
 
     request: Request
     index: int
     tokens: "SimpleQueue[tuple[int, Token] | None]"
-    is_dropped: bool = False
+    is_canceled: bool = False
 
 
 class Engine:
-    """Works from the moment it is made until `close`; at most `num_rows` texts grow while `max_waiting` others wait.
+    """Generates up to `num_rows` texts at a time, while up to `max_waiting` others wait. Runs until `close`.
 
-    A text depends on its request only, as in `Batch`. The requests must be such that `Batch.add` takes them.
+    As in `Batch`, a text depends only on its request. Requests must be valid for `Batch.add`.
     """
 
     def __init__(self, model: TransformerLM, num_rows: int, max_waiting: int) -> None:
         self.context_length = model.config.context_length
         self._batch = Batch(fastest_decoder(model, num_rows))
         self._capacity = num_rows + max_waiting
-        # What follows is shared by all threads and touched only by the one that holds the condition.
+        # Threads may access what follows only while they hold this condition.
         self._changed = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._running: dict[int, _Job] = {}  # by row
         self._is_closing = False
-        self._has_ended = False
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._has_stopped = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -67,56 +70,60 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """End after the step under way; all answers are then `Stopped`."""
+        """Stop after the current step. All readers then get `Stopped`."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
         self._thread.join()
 
-    def submit(self, requests: Sequence[Request]) -> "Answer":
-        """Queue some texts that are read together; all of them or none.
+    def submit(self, requests: Sequence[Request]) -> "TokenStream":
+        """Queue the texts of one reader: either all of them, or none.
 
         Raises:
-            Busy: there is not room for so many.
-            Stopped: the engine has ended.
+            Busy: there is no room for all of them.
+            Stopped: the engine has stopped.
         """
-        answer = Answer(self, requests)
+        stream = TokenStream(self, requests)
         with self._changed:
-            if self._has_ended:
+            if self._has_stopped:
                 raise Stopped
-            if len(self._running) + len(self._waiting) + len(answer.jobs) > self._capacity:
+            if len(self._running) + len(self._waiting) + len(stream.jobs) > self._capacity:
                 raise Busy
-            self._waiting.extend(answer.jobs)
+            self._waiting.extend(stream.jobs)
             self._changed.notify()
-        return answer
+        return stream
 
-    def drop(self, jobs: Sequence[_Job]) -> None:
-        """End texts that may have ended already; rows are free again before the next step."""
+    def cancel(self, jobs: Sequence[_Job]) -> None:
+        """Stop generating these texts, some of which may have finished. Their rows are free before the next step."""
         with self._changed:
             for job in jobs:
-                job.is_dropped = True
+                job.is_canceled = True
                 if job in self._waiting:
                     self._waiting.remove(job)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
-            while self._prepare():
+            while self._wait_for_work():
                 tokens = self._batch.step()
                 with self._changed:
                     for row, token in tokens.items():
                         job = self._running.pop(row) if token.finish else self._running[row]
                         job.tokens.put((job.index, token))
-        finally:  # also when the model fails: those who wait must hear of it
+        finally:  # also if the model fails: the readers must not wait forever
             with self._changed:
-                self._has_ended = True
+                self._has_stopped = True
                 for job in [*self._running.values(), *self._waiting]:
                     job.tokens.put(None)
 
-    def _prepare(self) -> bool:
-        """Take dropped texts out of the batch and waiting ones in, and wait until there are any; False: to end."""
+    def _wait_for_work(self) -> bool:
+        """Remove canceled texts from the batch and add waiting ones; block until there are any.
+
+        Returns:
+            Whether there is a step to do; False means that the engine is closing.
+        """
         with self._changed:
             while not self._is_closing:
-                for row in [row for row, job in self._running.items() if job.is_dropped]:
+                for row in [row for row, job in self._running.items() if job.is_canceled]:
                     self._batch.remove(row)
                     del self._running[row]
                 while self._waiting and self._batch.num_free:
@@ -128,8 +135,11 @@ class Engine:
             return False
 
 
-class Answer:
-    """The tokens of texts asked for together, as they come; leaving the `with` block ends those that still grow."""
+class TokenStream:
+    """The tokens of texts that were submitted together, as they are generated.
+
+    Leaving the `with` block cancels the texts that have not finished.
+    """
 
     def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
         self._engine = engine
@@ -142,14 +152,14 @@ class Answer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._engine.drop(self.jobs)
+        self._engine.cancel(self.jobs)
 
     def get(self, timeout: float) -> tuple[int, Token]:
-        """The number of a request among those submitted, and the next token of its text.
+        """Return the index of a request among those submitted, and the next token of its text.
 
         Raises:
-            TimeoutError: none came within `timeout` seconds.
-            Stopped: the engine has ended.
+            TimeoutError: there was no token within `timeout` seconds.
+            Stopped: the engine has stopped.
         """
         try:
             item = self._tokens.get(timeout=timeout)
@@ -159,6 +169,6 @@ class Answer:
             raise Stopped
         return item
 
-    def end(self, index: int) -> None:
-        """End one text before its time; tokens of it may still come."""
-        self._engine.drop([self.jobs[index]])
+    def cancel(self, index: int) -> None:
+        """Stop generating one text. `get` may still return some of its tokens."""
+        self._engine.cancel([self.jobs[index]])

@@ -1,7 +1,7 @@
-"""The page to try the model on: page.html, filled in with what this server runs.
+"""The web page to try the model on: page.html, filled in with what this server runs.
 
-What is filled in is escaped for its place, and the page may load nothing from elsewhere and run no script but its own:
-the nonce of its Content-Security-Policy is new each time.
+Values are escaped for the place where they are inserted. The page's Content-Security-Policy forbids it to load anything
+from elsewhere, and to run any script but its own, which it identifies by a nonce that is new for every response.
 """
 
 import dataclasses
@@ -10,47 +10,48 @@ import re
 import secrets
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from lm.generation.config import SampleConfig
-from lm.model.transformer import TransformerLM
-from lm.serving.completion_request import MAX_LOGPROBS, Limits
+from lm.serving.completion_request import MAX_LOGPROBS
 from lm.serving.curve import loss_curve
+from lm.serving.served_model import ServedModel
 
 
 class Page:
-    """Made once; the loss curve is read anew for every visit, since a training may be under way."""
+    """The page of one model. The loss curve is read again for every response, since training may be running."""
 
-    def __init__(self, name: str, model: TransformerLM, start: SampleConfig, limits: Limits, metrics: Path) -> None:
-        """`start` is what the page's controls show at first; `metrics` is the folder that may hold train.csv."""
+    def __init__(self, served: ServedModel) -> None:
         self._template = files("lm.serving").joinpath("page.html").read_text(encoding="utf-8")
-        self._curve = metrics / "train.csv"
-        max_tokens = min(limits.max_tokens, model.config.context_length)
+        self._curve = served.metrics / "train.csv"
+        config, defaults = served.model.config, served.defaults
+        max_tokens = min(served.limits.max_tokens, config.context_length)
         settings = {
-            "model": name,
+            "model": served.name,
             "max_tokens": max_tokens,
             "logprobs": MAX_LOGPROBS,
-            "start": {
-                "prompt": start.prompts[0],
-                **dataclasses.asdict(start.sampler),
-                "max_tokens": min(start.max_new_tokens, max_tokens),
+            "defaults": {
+                "prompt": defaults.prompts[0],
+                **dataclasses.asdict(defaults.sampler),
+                "max_tokens": min(defaults.max_new_tokens, max_tokens),
             },
         }
-        num_parameters = sum(weight.numel() for weight in model.parameters())
-        facts = {"parameters": num_parameters, "vocab_size": model.vocab_size, **dataclasses.asdict(model.config)}
-        self._fixed = {
-            "name": escape(name),
-            "settings": _for_script(settings),
+        facts = {
+            "parameters": sum(weight.numel() for weight in served.model.parameters()),
+            "vocab_size": served.model.vocab_size,
+            **dataclasses.asdict(config),
+        }
+        self._values = {
+            "name": escape(served.name),
+            "settings": _json_for_script(settings),
             "facts": "".join(map(_row, facts, facts.values())),
         }
 
     def render(self) -> tuple[str, str]:
-        """The page and its Content-Security-Policy."""
+        """Return the HTML of the page and its Content-Security-Policy."""
         nonce = secrets.token_urlsafe(16)
-        parts = {**self._fixed, "nonce": nonce, "curve": loss_curve(self._curve)}
-        # In one pass: a value that looks like a place to be filled in stays as it is.
-        html = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], self._template)
+        values = {**self._values, "nonce": nonce, "curve": loss_curve(self._curve)}
+        # Replace all placeholders in one pass, so that a value which contains one is not filled in itself.
+        html = re.sub(r"\{\{(\w+)\}\}", lambda placeholder: values[placeholder[1]], self._template)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -58,12 +59,12 @@ class Page:
         return html, policy
 
 
-def _for_script(value: dict[str, Any]) -> str:
-    """JSON that nothing can end a script element in."""
+def _json_for_script(value: dict[str, Any]) -> str:
+    """Return JSON that cannot end the script element around it."""
     return json.dumps(value).replace("<", "\\u003c")
 
 
 def _row(name: str, value: Any) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    shown = f"{value:,.15g}" if is_number else str(value).lower()
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(shown)}</dd></div>"
+    text = f"{value:,.15g}" if is_number else str(value).lower()
+    return f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>"

@@ -1,8 +1,9 @@
-"""A tokenizer with tokens of several scripts, and folders of small models of it."""
+"""A tokenizer trained on text in several scripts, and folders of small models that use it."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ import torch
 from lm.model.config import ModelConfig
 from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
+from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training.bpe import build_vocab, count_pre_tokens, learn_merges
+from lm.tokenizer.training.counting import count_pre_tokens
+from lm.tokenizer.training.merges import learn_merges
 
 END = "<|endoftext|>"
 TEXT = f"""The boy didn't know: they'll say he'd 12345 sheep, and 67 goats!  Once upon a time, the boy said 'no'.
@@ -42,7 +45,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def gpt2(shared_data: Path) -> Tokenizer:
-    """GPT-2's own."""
+    """GPT-2's tokenizer."""
     return Tokenizer.from_files(shared_data / "gpt2/vocab.json", shared_data / "gpt2/merges.txt", [END])
 
 
@@ -50,20 +53,20 @@ def gpt2(shared_data: Path) -> Tokenizer:
 def shared_data(project: Path) -> Path:
     folder = project.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("no folder of real texts beside the project")
+        pytest.skip("there is no shared/data folder with real texts next to the project")
     return folder
 
 
 @pytest.fixture
 def folders(tmp_path: Path, small: ModelConfig, tokenizer: Tokenizer) -> Callable[..., tuple[Path, Path]]:
-    """The folders of a random model with some switches, and of its tokenizer."""
+    """Write a random model with the given switches, and its tokenizer, and return their folders."""
 
-    def save(**switches: object) -> tuple[Path, Path]:
+    def save(**switches: Any) -> tuple[Path, Path]:
         torch.manual_seed(0)
         model = TransformerLM(dataclasses.replace(small, **switches), tokenizer.vocab_size)
         with torch.no_grad():
             for weight in model.parameters():
-                if weight.ndim == 1:  # a norm's: they start as ones, which would hide an exchange of them
+                if weight.ndim == 1:  # norm weights start as ones, which would hide that two of them were swapped
                     weight.copy_(1 + 0.5 * torch.randn_like(weight))
         save_model(tmp_path / "model", model, tokenizer.hash)
         tokenizer.save(tmp_path / "tokenizer")

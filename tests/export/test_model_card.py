@@ -7,12 +7,12 @@ from lm.export.model_card import model_card
 from lm.model.transformer import TransformerLM
 
 
-def test_the_card_tells_of_the_model_its_data_and_its_metrics(small, tmp_path):
+def test_the_card_describes_the_model_its_data_and_its_metrics(small, tmp_path):
     manifest = {
         "source": "files",
         "splits": {"train": {"bytes": 12345, "documents": 67, "sha256": ""}},
         "provenance": [
-            {"address": "https://name:secret@example.org:81/stories.txt?signature=secret"},
+            {"url": "https://name:secret@example.org:81/stories.txt?signature=secret"},
             {"path": "/private/stories.txt"},
         ],
     }
@@ -21,7 +21,7 @@ def test_the_card_tells_of_the_model_its_data_and_its_metrics(small, tmp_path):
     card = model_card("my-model", TransformerLM(small, 100), tmp_path, tmp_path / "train.json")
     for part in (
         "# my-model\n",
-        "of 23,968 parameters in the layout of Llama",  # 2 (4 32² + 3 32 48) + 5 32 + 2 100 32
+        "with 23,968 parameters, in the layout of Llama",  # 2 (4 32² + 3 32 48) + 5 32 + 2 100 32
         'AutoModelForCausalLM.from_pretrained("my-model")',
         "max_new_tokens=8,",
         "| num_layers | 2 |",
@@ -39,5 +39,5 @@ def test_the_card_tells_of_the_model_its_data_and_its_metrics(small, tmp_path):
 def test_a_damaged_manifest_is_refused(small, tmp_path, text):
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match="manifest.json: "):
+    with pytest.raises(UserError, match=r"manifest\.json: "):
         model_card("my-model", TransformerLM(small, 100), tmp_path, None)

@@ -2,8 +2,10 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +15,14 @@ from lm.generation.batch import Batch, Token
 from lm.generation.config import SampleConfig
 from lm.model.transformer import TransformerLM
 from lm.serving.completion_request import Limits
-from lm.serving.server import Server, listening
+from lm.serving.served_model import ServedModel
+from lm.serving.server import Server, open_server
 from lm.tokenizer.tokenizer import Tokenizer
-
-Serving = Callable[..., "contextmanager[Server]"]
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    """The bytes alone, and the end of text."""
+    """A tokenizer without merges: one token per byte, and the end of text."""
     return Tokenizer({**{i: bytes([i]) for i in range(256)}, 256: END_OF_TEXT.encode()}, [], [END_OF_TEXT])
 
 
@@ -33,9 +34,9 @@ def random_model(small, tokenizer) -> TransformerLM:
 
 @pytest.fixture(scope="session")
 def alphabet(small, tokenizer) -> TransformerLM:
-    """After a letter comes the next letter, after z the end of text; after a digit the next digit, after 9 again 0.
+    """A model that continues a letter with the next letter, z with the end of text, and a digit with the next digit.
 
-    The residual stream is the token itself, one-hot, to which the blocks add nothing.
+    After 9 comes 0 again. The residual stream is the token itself, one-hot, and the blocks add nothing to it.
     """
     size = tokenizer.vocab_size
     shape = dataclasses.replace(
@@ -47,23 +48,40 @@ def alphabet(small, tokenizer) -> TransformerLM:
         for weight in model.parameters():
             weight.zero_()
         model.token_embeddings.weight.copy_(torch.eye(size))
-        for here, there in [*zip(letters, [*letters[1:], tokenizer.end_of_text_id]), *zip(digits, digits[1:])]:
-            model.lm_head.weight[there, here] = 10.0
+        for token, next_token in [*pairwise([*letters, tokenizer.end_of_text_id]), *pairwise(digits)]:
+            model.lm_head.weight[next_token, token] = 10.0
     return model
 
 
 @pytest.fixture(scope="session")
-def start(params) -> SampleConfig:
+def defaults(params) -> SampleConfig:
     return dataclasses.replace(params.sample, prompts=["abc"], max_new_tokens=20, temperature=0.0)
 
 
 @pytest.fixture(scope="session")
-def serving(tokenizer, start) -> Serving:
-    """A server on the loopback address, at any free port, that answers until the block ends."""
+def served(tokenizer, defaults) -> Callable[..., ServedModel]:
+    """Return a model with the name "tiny" and what a server needs beside it."""
+
+    def served(model: TransformerLM, metrics: Path = Path("metrics"), **limits: Any) -> ServedModel:
+        return ServedModel(
+            name="tiny",
+            model=model,
+            tokenizer=tokenizer,
+            defaults=defaults,
+            metrics=metrics,
+            limits=Limits(**limits),
+        )
+
+    return served
+
+
+@pytest.fixture(scope="session")
+def serving(served) -> Callable[..., AbstractContextManager[Server]]:
+    """Run a server at a free port of the loopback address until the block ends; arguments as for `served`."""
 
     @contextmanager
-    def serving(model: TransformerLM, metrics: Path = Path("metrics"), **limits: float) -> Iterator[Server]:
-        with listening("127.0.0.1", 0, "tiny", model, tokenizer, start, metrics, Limits(**limits)) as server:
+    def serving(*args: Any, **kwargs: Any) -> Iterator[Server]:
+        with open_server("127.0.0.1", 0, served(*args, **kwargs)) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
             thread.start()
             try:
@@ -77,7 +95,7 @@ def serving(tokenizer, start) -> Serving:
 
 @pytest.fixture
 def slowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every step takes at least 5 ms, so that a test can do something meanwhile."""
+    """Make every step take at least 5 ms, so that a test can do something in the meantime."""
     step = Batch.step
 
     def slow(batch: Batch) -> dict[int, Token]:

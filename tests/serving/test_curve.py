@@ -15,13 +15,13 @@ def test_ticks_by_hand():
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 9))
-def test_ticks_lie_within_and_are_not_too_many(low, width, most):
-    found = ticks(low, low + width, most)
-    assert len(found) <= most + 1
+def test_ticks_are_in_range_and_not_too_many(low, width, count):
+    found = ticks(low, low + width, count)
+    assert len(found) <= count + 1
     assert all(low - 1e-6 <= tick <= low + width + 1e-6 for tick in found)
 
 
-def test_a_curve_goes_through_its_points(tmp_path):
+def test_the_curve_contains_its_points(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text('step,train_loss,val_loss,text\n0,,4.0,"a,\nb"\n50,3.0,2.0,\n100,nan,1.0,\n')
     svg = ElementTree.fromstring(loss_curve(path))
@@ -34,22 +34,22 @@ def test_a_curve_goes_through_its_points(tmp_path):
     assert [circle[0].text for circle in svg.iter("circle")] == [
         "train loss 3 at step 50", "val loss 4 at step 0", "val loss 2 at step 50", "val loss 1 at step 100",
     ]  # fmt: skip
-    assert svg.get("aria-label") == "Loss in nats a token: train 3 at step 50, val 1 at step 100"
+    assert svg.get("aria-label") == "Loss in nats per token: train 3 at step 50, val 1 at step 100"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is not there"),
-        ("step,train_loss,val_loss\n", "holds no losses yet"),
-        ("step,train_loss,val_loss\n0,,\n", "holds no losses yet"),
-        ("a,b\n1,2\n", "cannot be read"),
-        ("step,train_loss,val_loss\n0,much,1\n", "cannot be read"),
-        ("step,train_loss,val_loss\n0\n", "holds no losses yet"),
-        ("\udcff", "cannot be read"),
+        (None, "does not exist"),
+        ("step,train_loss,val_loss\n", "contains no losses yet"),
+        ("step,train_loss,val_loss\n0,,\n", "contains no losses yet"),
+        ("a,b\n1,2\n", "is not a readable table"),
+        ("step,train_loss,val_loss\n0,much,1\n", "is not a readable table"),
+        ("step,train_loss,val_loss\n0\n", "contains no losses yet"),
+        ("\udcff", "is not a readable table"),
     ],
 )
-def test_without_losses_a_line_says_why(tmp_path, content, message):
+def test_without_losses_a_note_says_why(tmp_path, content, message):
     path = tmp_path / "<b>.csv"
     if content is not None:
         path.write_text(content, encoding="utf-8", errors="surrogateescape")

@@ -5,7 +5,7 @@ import pytest
 from lm.generation.batch import Batch, Request, Token
 from lm.generation.config import SamplerConfig
 from lm.generation.decoder import Decoder
-from lm.serving.engine import Answer, Busy, Engine, Stopped
+from lm.serving.engine import Busy, Engine, Stopped, TokenStream
 
 PLAIN = SamplerConfig(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
 SHORT = Request(prompt_ids=[1, 2, 3], sampler=PLAIN, seed=5, max_new_tokens=12, stop_ids=frozenset(), slide=False)
@@ -21,34 +21,34 @@ def alone(model, request: Request) -> list[int | None]:
     return ids
 
 
-def read(answer: Answer, num_texts: int = 1) -> list[list[int | None]]:
-    """All tokens of an answer."""
+def read(stream: TokenStream, num_texts: int = 1) -> list[list[int | None]]:
+    """Return all tokens of each text."""
     ids: list[list[int | None]] = [[] for _ in range(num_texts)]
     finished = 0
     while finished < num_texts:
-        index, token = answer.get(timeout=10)
+        index, token = stream.get(timeout=10)
         ids[index].append(token.token_id)
         finished += token.finish is not None
     return ids
 
 
-def arrived(answer: Answer) -> list[Token]:
+def arrived(stream: TokenStream) -> list[Token]:
     tokens = []
     while True:
         try:
-            tokens.append(answer.get(timeout=0)[1])
+            tokens.append(stream.get(timeout=0)[1])
         except TimeoutError:
             return tokens
 
 
-def test_texts_get_the_tokens_that_they_get_alone_however_many_wait(random_model):
+def test_each_text_has_the_tokens_it_would_have_on_its_own(random_model):
     prompts = [[1], [7, 7], [3] * 9, [250, 4], [5, 6, 7]]
     requests = [dataclasses.replace(SHORT, prompt_ids=ids, seed=seed) for seed, ids in enumerate(prompts)]
-    with Engine(random_model, num_rows=2, max_waiting=3) as engine, engine.submit(requests) as answer:
-        assert read(answer, 5) == [alone(random_model, request) for request in requests]
+    with Engine(random_model, num_rows=2, max_waiting=3) as engine, engine.submit(requests) as stream:
+        assert read(stream, 5) == [alone(random_model, request) for request in requests]
 
 
-def test_a_text_joins_while_another_runs(random_model, slowed):
+def test_a_text_joins_while_another_is_running(random_model, slowed):
     with Engine(random_model, num_rows=2, max_waiting=0) as engine, engine.submit([LONG]) as first:
         first.get(timeout=10)
         with engine.submit([SHORT]) as second:
@@ -56,34 +56,34 @@ def test_a_text_joins_while_another_runs(random_model, slowed):
         assert 12 <= 1 + len(arrived(first)) < 100
 
 
-def test_texts_that_nobody_reads_any_more_make_room(random_model, slowed):
+def test_texts_without_a_reader_free_their_rows(random_model, slowed):
     with Engine(random_model, num_rows=1, max_waiting=2) as engine:
-        with engine.submit([LONG, LONG]) as given_up:
-            given_up.get(timeout=10)
+        with engine.submit([LONG, LONG]) as canceled:
+            canceled.get(timeout=10)
             with engine.submit([SHORT]) as other, pytest.raises(TimeoutError):
-                other.get(timeout=0.02)  # its turn has not come
-        with engine.submit([SHORT]) as answer:
-            assert read(answer) == [alone(random_model, SHORT)]
-        assert len(arrived(given_up)) < 99
+                other.get(timeout=0.02)  # the only row is taken
+        with engine.submit([SHORT]) as stream:
+            assert read(stream) == [alone(random_model, SHORT)]
+        assert len(arrived(canceled)) < 99
 
 
-def test_one_text_of_an_answer_ends_before_its_time(random_model, slowed):
-    with Engine(random_model, num_rows=2, max_waiting=0) as engine, engine.submit([LONG, SHORT]) as answer:
-        answer.end(0)
-        indices = [answer.get(timeout=10)[0] for _ in range(12)]
-        assert indices.count(1) >= 11  # a step may have been under way
+def test_one_text_of_a_stream_is_canceled(random_model, slowed):
+    with Engine(random_model, num_rows=2, max_waiting=0) as engine, engine.submit([LONG, SHORT]) as stream:
+        stream.cancel(0)
+        indices = [stream.get(timeout=10)[0] for _ in range(12)]
+        assert indices.count(1) >= 11  # a step may have been running
 
 
-def test_what_does_not_fit_is_refused_as_a_whole(random_model, slowed):
+def test_requests_that_do_not_fit_are_all_refused(random_model, slowed):
     with Engine(random_model, num_rows=1, max_waiting=2) as engine, engine.submit([LONG]):
         with pytest.raises(Busy):
             engine.submit([SHORT] * 3)
         with engine.submit([SHORT] * 2), pytest.raises(Busy):
             engine.submit([SHORT])
-        engine.submit([SHORT] * 2)  # those that waited have gone
+        engine.submit([SHORT] * 2)  # the two that waited were canceled
 
 
-def test_readers_hear_that_the_engine_has_ended(random_model, slowed):
+def test_readers_are_told_that_the_engine_has_stopped(random_model, slowed):
     engine = Engine(random_model, num_rows=1, max_waiting=1)
     running, waiting = engine.submit([LONG]), engine.submit([LONG])
     running.get(timeout=10)
@@ -97,14 +97,17 @@ def test_readers_hear_that_the_engine_has_ended(random_model, slowed):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_readers_hear_that_the_model_has_failed(random_model):
+def test_readers_are_told_that_the_model_has_failed(random_model):
     def fail(*_):
         raise MemoryError
 
     handle = random_model.lm_head.register_forward_pre_hook(fail)
     try:
-        with Engine(random_model, num_rows=1, max_waiting=0) as engine, engine.submit([SHORT]) as answer:
-            with pytest.raises(Stopped):
-                answer.get(timeout=10)
+        with (
+            Engine(random_model, num_rows=1, max_waiting=0) as engine,
+            engine.submit([SHORT]) as stream,
+            pytest.raises(Stopped),
+        ):
+            stream.get(timeout=10)
     finally:
         handle.remove()

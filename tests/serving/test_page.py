@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lm.serving.completion_request import Limits
 from lm.serving.page import Page
 
 
@@ -22,30 +21,30 @@ class Elements(HTMLParser):
 
 
 @pytest.fixture
-def page(random_model, start, tmp_path):
-    return Page("tiny", random_model, start, Limits(), tmp_path)
+def page(served, random_model, tmp_path):
+    return Page(served(random_model, tmp_path))
 
 
 def settings(html: str) -> dict:
     return json.loads(re.search(r'id="settings">(.*?)</script>', html, re.DOTALL)[1])
 
 
-def test_the_page_tells_the_model_and_begins_with_the_settings(page, random_model, start):
+def test_the_page_shows_the_model_and_the_default_settings(page, random_model):
     html, _ = page.render()
     facts = dict(re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", html))
     assert facts.keys() == {"parameters", "vocab_size", *dataclasses.asdict(random_model.config)}
     assert (facts["vocab_size"], facts["context_length"], facts["norm"]) == ("257", "128", "rmsnorm")
     assert facts["rope_theta"] == "10,000"
-    assert settings(html)["start"] == {
+    assert settings(html)["defaults"] == {
         "prompt": "abc", "temperature": 0.0, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0,
         "max_tokens": 20,
     }  # fmt: skip
 
 
-def test_a_control_stands_for_every_field_that_the_page_sends(page):
+def test_every_setting_has_a_control(page):
     html, _ = page.render()
     names = {attributes["name"] for tag, attributes in Elements(html).found if tag == "input"}
-    assert names == settings(html)["start"].keys() - {"prompt"} | {"seed"}
+    assert names == settings(html)["defaults"].keys() - {"prompt"} | {"seed"}
 
 
 def test_the_page_loads_nothing_from_elsewhere(page):
@@ -54,26 +53,27 @@ def test_the_page_loads_nothing_from_elsewhere(page):
         assert not {"src", "style", "onclick"} & attributes.keys()
         assert tag not in ("iframe", "object", "base")
         assert attributes.get("href", "data:").startswith("data:")
-        if tag == "style" or tag == "script" and attributes.get("type") != "application/json":
+        if tag == "style" or (tag == "script" and attributes.get("type") != "application/json"):
             assert f"'nonce-{attributes['nonce']}'" in policy
     assert "url(" not in html and "@import" not in html
     assert "default-src 'none'" in policy and "unsafe" not in policy
 
 
-def test_the_nonce_is_new_each_time(page):
+def test_the_nonce_is_new_for_every_response(page):
     assert page.render()[1] != page.render()[1]
 
 
-def test_what_is_filled_in_stays_text(random_model, start, tmp_path):
+def test_inserted_values_are_escaped(served, random_model, defaults, tmp_path):
     evil = "</script><script>alert(1)</script>{{curve}}"
-    html, _ = Page(evil, random_model, dataclasses.replace(start, prompts=[evil]), Limits(), tmp_path).render()
-    assert settings(html)["start"]["prompt"] == evil
+    defaults = dataclasses.replace(defaults, prompts=[evil])
+    html, _ = Page(dataclasses.replace(served(random_model, tmp_path), name=evil, defaults=defaults)).render()
+    assert settings(html)["defaults"]["prompt"] == evil
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert" in html
-    assert html.count("is not there: no loss curve") == 1
+    assert html.count("no loss curve: ") == 1
 
 
-def test_the_loss_curve_is_read_anew(page, tmp_path):
-    assert "is not there" in page.render()[0]
+def test_the_loss_curve_is_read_for_every_response(page, tmp_path):
+    assert "train.csv does not exist" in page.render()[0]
     (tmp_path / "train.csv").write_text("step,train_loss,val_loss\n0,,4.0\n5,3.0,2.0\n")
     assert '<svg class="curve"' in page.render()[0]

@@ -17,8 +17,7 @@ from lm.generation.batch import Batch, Request
 from lm.generation.config import SamplerConfig
 from lm.generation.decoder import Decoder
 from lm.generation.generate import complete
-from lm.serving.completion_request import Limits
-from lm.serving.server import is_loopback, listening, serve
+from lm.serving.server import is_loopback, open_server, serve
 
 STORY = {"model": "tiny", "prompt": "Once", "max_tokens": 40, "temperature": 1.0, "top_p": 0.95, "seed": 3}
 
@@ -51,7 +50,9 @@ def client(alphabet_server):
         yield client
 
 
-def ask(server, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+def send(
+    server, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
     connection = HTTPConnection("127.0.0.1", server.server_port, timeout=20)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -72,7 +73,7 @@ def eventually(condition) -> bool:
     return condition()
 
 
-def test_a_text_is_what_generation_gives_alone(random_client, random_model, tokenizer, params):
+def test_a_text_is_the_one_that_generation_produces(random_client, random_model, tokenizer, params):
     config = dataclasses.replace(
         params.sample, prompts=["Once"], num_samples=2, max_new_tokens=40, temperature=1.0, top_k=0, top_p=0.95, seed=3
     )
@@ -87,7 +88,7 @@ def test_a_text_is_what_generation_gives_alone(random_client, random_model, toke
     assert (reply.object, reply.model) == ("text_completion", "tiny")
 
 
-def test_a_stream_gives_the_same(random_client):
+def test_a_stream_has_the_same_content(random_client):
     whole = random_client.completions.create(**STORY, n=2, logprobs=3)
     chunks = list(
         random_client.completions.create(**STORY, n=2, logprobs=3, stream=True, stream_options={"include_usage": True})
@@ -105,29 +106,26 @@ def test_a_stream_gives_the_same(random_client):
             )
 
 
-def test_logprobs_are_those_of_the_model_without_a_cache(random_client, random_model, tokenizer):
-    asked = {**STORY, "temperature": 0.5, "repetition_penalty": 1.3, "max_tokens": 5}
-    extra = {"repetition_penalty": asked.pop("repetition_penalty")}
-    found = random_client.completions.create(**asked, logprobs=2, extra_body=extra).choices[0].logprobs
+def test_logprobs_match_the_model_without_a_cache(random_client, random_model, tokenizer):
+    request = {**STORY, "temperature": 0.5, "max_tokens": 5, "extra_body": {"repetition_penalty": 1.3}}
+    found = random_client.completions.create(**request, logprobs=2).choices[0].logprobs
     ids = tokenizer.encode("Once")
     for token, logprob, top in zip(found.tokens, found.token_logprobs, found.top_logprobs):
         with torch.no_grad():
             expected = random_model(torch.tensor(ids))[-1].log_softmax(-1)
-        drawn = (
-            bytes(int(byte, 16) for byte in token.split(r"\x")[1:]) if token.startswith("bytes:") else token.encode()
-        )
-        (token_id,) = tokenizer.encode(drawn.decode()) if drawn.isascii() else drawn
+        data = bytes(int(byte, 16) for byte in token.split(r"\x")[1:]) if token.startswith("bytes:") else token.encode()
+        (token_id,) = tokenizer.encode(data.decode()) if data.isascii() else data
         ids.append(token_id)
         assert logprob == pytest.approx(float(expected[token_id]), abs=1e-5)
         assert sorted(top.values())[-2:] == pytest.approx(sorted(expected.tolist())[-2:], abs=1e-5)
         assert top[token] == logprob
 
 
-def test_requests_side_by_side_get_the_texts_that_they_get_alone(random_server, random_client, random_model):
-    asked = [
+def test_concurrent_requests_get_the_texts_they_would_get_on_their_own(random_server, random_client, random_model):
+    requests = [
         {**STORY, "prompt": prompt, "seed": seed} for seed, prompt in enumerate(["a", "bcd", "Once upon", "", "?"])
     ]
-    alone = [random_client.completions.create(**fields).choices[0].text for fields in asked]
+    alone = [random_client.completions.create(**request).choices[0].text for request in requests]
     together = []
 
     def watch(*_: object) -> None:
@@ -136,13 +134,13 @@ def test_requests_side_by_side_get_the_texts_that_they_get_alone(random_server, 
 
     watching = random_model.lm_head.register_forward_pre_hook(watch)
     with ThreadPoolExecutor(5) as pool:
-        texts = list(pool.map(lambda fields: random_client.completions.create(**fields).choices[0].text, asked))
+        texts = list(pool.map(lambda request: random_client.completions.create(**request).choices[0].text, requests))
     watching.remove()
     assert texts == alone
     assert max(together) == 4  # all rows
 
 
-def test_reasons_to_finish(client):
+def test_finish_reasons(client):
     def finished(prompt: str, **fields) -> tuple[str, str]:
         choice = client.completions.create(model="tiny", prompt=prompt, temperature=0, **fields).choices[0]
         return choice.text, choice.finish_reason
@@ -163,18 +161,18 @@ def test_the_model_is_listed(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
 
 
-def test_mistakes_reach_the_client_as_its_own_errors(client):
+def test_errors_become_the_exceptions_of_the_client(client):
     with pytest.raises(openai.BadRequestError, match="max_tokens: expected 1 to 200, got 0") as caught:
         client.completions.create(model="tiny", prompt="a", max_tokens=0)
     assert (caught.value.param, caught.value.type) == ("max_tokens", "invalid_request_error")
-    with pytest.raises(openai.BadRequestError, match="257 tokens, and the model sees 256") as caught:
+    with pytest.raises(openai.BadRequestError, match="expected at most 256 tokens, got 257") as caught:
         client.completions.create(model="tiny", prompt="1" * 257, stream=True)
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="unknown field"):
         client.completions.create(model="tiny", prompt="a", extra_body={"top_n": 1})
-    with pytest.raises(openai.NotFoundError, match="there is only 'tiny'"):
+    with pytest.raises(openai.NotFoundError, match="model: expected 'tiny', got 'other'"):
         client.completions.create(model="other", prompt="a")
-    with pytest.raises(openai.APIStatusError, match="at most 4,096 are taken") as caught:
+    with pytest.raises(openai.APIStatusError, match="expected a body of at most 4,096 bytes, got 300") as caught:
         client.completions.create(model="tiny", prompt="1" * 3_000_000)
     assert caught.value.status_code == 413
 
@@ -184,22 +182,22 @@ def test_mistakes_reach_the_client_as_its_own_errors(client):
     [
         ("POST", "/v1/completions", b"{", {}, 400, "the body is not JSON"),
         ("POST", "/v1/completions", b"{}", {"Content_Type": "text/plain"}, 415, "expected application/json"),
-        ("GET", "/v1/completions", None, {}, 405, "takes POST, got GET"),
-        ("DELETE", "/v1/models", None, {}, 405, "takes GET, got DELETE"),
-        ("OPTIONS", "/v1/completions", None, {}, 405, "takes POST"),
+        ("GET", "/v1/completions", None, {}, 405, "expected POST, got GET"),
+        ("DELETE", "/v1/models", None, {}, 405, "expected GET, got DELETE"),
+        ("OPTIONS", "/v1/completions", None, {}, 405, "expected POST, got OPTIONS"),
         ("BREW", "/", None, {}, 501, "Unsupported method"),
-        ("GET", "/v2", None, {}, 404, "/v2: nothing is here; there are /, /v1/models, /v1/completions"),
-        ("GET", "/../pyproject.toml", None, {}, 404, "nothing is here"),
+        ("GET", "/v2", None, {}, 404, "/v2: not found; the paths are /, /v1/models, /v1/completions"),
+        ("GET", "/../pyproject.toml", None, {}, 404, "not found"),
         ("POST", "/", b"", {"Content_Length": "-1"}, 400, "Content-Length: expected a number, got '-1'"),
         ("POST", "/", b"", {"Content_Length": "9" * 30}, 413, "at most 4,096"),
-        ("POST", "/", b"0\r\n\r\n", {"Transfer_Encoding": "chunked"}, 411, "a body in chunks is not taken"),
+        ("POST", "/", b"0\r\n\r\n", {"Transfer_Encoding": "chunked"}, 411, "chunked bodies are not supported"),
         ("GET", "/", None, {"Host": "evil.example"}, 421, "'evil.example' is not this machine"),
         ("GET", "/", None, {"Host": "127.0.0.1.evil.example:80"}, 421, "is not this machine"),
         ("GET", "/", None, {"Host": "[::1"}, 421, "is not this machine"),
     ],
 )
-def test_what_is_wrong_is_a_clear_error(alphabet_server, method, path, body, headers, status, message):
-    got, sent, reply = ask(alphabet_server, method, path, body, **{"Content_Type": "application/json"} | headers)
+def test_invalid_requests_get_clear_errors(alphabet_server, method, path, body, headers, status, message):
+    got, sent, reply = send(alphabet_server, method, path, body, **{"Content_Type": "application/json"} | headers)
     assert got == status
     assert sent["Content-Type"] == "application/json"
     assert not [name for name in sent if name.startswith("Access-Control")]
@@ -208,24 +206,24 @@ def test_what_is_wrong_is_a_clear_error(alphabet_server, method, path, body, hea
         assert sent["Allow"] in ("GET", "POST")
 
 
-def test_names_of_this_machine_are_answered(alphabet_server):
+def test_names_of_this_machine_are_accepted(alphabet_server):
     for host in ("localhost", "localhost:1", "127.0.0.1:9", "[::1]:80"):
-        assert ask(alphabet_server, "GET", "/v1/models", Host=host)[0] == 200
+        assert send(alphabet_server, "GET", "/v1/models", Host=host)[0] == 200
     assert is_loopback("::1") and is_loopback("127.9.9.9")
     assert not is_loopback("0.0.0.0") and not is_loopback("192.168.0.1") and not is_loopback("")
 
 
 def test_the_page_is_served(alphabet_server):
-    status, headers, body = ask(alphabet_server, "GET", "/?x=1")
+    status, headers, body = send(alphabet_server, "GET", "/?x=1")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert b"<title>tiny" in body
-    status, head, nothing = ask(alphabet_server, "HEAD", "/?x=1")
-    assert (status, nothing) == (200, b"")
-    assert head["Content-Length"] == str(len(body))
+    status, headers, empty = send(alphabet_server, "HEAD", "/?x=1")
+    assert (status, empty) == (200, b"")
+    assert headers["Content-Length"] == str(len(body))
 
 
-def test_a_connection_takes_one_request_after_the_other(alphabet_server):
+def test_a_connection_may_send_several_requests(alphabet_server):
     connection = HTTPConnection("127.0.0.1", alphabet_server.server_port, timeout=20)
     for path, status in (("/v1/models", 200), ("/nowhere", 404), ("/v1/models", 200)):
         connection.request("GET", path)
@@ -237,7 +235,7 @@ def test_a_connection_takes_one_request_after_the_other(alphabet_server):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_its_row(serving, alphabet, slowed, stream):
+def test_a_client_that_disconnects_frees_its_row(serving, alphabet, slowed, stream):
     body = json.dumps({"prompt": "1", "max_tokens": 200, "temperature": 0, "stream": stream}).encode()
     request = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     steps = []
@@ -251,53 +249,53 @@ def test_a_client_that_goes_away_frees_its_row(serving, alphabet, slowed, stream
     assert len(steps) < 200
 
 
-def test_more_than_may_wait_is_told_to_come_back(serving, alphabet, slowed):
-    asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
+def test_a_busy_server_asks_to_try_again_later(serving, alphabet, slowed):
+    request = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
     with serving(alphabet, rows=1, waiting=0) as server, client_of(server) as client:
-        with client.completions.create(**asked, stream=True) as stream:
+        with client.completions.create(**request, stream=True) as stream:
             next(iter(stream))
             with pytest.raises(
-                openai.InternalServerError, match="1 texts grow, and 0 may wait; try again later"
+                openai.InternalServerError, match="it generates 1 texts at a time, and 0 may wait; try again later"
             ) as caught:
-                client.completions.create(**asked)
+                client.completions.create(**request)
             assert caught.value.status_code == 503
             assert caught.value.response.headers["Retry-After"] == "1"
         assert eventually(lambda: running(server) == 0)
-        assert client.completions.create(**{**asked, "max_tokens": 2}).choices[0].text == "23"
+        assert client.completions.create(**{**request, "max_tokens": 2}).choices[0].text == "23"
 
 
 def test_time_is_limited(serving, alphabet, slowed):
-    asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
+    request = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
     with serving(alphabet, rows=1, seconds=0.6) as server, client_of(server) as client:
-        with pytest.raises(openai.BadRequestError, match="the texts take over 0.6 seconds; ask for less"):
-            client.completions.create(**asked)
+        with pytest.raises(openai.BadRequestError, match=r"not finished within 0\.6 seconds; ask for fewer tokens"):
+            client.completions.create(**request)
         text = ""
-        with pytest.raises(openai.APIError, match="ask for less"):
-            for chunk in client.completions.create(**asked, stream=True):
+        with pytest.raises(openai.APIError, match="ask for fewer tokens"):
+            for chunk in client.completions.create(**request, stream=True):
                 text += chunk.choices[0].text
         assert text.startswith("2345")
 
 
-def test_time_is_limited_for_those_who_wait(serving, alphabet, slowed):
-    asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
+def test_waiting_time_is_limited(serving, alphabet, slowed):
+    request = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
     with serving(alphabet, rows=1, seconds=0.3) as server, client_of(server) as client:
         greedy = SamplerConfig(temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
         endless = Request(prompt_ids=[49], sampler=greedy, seed=0, max_new_tokens=10**6, stop_ids=frozenset())
-        with server.engine.submit([endless]), pytest.raises(openai.InternalServerError, match="no turn"):
-            client.completions.create(**asked)
+        with server.engine.submit([endless]), pytest.raises(openai.InternalServerError, match="no row was free within"):
+            client.completions.create(**request)
 
 
-def test_clients_hear_of_the_end_of_the_server(serving, alphabet, slowed):
-    asked = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
+def test_clients_are_told_that_the_server_is_shutting_down(serving, alphabet, slowed):
+    request = {"model": "tiny", "prompt": "1", "max_tokens": 200, "temperature": 0}
     with serving(alphabet, rows=1) as server, client_of(server) as client:
-        stream = client.completions.create(**asked, stream=True)
+        stream = client.completions.create(**request, stream=True)
         next(iter(stream))
         server.engine.close()
-        with pytest.raises(openai.APIError, match="the server is ending"):
+        with pytest.raises(openai.APIError, match="the server is shutting down"):
             list(stream)
 
 
-def test_samplers_at_their_limits_do_no_harm(random_client):
+def test_extreme_sampler_settings_work(random_client):
     for fields in (
         {"temperature": 0.001, "extra_body": {"repetition_penalty": 10}},
         {"temperature": 100, "extra_body": {"repetition_penalty": 0.1, "min_p": 1}},
@@ -308,13 +306,13 @@ def test_samplers_at_their_limits_do_no_harm(random_client):
 
 
 def serve_until_interrupted(server) -> None:
-    """`serve`, and Ctrl-C as soon as it answers."""
+    """Call `serve`, and press Ctrl-C as soon as it responds."""
 
     def interrupt() -> None:
-        ask(server, "GET", "/v1/models")
+        send(server, "GET", "/v1/models")
         signal.raise_signal(signal.SIGINT)
 
-    # A program that a shell started in the background ignores Ctrl-C, the tests too.
+    # If a shell started the tests in the background, they ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -323,25 +321,24 @@ def serve_until_interrupted(server) -> None:
     signal.signal(signal.SIGINT, before)
 
 
-def test_control_c_ends_it_cleanly(random_model, tokenizer, start, tmp_path, capsys):
-    with listening("127.0.0.1", 0, "tiny", random_model, tokenizer, start, tmp_path, Limits()) as server:
+def test_ctrl_c_stops_the_server(served, random_model, capsys):
+    with open_server("127.0.0.1", 0, served(random_model)) as server:
         serve_until_interrupted(server)
     output = capsys.readouterr()
-    assert output.out == f"tiny: {server.url}, the API: {server.url}v1; Ctrl-C ends it\n"
-    assert output.err.endswith("\nended\n") and "open to everyone" not in output.err
+    assert output.out == f"serving tiny at {server.url}, API at {server.url}v1; press Ctrl-C to stop\n"
+    assert output.err.endswith("\nstopped\n") and "warning" not in output.err
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.server_port))
 
 
-def test_a_server_for_everyone_says_so(random_model, tokenizer, start, tmp_path, capsys):
-    with listening("0.0.0.0", 0, "tiny", random_model, tokenizer, start, tmp_path, Limits()) as server:
+def test_a_server_on_all_networks_warns(served, random_model, capsys):
+    with open_server("0.0.0.0", 0, served(random_model)) as server:
         serve_until_interrupted(server)
-    assert "open to everyone who can reach this address" in capsys.readouterr().err
+    assert "anyone who can reach this address" in capsys.readouterr().err
 
 
-def test_a_port_in_use_is_one_line(alphabet_server, random_model, tokenizer, start, tmp_path):
-    port = alphabet_server.server_port
-    for host, port, reason in (("127.0.0.1", port, "in use"), ("127.0.0.1", 70_000, "0-65535")):
-        with pytest.raises(UserError, match=f"{host}:{port}: cannot listen there .*{reason}.*another --port"):
-            with listening(host, port, "tiny", random_model, tokenizer, start, tmp_path, Limits()):
-                pass
+def test_an_unavailable_port_is_a_one_line_error(alphabet_server, served, random_model):
+    for port, reason in ((alphabet_server.server_port, "in use"), (70_000, "0-65535")):
+        message = rf"127\.0\.0\.1:{port}: cannot listen \(.*{reason}.*\); choose another --port"
+        with pytest.raises(UserError, match=message), open_server("127.0.0.1", port, served(random_model)):
+            pass
