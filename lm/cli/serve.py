@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> None:
     from lm import config
     from lm.errors import UserError
     from lm.serving.completion_request import Limits
-    from lm.serving.server import listening, serve
+    from lm.serving.served_model import ServedModel
+    from lm.serving.server import open_server, serve
 
     params = config.load(args.params)
     try:
@@ -40,6 +41,13 @@ def run(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     model, tokenizer = load_trained(args, params.runtime)
-    name = args.model.resolve().name
-    with listening(args.host, args.port, name, model, tokenizer, params.sample, args.metrics, limits) as server:
+    served = ServedModel(
+        name=args.model.resolve().name,
+        model=model,
+        tokenizer=tokenizer,
+        defaults=params.sample,
+        metrics=args.metrics,
+        limits=limits,
+    )
+    with open_server(args.host, args.port, served) as server:
         serve(server)
