@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lm.errors import UserError
+from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training.bpe import build_vocab
 from lm.tokens import encode_split, join_tokens, open_tokens, read_text_facts, token_dtype, write_manifest
 
 END = "<|endoftext|>"

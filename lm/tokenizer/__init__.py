@@ -1,1 +1,1 @@
-"""Byte-level BPE: pre-tokenisation, training, encoding and decoding, its files."""
+"""Byte-level BPE: pre-tokenization, training, encoding and decoding."""

@@ -1,4 +1,4 @@
-"""The section `tokenizer`."""
+"""The section `tokenizer` of params.yaml."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,13 @@ from lm.corpus.config import END_OF_TEXT
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """`vocab_size` counts the 256 bytes, the merges and the special tokens; `pattern` is gpt2, gpt4 or a regex."""
+    """The parameters of BPE training.
+
+    Attributes:
+        vocab_size: The number of tokens: 256 bytes, the merges, and the special tokens.
+        pattern: `gpt2`, `gpt4` or a regular expression.
+        special_tokens: Texts that are always one token; must include the end-of-text token.
+    """
 
     vocab_size: int
     pattern: str
@@ -25,9 +31,9 @@ class TokenizerConfig:
         if END_OF_TEXT not in self.special_tokens:
             raise ValueError(f"special_tokens: expected {END_OF_TEXT!r} among them, got {self.special_tokens}")
         if len(set(self.special_tokens)) < len(self.special_tokens):
-            raise ValueError(f"special_tokens: expected none twice, got {self.special_tokens}")
+            raise ValueError(f"special_tokens: expected no duplicates, got {self.special_tokens}")
         for token in self.special_tokens:
-            if len(token.encode()) < 2:  # a single byte has an id already
+            if len(token.encode()) < 2:  # a single byte is a token already
                 raise ValueError(f"special_tokens: expected texts of two bytes or more, got {token!r}")
         if not self.pattern:
             raise ValueError("pattern: expected 'gpt2', 'gpt4' or a regular expression, got ''")

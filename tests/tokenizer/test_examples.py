@@ -4,7 +4,9 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["byte_alphabet", "pretokenization", "tokenizer", "training"])
-def test_the_examples_in_docstrings_hold(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["reference", "tokenizer", "text.byte_alphabet", "text.pretokenization", "training.merges"]
+)
+def test_the_examples_in_docstrings_are_correct(name: str) -> None:
     results = doctest.testmod(importlib.import_module(f"lm.tokenizer.{name}"))
     assert results.attempted > 0 and results.failed == 0

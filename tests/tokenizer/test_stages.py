@@ -94,7 +94,7 @@ def test_the_same_text_and_parameters_give_the_same_bytes(work: Path) -> None:
 def test_a_vocabulary_larger_than_the_text_allows_is_said(work: Path) -> None:
     (work / "data/raw/train.txt").write_text(f"aa{END}")
     result = run("train_bpe", work)
-    assert "The text ran out of pairs: the vocabulary has 258 tokens, not 400." in result.stdout
+    assert "the text has no more pairs to merge: 258 tokens instead of 400" in result.stdout
     assert json.loads((work / "metrics/tokenizer.json").read_text())["vocab_size"] == 258
 
 
@@ -141,7 +141,7 @@ from functools import partial
 from lm.tokenizer import tokenizer
 from lm.tokenizer.text.fast.text_file import read_blocks
 
-tokenizer._WORTH_COMPILING = 0
+tokenizer._MIN_LENGTH_TO_COMPILE = 0
 tokenizer.read_blocks = partial(read_blocks, block_bytes=4096)
 module, name, number, when = sys.argv[1].split()
 function = getattr(importlib.import_module(module), name)

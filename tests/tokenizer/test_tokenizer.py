@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.errors import UserError
+from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training.bpe import build_vocab, count_pre_tokens, learn_merges
+from lm.tokenizer.training.counting import count_pre_tokens
+from lm.tokenizer.training.merges import learn_merges
 
 END = "<|endoftext|>"
 
@@ -157,7 +159,7 @@ def test_empty_input_gives_nothing(tokenizer: Tokenizer) -> None:
     "broken", ["\ud83d", "before\ude42after", f"{END}\udfff{END}"], ids=["alone", "within", "between"]
 )
 def test_half_of_a_surrogate_pair_is_refused(tokenizer: Tokenizer, broken: str) -> None:
-    with pytest.raises(UserError, match=r"the text holds U\+D[8-F][0-9A-F]{2}, half of a surrogate pair"):
+    with pytest.raises(UserError, match=r"the text contains U\+D[8-F][0-9A-F]{2}, half of a surrogate pair"):
         tokenizer.encode(broken)
 
 
@@ -202,10 +204,10 @@ BYTES = build_vocab([], [])
     [
         (without(BYTES, 7), [], "expected the ids 0 to 254, but 7 is missing"),
         (without(BYTES, 255), [], "the byte 0xad has no token"),
-        (BYTES | {256: b"a"}, [], "the token b'a' stands twice, under the ids 64 and 256"),
+        (BYTES | {256: b"a"}, [], "the token b'a' appears twice, with the ids 64 and 256"),
         (BYTES, [(b"a", b"b")], r"merge 1 \(b'a', b'b'\): b'ab' is not in the vocabulary"),
         (BYTES | {256: b"abc"}, [(b"ab", b"c")], r"merge 1 \(b'ab', b'c'\): no earlier merge makes b'ab'"),
-        (BYTES | {256: b"ab"}, [(b"a", b"b"), (b"a", b"b")], r"merge 2 \(b'a', b'b'\): b'ab' was made before"),
+        (BYTES | {256: b"ab"}, [(b"a", b"b"), (b"a", b"b")], r"merge 2 \(b'a', b'b'\): an earlier merge makes b'ab' already"),
     ],
 )
 def test_an_inconsistent_tokenizer_is_refused(

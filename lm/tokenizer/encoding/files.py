@@ -1,11 +1,11 @@
-"""A tokenizer's files: GPT-2's own `vocab.json` and `merges.txt`, and `pre_tokenizer.json` for what GPT-2 left to code.
+"""The files of a tokenizer: GPT-2's `vocab.json` and `merges.txt`, and `pre_tokenizer.json`.
 
-`vocab.json` maps each token, special tokens included, to its id; `merges.txt` holds a merge a line, in order, below a
-line `#version: 0.2`. Both are written in GPT-2's byte alphabet, so other libraries read them. `pre_tokenizer.json`
-holds the pattern and the special tokens; it avoids the names `tokenizer.json` and `tokenizer_config.json`, which mean
-something else to those libraries.
+`vocab.json` maps each token, including special tokens, to its id. `merges.txt` holds one merge per line, in order,
+after the line `#version: 0.2`. Both are written in GPT-2's byte alphabet, so other libraries can read them.
+`pre_tokenizer.json` holds the pattern and the special tokens, which GPT-2 has in its code instead. It is not called
+`tokenizer.json` or `tokenizer_config.json`, because other libraries expect something else in files with those names.
 
-Every function raises a UserError that names the file when it is missing, damaged or cannot be written.
+Every function raises a UserError that names the file if it is missing, damaged, or cannot be written.
 """
 
 import json
@@ -25,7 +25,7 @@ def read_vocab(path: Path) -> dict[int, bytes]:
         if type(token_id) is not int:
             raise UserError(f"{path}: expected a whole number as the id of {text!r}, got {token_id!r}")
         if token_id in vocab:
-            raise UserError(f"{path}: the id {token_id} stands twice, for {to_text(vocab[token_id])!r} and {text!r}")
+            raise UserError(f"{path}: the id {token_id} appears twice, for {to_text(vocab[token_id])!r} and {text!r}")
         vocab[token_id] = _token(text, str(path))
     return vocab
 
@@ -38,19 +38,19 @@ def read_merges(path: Path) -> list[tuple[bytes, bytes]]:
         where = f"{path}:{number}"
         pair = line.split(" ")
         if len(pair) != 2 or not all(pair):
-            raise UserError(f"{where}: expected two tokens parted by a space, got {line!r}")
+            raise UserError(f"{where}: expected two tokens separated by a space, got {line!r}")
         merges.append((_token(pair[0], where), _token(pair[1], where)))
     return merges
 
 
 def read_pre_tokenizer(path: Path) -> tuple[str, list[str]]:
-    """The pattern and the special tokens."""
+    """Return the pattern and the special tokens."""
     settings = _read_json(path)
     pattern, special_tokens = settings.get("pattern"), settings.get("special_tokens")
     if not isinstance(pattern, str) or not pattern:
         raise UserError(f"{path}: expected text under 'pattern', got {pattern!r}")
     if not isinstance(special_tokens, list) or not all(isinstance(token, str) and token for token in special_tokens):
-        raise UserError(f"{path}: expected a list of texts under 'special_tokens', got {special_tokens!r}")
+        raise UserError(f"{path}: expected a list of non-empty texts under 'special_tokens', got {special_tokens!r}")
     return pattern, special_tokens
 
 
@@ -71,7 +71,9 @@ def _token(text: str, where: str) -> bytes:
     try:
         return from_text(text)
     except KeyError as error:
-        raise UserError(f"{where}: {text!r} holds {error.args[0]!r}, which is not in GPT-2's byte alphabet") from error
+        raise UserError(
+            f"{where}: {text!r} contains {error.args[0]!r}, which is not in GPT-2's byte alphabet"
+        ) from error
 
 
 def _read(path: Path) -> str:
@@ -84,19 +86,19 @@ def _read(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
             keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{path}: the key {twice!r} stands twice")
+            duplicate = next(key for key in keys if keys.count(key) > 1)
+            raise UserError(f"{path}: the key {duplicate!r} appears twice")
         return values
 
     try:
-        values = json.loads(_read(path), object_pairs_hook=unique)
+        values = json.loads(_read(path), object_pairs_hook=without_duplicates)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}; make it again: dvc repro train_bpe") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits, or deeply nested lists
         raise UserError(f"{path}: cannot be read ({error}); make it again: dvc repro train_bpe") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}")

@@ -1,1 +1,1 @@
-"""Reading text and cutting it into pre-tokens."""
+"""Reading text and splitting it into pre-tokens."""

@@ -1,10 +1,10 @@
-"""GPT-2's alphabet: every byte as a printable character, so that tokens can stand in text files.
+"""GPT-2's byte alphabet: every byte as a printable character, so that tokens can be written to text files.
 
     >>> to_text("café au".encode())
     'cafÃ©Ġau'
 
-Bytes that are printable in Latin-1 stand for themselves; the other 68 take the characters from U+0100 on. The order of
-the alphabet is also the order of GPT-2's first 256 ids: `!` is 0.
+Bytes that are printable in Latin-1 are written as that character; the other 68 use the characters from U+0100 on.
+GPT-2 also numbers its first 256 ids in the order of this alphabet: `!` has id 0.
 """
 
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -18,9 +18,14 @@ _CHARACTER_OF = dict(zip(BYTES_IN_ORDER, _CHARACTERS))
 
 
 def to_text(token: bytes) -> str:
+    """Return `token` in the byte alphabet, one character per byte."""
     return "".join(_CHARACTER_OF[byte] for byte in token)
 
 
 def from_text(text: str) -> bytes:
-    """The inverse of `to_text`; a KeyError holds a character that is not in the alphabet."""
+    """Return the bytes that `to_text` wrote as `text`.
+
+    Raises:
+        KeyError: A character is not in the alphabet; the character is the error's argument.
+    """
     return bytes(_BYTE_OF[character] for character in text)

@@ -1,10 +1,10 @@
-r"""Pre-tokenisation: text is cut at special tokens, then by a regular expression; BPE never merges across a cut.
+r"""Pre-tokenization: split text at special tokens, then with a regular expression. BPE never merges across a split.
 
     >>> pre_tokenizer = PreTokenizer("gpt2", ["<|endoftext|>"])
     >>> list(pre_tokenizer.stream(["The end.<|endoftext|>I", "'m"]))
     [(['The', ' end', '.'], '<|endoftext|>'), (['I', "'m"], '')]
 
-It is streamed: however the text is divided into chunks, the pre-tokens are those of the whole text.
+It works on a stream of chunks: however the text is divided into chunks, the pre-tokens are the same.
 """
 
 import re
@@ -15,38 +15,42 @@ import regex
 from lm.errors import UserError
 
 PATTERNS = {
-    # As released with GPT-2 (encoder.py).
+    # From GPT-2's encoder.py.
     "gpt2": r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
-    # cl100k_base of tiktoken.
+    # cl100k_base in tiktoken.
     "gpt4": (
         r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
         r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
     ),
 }
 
-# A pre-token of a named pattern is settled once this many characters after it are known: `'` needs both letters
-# of `'ll`, and a run of white space, all but its last character, the one that follows.
+# With a named pattern, a pre-token cannot change anymore once this many characters after it are known: `'` needs both
+# letters of `'ll`, and a run of white space includes all but its last character if text follows.
 _LOOKAHEAD = 2
 
-# Long chunks are taken in slices, so that memory does not depend on how the caller divides the text.
-_SLICE = 1 << 14
+# Long chunks are processed in slices of this many characters, so that memory does not depend on the size of the chunks.
+_SLICE_LENGTH = 1 << 14
 
 END_OF_INPUT = ""
 
 
 class PreTokenizer:
-    """A pattern (`gpt2`, `gpt4` or a regular expression of the module `regex`) and the special tokens.
+    """Splits text with a pattern, after splitting it at special tokens.
 
-    The named patterns match every character. Text that a custom pattern leaves between its matches becomes
-    pre-tokens of its own, so no text is ever lost.
+    The named patterns match every character. If a custom pattern leaves text between its matches, that text becomes
+    pre-tokens too, so no text is ever lost.
+
+    Args:
+        pattern: `gpt2`, `gpt4` or a regular expression of the `regex` module.
+        special_tokens: Texts that are never split or merged.
 
     Raises:
-        UserError: the pattern is no regular expression, or a special token is empty.
+        UserError: The pattern is not a valid regular expression, or a special token is empty.
     """
 
     def __init__(self, pattern: str = "gpt2", special_tokens: Sequence[str] = ()) -> None:
         self.pattern = PATTERNS.get(pattern, pattern)
-        self._named = self.pattern in PATTERNS.values()
+        self._is_named = self.pattern in PATTERNS.values()
         try:
             self._regex = regex.compile(self.pattern)
         except regex.error as error:
@@ -56,43 +60,45 @@ class PreTokenizer:
             ) from error
         if "" in special_tokens:
             raise UserError("tokenizer.special_tokens: expected non-empty texts, got ''")
-        # The longest first: an alternation takes the first that matches. Without special tokens nothing matches.
+        # An alternation takes the first alternative that matches, so the longest comes first.
         longest_first = sorted(special_tokens, key=len, reverse=True)
-        self._special_regex = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        matches_nothing = r"(?!)"
+        self._special_regex = re.compile("|".join(map(re.escape, longest_first)) or matches_nothing)
         self._longest_special = max(map(len, special_tokens), default=1)
 
     def stream(self, chunks: Iterable[str]) -> Iterator[tuple[list[str], str | None]]:
-        """Yield the pre-tokens in order, a list at a time, each list with what follows it.
+        """Yield the pre-tokens in order, in lists, each list together with what follows it.
 
-        That is the special token that ends the document, END_OF_INPUT, or None when the document goes on.
+        A list is followed by a special token, by END_OF_INPUT, or by None if the document continues.
 
-        With a named pattern, memory holds a slice of the text and the longest pre-token. A custom pattern may look
-        at any distance, so it gets a document as a whole: memory holds the longest text between special tokens.
+        With a named pattern, memory holds one slice of the text and the longest pre-token. A custom pattern may look
+        ahead or behind any distance, so it gets a whole document at once, and memory holds the longest text between
+        two special tokens.
         """
         buffer = ""
-        settled_length = 0
+        searched_length = 0
         for text, follower in self._split_at_special(chunks):
             buffer += text
             if follower is not None:
                 yield self._split(buffer), follower
                 buffer = ""
-                settled_length = 0
-            elif self._named and len(buffer) > settled_length:
+                searched_length = 0
+            elif self._is_named and len(buffer) > searched_length:
                 pre_tokens = self._split(buffer)
                 buffer = ""
                 while pre_tokens and len(buffer) < _LOOKAHEAD:
                     buffer = pre_tokens.pop() + buffer
-                # Twice as long before it is split again: a pre-token that grows without end costs linear time.
-                settled_length = 2 * len(buffer)
+                # Split again only when the buffer has doubled, so that one endless pre-token takes linear time.
+                searched_length = 2 * len(buffer)
                 yield pre_tokens, None
 
     def _split_at_special(self, chunks: Iterable[str]) -> Iterator[tuple[str, str | None]]:
         """Yield text with its follower as in `stream`; the leftmost special token wins, then the longest."""
         buffer = ""
         for chunk in chunks:
-            for begin in range(0, len(chunk), _SLICE):
-                buffer += chunk[begin : begin + _SLICE]
-                # Any special token that starts before here would be seen whole.
+            for begin in range(0, len(chunk), _SLICE_LENGTH):
+                buffer += chunk[begin : begin + _SLICE_LENGTH]
+                # A special token that starts before `settled` is in the buffer completely.
                 settled = max(0, len(buffer) - self._longest_special + 1)
                 start = 0
                 for match in self._special_regex.finditer(buffer):
@@ -110,7 +116,7 @@ class PreTokenizer:
         yield buffer[start:], END_OF_INPUT
 
     def _split(self, text: str) -> list[str]:
-        if self._named:
+        if self._is_named:
             return self._regex.findall(text)
         pre_tokens = []
         end = 0

@@ -1,4 +1,4 @@
-"""Reading a UTF-8 text file of any size in constant memory, with the exact place of a byte that is not UTF-8."""
+"""Reading a UTF-8 text file of any size in constant memory; errors name the offset of a byte that is not UTF-8."""
 
 import codecs
 from collections.abc import Iterator
@@ -11,15 +11,23 @@ from lm.errors import UserError
 _CHUNK_BYTES = 1 << 16
 
 
-def read_text(path: Path, progress: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[str]:
-    """Yield the text of `path` piece by piece, line ends unchanged, under a progress bar named `progress`.
+def read_text(path: Path, description: str, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[str]:
+    """Yield the text of a file in chunks, with its line endings unchanged.
+
+    Args:
+        path: The file.
+        description: The label of the progress bar.
+        chunk_bytes: How many bytes to read at a time.
 
     Raises:
-        UserError: the file cannot be read, or holds bytes that are not UTF-8.
+        UserError: The file cannot be read, or contains bytes that are not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        with path.open("rb") as file, tqdm(total=path.stat().st_size, desc=progress, unit="B", unit_scale=True) as bar:
+        with (
+            path.open("rb") as file,
+            tqdm(total=path.stat().st_size, desc=description, unit="B", unit_scale=True, disable=None) as bar,
+        ):
             while chunk := file.read(chunk_bytes):
                 yield _decode(decoder, chunk, file.tell() - len(chunk), path)
                 bar.update(len(chunk))
@@ -29,10 +37,10 @@ def read_text(path: Path, progress: str, chunk_bytes: int = _CHUNK_BYTES) -> Ite
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path: Path) -> str:
-    """The text of `chunk`, which starts at byte `offset` of the file; an empty chunk ends it."""
+    """Return the text of `chunk`, which starts at byte `offset` of the file; an empty chunk marks the end."""
     pending, _ = decoder.getstate()
     try:
         return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
-        place = offset - len(pending) + error.start
-        raise UserError(f"{path}: not UTF-8 at byte {place:,}; convert the file to UTF-8") from error
+        position = offset - len(pending) + error.start
+        raise UserError(f"{path}: not UTF-8 at byte {position:,}; convert the file to UTF-8") from error

@@ -5,8 +5,8 @@ import pytest
 import tiktoken.load
 
 from lm.errors import UserError
+from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training.bpe import build_vocab
 
 END = "<|endoftext|>"
 SPECIAL = [END, "<|two words|>", "<|é|>"]
@@ -66,17 +66,17 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     [
         ("vocab.json", "}", "", r"vocab\.json:\d+: not JSON"),
         ("vocab.json", '"he": 256', '"he": "256"', r"vocab\.json: expected a whole number as the id of 'he'"),
-        ("vocab.json", '"he": 256', '"he": 257', r"vocab\.json: the id 257 stands twice, for 'he' and 'Ġt'"),
-        ("vocab.json", '"he": 256', '"Ġt": 256', r"vocab\.json: the key 'Ġt' stands twice"),
-        ("vocab.json", '"he": 256', '"h e": 256', r"vocab\.json: 'h e' holds ' ', which is not in GPT-2's"),
+        ("vocab.json", '"he": 256', '"he": 257', r"vocab\.json: the id 257 appears twice, for 'he' and 'Ġt'"),
+        ("vocab.json", '"he": 256', '"Ġt": 256', r"vocab\.json: the key 'Ġt' appears twice"),
+        ("vocab.json", '"he": 256', '"h e": 256', r"vocab\.json: 'h e' contains ' ', which is not in GPT-2's"),
         ("vocab.json", '"he": 256', '"hh": 256', r"vocab\.json and .*merges\.txt: merge 1 .*b'he' is not"),
         ("vocab.json", '"he": 256', '"he": 999', r"vocab\.json and .*merges\.txt: expected the ids 0 to 263"),
-        ("merges.txt", "h e\n", "h e x\n", r"merges\.txt:2: expected two tokens parted by a space, got 'h e x'"),
-        ("merges.txt", "h e\n", "h \n", r"merges\.txt:2: expected two tokens parted by a space, got 'h '"),
-        ("merges.txt", "h e\n", "h 本\n", r"merges\.txt:2: '本' holds '本', which is not in GPT-2's byte alphabet"),
+        ("merges.txt", "h e\n", "h e x\n", r"merges\.txt:2: expected two tokens separated by a space, got 'h e x'"),
+        ("merges.txt", "h e\n", "h \n", r"merges\.txt:2: expected two tokens separated by a space, got 'h '"),
+        ("merges.txt", "h e\n", "h 本\n", r"merges\.txt:2: '本' contains '本', which is not in GPT-2's byte alphabet"),
         ("merges.txt", "h e\n", "", r"merges\.txt: merge 2 .*no earlier merge makes b'he'"),
         ("pre_tokenizer.json", "pattern", "patern", r"pre_tokenizer\.json: expected text under 'pattern', got None"),
-        ("pre_tokenizer.json", f'"{END}"', "7", r"pre_tokenizer\.json: expected a list of texts under"),
+        ("pre_tokenizer.json", f'"{END}"', "7", r"pre_tokenizer\.json: expected a list of non-empty texts under"),
         ("pre_tokenizer.json", r"\\w+", r"\\w+(", r"got '\\\\s\?\\\\w\+\(': missing \) at position 7"),
     ],
 )

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.errors import UserError
+from lm.tokenizer import reference
 from lm.tokenizer.text.pretokenization import END_OF_INPUT, PreTokenizer
 
 # Overlapping: one is the start of another, one the end, one stands inside, and two stand across each other's border.
@@ -33,10 +34,10 @@ def divided(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4", r"(?s:\w+|.)"])
 @given(chunks=divided(TRICKY | PIECES))
 def test_any_division_into_chunks_gives_the_pre_tokens_of_the_whole(
-    split_whole, pattern: str, special_tokens: list[str], chunks: list[str]
+    pattern: str, special_tokens: list[str], chunks: list[str]
 ) -> None:
     text = "".join(chunks)
-    expected = split_whole(text, special_tokens, pattern)
+    expected = reference.pre_tokenize(text, special_tokens, pattern)
     assert split_streamed(chunks, pattern, special_tokens) == expected
     assert split_streamed(list(text), pattern, special_tokens) == expected
 
@@ -47,9 +48,9 @@ def test_a_contraction_is_not_broken_up_by_a_chunk_that_ends_in_it(pattern: str)
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
-def test_long_text_and_long_runs_are_split_as_a_whole(split_whole, pattern: str, text: str) -> None:
+def test_long_text_and_long_runs_are_split_as_a_whole(pattern: str, text: str) -> None:
     run = text[:30_000] + " " * 50_000 + "a" * 50_000 + "\n \n" * 20_000 + text[30_000:60_000]
-    assert split_streamed([run], pattern, []) == split_whole(run, [], pattern)
+    assert split_streamed([run], pattern, []) == reference.pre_tokenize(run, [], pattern)
 
 
 def test_gpt2_pattern_by_hand() -> None:

@@ -1,1 +1,5 @@
-"""The compiled path of encoding and decoding."""
+"""Compiled encoding and decoding."""
+
+from lm.tokenizer.text.fast.build import Library
+
+library = Library(__name__, "pair_table", "encoder_kernels", "decoder_kernels")

@@ -1,40 +1,40 @@
-"""Encoding large texts and many: the ids of `lm.tokenizer.tokenizer`, by kernels and threads."""
+"""Encoding long texts, and many texts, with kernels and threads."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 
-from lm.tokenizer.text.fast.build import load
-from lm.tokenizer.text.fast.chunks import CHUNK, PADDING, SpecialTokens, code_point_classes, cut, in_order, pieces
-from lm.tokenizer.text.fast.constants import (
-    MAX_IDS,
-    MAX_KEPT,
-    MAX_KNOWN,
-    NO_PAIR,
-    NUM_ENCODE_FIELDS,
-    NUM_IDS,
-    NUM_KEPT,
-    NUM_KNOWN,
-    SYMBOL_BITS,
+from lm.tokenizer.encoding.fast import library
+from lm.tokenizer.encoding.fast.constants import MAX_IDS, NO_MERGE, NUM_CACHE_FIELDS, NUM_IDS, SYMBOL_BITS
+from lm.tokenizer.text.fast.chunks import (
+    CHUNK_SIZE,
+    PADDING,
+    SpecialTokens,
+    code_point_classes,
+    parallel_map,
+    split_blocks,
+    split_text,
 )
+from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
 
 MAX_SYMBOLS = (1 << SYMBOL_BITS) - 1
 
-_FIRST_BITS, _LAST_BITS = 16, 19  # of the table of known pre-tokens: 2 MB, doubled up to 16 MB
-_KNOWN_IDS, _KNOWN_BYTES = 1 << 21, 1 << 22
+_FIRST_CACHE_BITS, _LAST_CACHE_BITS = 16, 19  # the cache has 2 MB at first and doubles up to 16 MB
+_MAX_CACHED_IDS, _MAX_CACHED_BYTES = 1 << 21, 1 << 22
 
 
-class BulkEncoder:
-    """The merges and special tokens of a tokenizer as kernels take them.
+class FastEncoder:
+    """Encodes with GPT-2's pattern; the ids are the same as those of `Encoder`.
 
-    Every thread that encodes keeps what it learns about pre-tokens for the next text, at most 28 MB.
+    Each thread keeps its cache of pre-tokens, at most 28 MB, for the texts that follow.
 
     Args:
-        pair_symbols: the symbols of each merge: the bytes are 0 to 255, the products follow in their order.
-        symbol_ids: the id of each symbol; MAX_SYMBOLS at most.
-        special_ids: the id of each special token.
-        dtype: of the arrays of ids.
+        pair_symbols: The pair of symbols of each merge. Symbols 0 to 255 are the bytes; the results of the merges
+            follow in order.
+        symbol_ids: The id of each symbol; at most MAX_SYMBOLS of them.
+        special_ids: The id of each special token.
+        dtype: The dtype of the arrays of ids.
     """
 
     def __init__(
@@ -44,27 +44,27 @@ class BulkEncoder:
         special_ids: Mapping[str, int],
         dtype: np.dtype,
     ) -> None:
-        kernels = load()
+        kernels = library.load()
         num_merges = len(pair_symbols)
         self._symbol_ids = np.array(symbol_ids, np.uint32)
-        self._byte_pairs = np.full(1 << 16, NO_PAIR, np.uint32)
+        self._byte_pairs = np.full(1 << 16, NO_MERGE, np.uint32)
         lefts_and_rights = np.fromiter(chain.from_iterable(pair_symbols), np.uint32, 2 * num_merges)
-        self._bits = max(8, num_merges.bit_length())
-        filled = False
-        while not filled:
-            self._bits += 1
-            self._pairs = np.full(1 << self._bits, ~np.uint64(0))
-            filled = kernels.fill_pairs(lefts_and_rights, num_merges, self._pairs, self._bits, self._byte_pairs)
-        self._special = SpecialTokens.of(special_ids)
+        self._pair_bits = max(8, num_merges.bit_length())
+        is_filled = False
+        while not is_filled:
+            self._pair_bits += 1
+            self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
+            is_filled = kernels.fill_pairs(lefts_and_rights, num_merges, self._pairs, self._pair_bits, self._byte_pairs)
+        self._special = SpecialTokens.from_ids(special_ids)
         self._special_tokens = list(special_ids)
         self._classes = code_point_classes()
         self._dtype = dtype
-        self._memories: list[_Memory] = []
+        self._idle_workspaces: list[_Workspace] = []
 
     def encode_text(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
-        """The ids of a text."""
-        parts = (piece.encode() for piece in pieces(text, self._allowed(allow_special)))
-        # About three bytes a token; memory that is not touched takes no room.
+        """Return the ids of a text."""
+        parts = (part.encode() for part in split_text(text, self._allowed(allow_special)))
+        # A token is about three bytes long. If they are shorter, the array grows.
         ids = np.empty(len(text) // 3, self._dtype)
         count = 0
         for part in self._encode_parts(parts, allow_special, num_threads):
@@ -76,54 +76,55 @@ class BulkEncoder:
         return ids
 
     def encode_blocks(self, blocks: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
-        """Yield the ids of joined blocks of UTF-8, array by array."""
-        return self._encode_parts(cut(blocks, self._allowed(allow_special)), allow_special, num_threads)
+        """Yield the ids of the concatenation of blocks of UTF-8, array by array."""
+        return self._encode_parts(split_blocks(blocks, self._allowed(allow_special)), allow_special, num_threads)
 
     def encode_texts(self, texts: Iterable[str], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of each text."""
-        batches = in_order(lambda batch: self._encode_batch(batch, allow_special), _batches(texts), num_threads)
+        batches = parallel_map(lambda batch: self._encode_batch(batch, allow_special), _batches(texts), num_threads)
         return chain.from_iterable(batches)
 
     def _encode_batch(self, texts: list[str], allow_special: bool) -> list[np.ndarray]:
-        if len(texts) > 1 or len(texts[0]) <= CHUNK:
+        if len(texts) > 1 or len(texts[0]) <= CHUNK_SIZE:
             return self._encode([text.encode() for text in texts], allow_special)
-        parts = pieces(texts[0], self._allowed(allow_special))
+        parts = split_text(texts[0], self._allowed(allow_special))
         return [np.concatenate([self._encode([part.encode()], allow_special)[0] for part in parts])]
 
     def _encode_parts(self, parts: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
-        return in_order(lambda part: self._encode([part], allow_special)[0], parts, num_threads)
+        return parallel_map(lambda part: self._encode([part], allow_special)[0], parts, num_threads)
 
     def _allowed(self, allow_special: bool) -> list[str]:
         return self._special_tokens if allow_special else []
 
     def _encode(self, texts: list[bytes], allow_special: bool) -> list[np.ndarray]:
-        """The ids of some texts."""
+        """Return the ids of each text, computed by the current thread."""
         data = np.frombuffer(b"".join([*texts, PADDING]), np.uint8)
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         id_ends = np.empty(len(texts), np.int64)
         try:
-            memory = self._memories.pop()
+            workspace = self._idle_workspaces.pop()
         except IndexError:
-            memory = _Memory()
-        memory.make_room(len(data))
-        num_ids = load().encode(
+            workspace = _Workspace()
+        workspace.reserve(len(data))
+        num_ids = library.load().encode(
             data, ends, len(texts),
             self._special.texts, self._special.bounds, self._special.ids, self._special.num_tokens * allow_special,
-            self._classes, self._byte_pairs, self._pairs, self._bits, self._symbol_ids,
-            memory.known, memory.known_bits, memory.known_ids, memory.known_bytes, memory.state,
-            memory.starts, memory.keys, memory.work, memory.heap, memory.ids, id_ends,
+            self._classes, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
+            workspace.cache, workspace.cache_bits, workspace.cached_ids, workspace.key_bytes, workspace.state,
+            workspace.starts, workspace.keys, workspace.work, workspace.heap, workspace.ids, id_ends,
         )  # fmt: skip
-        ids = memory.ids[:num_ids].astype(self._dtype)
-        self._memories.append(memory)
+        ids = workspace.ids[:num_ids].astype(self._dtype)
+        self._idle_workspaces.append(workspace)
         bounds = [0, *id_ends.tolist()]
-        return [ids[begin:end] for begin, end in zip(bounds, bounds[1:])]
+        return [ids[begin:end] for begin, end in pairwise(bounds)]
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts that make a chunk together; a long one is alone."""
-    batch, length = [], 0
+    """Group texts into batches of at most CHUNK_SIZE characters; a longer text gets a batch of its own."""
+    batch: list[str] = []
+    length = 0
     for text in texts:
-        if batch and length + len(text) > CHUNK:
+        if batch and length + len(text) > CHUNK_SIZE:
             yield batch
             batch, length = [], 0
         batch.append(text)
@@ -132,38 +133,41 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-class _Memory:
-    """What one thread knows and writes to; see kernels/encoding.py."""
+class _Workspace:
+    """The cache and the scratch arrays that one thread uses at a time; encoder_kernels.py describes them."""
 
     def __init__(self) -> None:
-        self.state = np.zeros(NUM_ENCODE_FIELDS, np.int64)
-        # Memory that is not touched takes no room.
-        self.known_ids = np.empty(_KNOWN_IDS, np.uint32)
-        self.known_bytes = np.empty(_KNOWN_BYTES + len(PADDING), np.uint8)
-        self.state[MAX_IDS], self.state[MAX_KEPT] = _KNOWN_IDS, _KNOWN_BYTES
-        self._make_table(_FIRST_BITS)
-        self._make_scratch(CHUNK + CHUNK // 4)
+        self.state = np.zeros(NUM_CACHE_FIELDS, np.int64)
+        # The operating system provides memory only for the parts of an empty array that are written to.
+        self.cached_ids = np.empty(_MAX_CACHED_IDS, np.uint32)
+        self.key_bytes = np.empty(_MAX_CACHED_BYTES + len(PADDING), np.uint8)
+        self.state[MAX_IDS], self.state[MAX_KEY_BYTES] = _MAX_CACHED_IDS, _MAX_CACHED_BYTES
+        self._allocate_cache(_FIRST_CACHE_BITS)
+        self._allocate_scratch(CHUNK_SIZE + CHUNK_SIZE // 4)
 
-    def _make_table(self, bits: int) -> None:
-        self.known_bits = bits
-        self.known = np.zeros(4 << bits, np.uint64)
-        self.state[MAX_KNOWN] = 1 << bits - 1  # half full: probing stays short
+    def _allocate_cache(self, bits: int) -> None:
+        self.cache_bits = bits
+        self.cache = np.zeros(4 << bits, np.uint64)
+        self.state[MAX_KEYS] = 1 << bits - 1  # at most half full, so that probing stays short
 
-    def _make_scratch(self, size: int) -> None:
+    def _allocate_scratch(self, size: int) -> None:
         self.starts, self.ids = np.empty(size + 4, np.uint32), np.empty(size + 4, np.uint32)
         self.keys = np.empty(256, np.uint64)
         self.work, self.heap = np.empty(3 * size + 128, np.uint32), np.empty(3 * size, np.uint64)
 
-    def make_room(self, size: int) -> None:
-        """For a chunk of `size` bytes, and for new pre-tokens: a full table grows, or is forgotten at its largest."""
+    def reserve(self, size: int) -> None:
+        """Make space for a chunk of `size` bytes, and for new pre-tokens.
+
+        When the cache is half full it is doubled; at its largest size it is cleared instead.
+        """
         if len(self.ids) < size + 4:
-            self._make_scratch(2 * size)
+            self._allocate_scratch(2 * size)
         state = self.state
-        if self.known_bits < _LAST_BITS:
-            if 2 * state[NUM_KNOWN] > state[MAX_KNOWN]:
-                known, bits = self.known, self.known_bits
-                self._make_table(bits + 1)
-                load().rehash(known, bits, self.known, self.known_bits, self.known_bytes)
-        elif (10 * state[[NUM_KNOWN, NUM_IDS, NUM_KEPT]] > 9 * state[[MAX_KNOWN, MAX_IDS, MAX_KEPT]]).any():
-            self.known.fill(0)
-            state[NUM_KNOWN] = state[NUM_IDS] = state[NUM_KEPT] = 0
+        if self.cache_bits < _LAST_CACHE_BITS:
+            if 2 * state[NUM_KEYS] > state[MAX_KEYS]:
+                cache, bits = self.cache, self.cache_bits
+                self._allocate_cache(bits + 1)
+                library.load().grow_cache(cache, bits, self.cache, self.cache_bits, self.key_bytes)
+        elif (10 * state[[NUM_KEYS, NUM_IDS, NUM_KEY_BYTES]] > 9 * state[[MAX_KEYS, MAX_IDS, MAX_KEY_BYTES]]).any():
+            self.cache.fill(0)
+            state[NUM_KEYS] = state[NUM_IDS] = state[NUM_KEY_BYTES] = 0

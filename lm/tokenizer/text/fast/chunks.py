@@ -1,14 +1,13 @@
-"""Text in chunks that can be worked on apart, by several threads, with the same result as in one piece.
+"""Splitting text into chunks that several threads process independently, with the same result as processing it whole.
 
-A chunk ends where a run of letters or of digits does. A pre-token of the scanner ends there too, whatever follows, and
-as the patterns look at nothing that lies behind, the next chunk begins with a pre-token. No special token stands across
-the border.
+A chunk ends where a run of letters or of digits ends. A pre-token of GPT-2's pattern ends there too, whatever follows,
+and the pattern never looks behind, so the next chunk begins with a pre-token. No special token crosses the split.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple, TypeVar
 
@@ -18,28 +17,31 @@ import regex
 from lm.errors import UserError
 from lm.tokenizer.text.fast.constants import LETTER, NUMBER, SPACE
 
-CHUNK = 1 << 18  # characters, or bytes
-PADDING = bytes(128)  # kernels may read so far behind the text
+CHUNK_SIZE = 1 << 18  # characters, or bytes
+PADDING = bytes(128)  # kernels may read this far past the end of the text
 
-# Not before half of a character, which might be one of a letter; `surrogateescape` makes category Cs of it.
-_BORDER = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{Cs}])")
+# Not before an incomplete character, since the whole character might be a letter; with `surrogateescape`, its bytes
+# decode to characters of category Cs.
+_SPLIT_POINT = regex.compile(r"(?r)(?<=[\p{L}\p{N}])(?=[^\p{L}\p{N}\p{Cs}])")
 _FIRST_WINDOW = 1 << 8
-_LENGTH_PER_THREAD = 1 << 22  # each thread has to learn the pre-tokens anew, which takes as long as this at least
+
+# Each thread has its own cache or table of pre-tokens to fill first, so less text per thread than this is not faster.
+_LENGTH_PER_THREAD = 1 << 22
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class SpecialTokens(NamedTuple):
-    """The special tokens as kernels take them: those of equal first bytes together, the longest first."""
+    """The special tokens as arrays for kernels: sorted by their first byte, then the longest first."""
 
-    texts: np.ndarray  # uint8
-    bounds: np.ndarray  # int64; token k is texts[bounds[k] : bounds[k + 1]]
+    texts: np.ndarray  # uint8, the bytes of all special tokens
+    bounds: np.ndarray  # int64; special token k is texts[bounds[k] : bounds[k + 1]]
     ids: np.ndarray  # uint32
     num_tokens: int
 
     @classmethod
-    def of(cls, ids: Mapping[str, int]) -> "SpecialTokens":
+    def from_ids(cls, ids: Mapping[str, int]) -> "SpecialTokens":
         by_bytes = {token.encode(): token_id for token, token_id in ids.items()}
         tokens = sorted(by_bytes, key=lambda token: (token[0], -len(token)))
         return cls(
@@ -50,62 +52,62 @@ class SpecialTokens(NamedTuple):
         )
 
 
-def last_border(text: str, special_tokens: Sequence[str]) -> int:
-    """The last place where `text` may be cut, whatever stands before it and behind it; 0 if there is none."""
+def find_split(text: str, special_tokens: Sequence[str]) -> int:
+    """Return the last position where `text` may be split, whatever precedes and follows it; 0 if there is none."""
     longest = max(map(len, special_tokens), default=1)
-    # All special tokens that might stand across the border are seen whole.
-    for match in _BORDER.finditer(text, longest, max(longest, len(text) - longest + 1)):
-        place = match.start()
-        if not any(_stands_across(text, place, token) for token in special_tokens):
-            return place
+    # Stay this far from both ends, so that every special token that might cross the split is seen completely.
+    for match in _SPLIT_POINT.finditer(text, longest, max(longest, len(text) - longest + 1)):
+        position = match.start()
+        if not any(_crosses(text, position, token) for token in special_tokens):
+            return position
     return 0
 
 
-def _stands_across(text: str, place: int, token: str) -> bool:
-    """Whether `token` begins before `place` and ends behind it."""
-    return text.find(token, place - len(token) + 1, place + len(token) - 1) >= 0
+def _crosses(text: str, position: int, token: str) -> bool:
+    """Return whether `token` occurs in `text` across `position`."""
+    return text.find(token, position - len(token) + 1, position + len(token) - 1) >= 0
 
 
-def pieces(text: str, special_tokens: Sequence[str]) -> Iterator[str]:
-    """Divide a text into chunks of at most CHUNK characters; one without a border is as long as it takes."""
-    begin, length = 0, CHUNK
+def split_text(text: str, special_tokens: Sequence[str]) -> Iterator[str]:
+    """Split a text into chunks of at most CHUNK_SIZE characters; a chunk without a place to split it is longer."""
+    begin, length = 0, CHUNK_SIZE
     while begin + length < len(text):
         end = begin + length
         window = _FIRST_WINDOW
         while True:
             start = max(begin, end - window)
-            border = last_border(text[start:end], special_tokens)
-            if border or start == begin:
+            split = find_split(text[start:end], special_tokens)
+            if split or start == begin:
                 break
             window *= 16
-        if border:
-            yield text[begin : start + border]
-            begin, length = start + border, CHUNK
+        if split:
+            yield text[begin : start + split]
+            begin, length = start + split, CHUNK_SIZE
         else:
             length *= 2
     if begin < len(text):
         yield text[begin:]
 
 
-def cut(blocks: Iterable[bytes], special_tokens: Sequence[str]) -> Iterator[bytes]:
-    """Divide joined blocks of UTF-8 anew, into chunks of about their size or more."""
+def split_blocks(blocks: Iterable[bytes], special_tokens: Sequence[str]) -> Iterator[bytes]:
+    """Split the concatenation of blocks of UTF-8 into chunks of about the size of the blocks, or longer."""
     rest = b""
     searched = 0
     for block in blocks:
         rest += block
-        # Twice as long before it is searched again: text without a border costs linear time.
+        # Search again only when the text has doubled, so that text without a place to split it takes linear time.
         if len(rest) < 2 * searched:
             continue
         window = _FIRST_WINDOW
         while True:
             tail = rest[-window:].decode(errors="surrogateescape")
-            border = last_border(tail, special_tokens)
-            if border or window >= len(rest):
+            split = find_split(tail, special_tokens)
+            if split or window >= len(rest):
                 break
             window *= 16
         searched = len(rest)
-        if border:
-            end = len(rest) - len(tail[border:].encode(errors="surrogateescape"))
+        if split:
+            end = len(rest) - len(tail[split:].encode(errors="surrogateescape"))
             yield rest[:end]
             rest = rest[end:]
             searched = 0
@@ -113,30 +115,35 @@ def cut(blocks: Iterable[bytes], special_tokens: Sequence[str]) -> Iterator[byte
         yield rest
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """Like `map`, with that many threads, and not much further ahead than they can use."""
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
+    """Yield the results in the order of the items, as `map` does, computed by `num_threads` threads.
+
+    Takes only a few items more from the iterable than the threads need.
+    """
     if num_threads == 1:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(num_threads) as threads:
-        waiting: deque = deque()
+        pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                waiting.append(threads.submit(function, item))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(threads.submit(function, item))
+                if len(pending) > 2 * num_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
 
 def resolve_num_threads(num_threads: int | None, length: int) -> int:
-    """The number of threads for a text: by default one for each core, and no more than the text keeps busy.
+    """Return the number of threads to use for a text of `length` characters or bytes.
+
+    The default is one thread per core. No more threads are used than the text keeps busy.
 
     Raises:
-        UserError: it is less than 1.
+        UserError: `num_threads` is less than 1.
     """
     if num_threads is None:
         num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -147,7 +154,7 @@ def resolve_num_threads(num_threads: int | None, length: int) -> int:
 
 @cache
 def code_point_classes() -> np.ndarray:
-    """The class of every code point by the module `regex`, as the scanner knows them."""
+    """Return the class of every code point for the scanner, as the `regex` module defines it."""
     classes = np.zeros(0x110000, np.uint8)
     characters = np.arange(0x110000, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
     for value, pattern in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):

@@ -1,86 +1,90 @@
-"""The hash table of pre-tokens that counting and encoding share.
+"""A hash table whose keys are pre-tokens, used to count pre-tokens and to cache their ids.
 
-2^bits slots of four 64-bit numbers, found by linear probing, of which the first two are the key:
+It has 2^bits slots of four 64-bit numbers, searched by linear probing. The first two numbers of a slot are the key:
 
-    up to 15 bytes    bytes 0-7 | bytes 8-14, length | any | any
-    more              hash      | length << 8        | place of the bytes in `kept` << 32, any | any
+    pre-token        first number    second number            third number                        fourth number
+    up to 15 bytes   bytes 0-7       bytes 8-14, its length   any                                 any
+    longer           hash            length << 8              position in `key_bytes` << 32, any  any
 
-A short pre-token is its own key, and comparing two is comparing two numbers. A free slot has a 0 in its second number.
+A short pre-token is its own key, so comparing two of them means comparing two numbers. The bytes of long ones are
+stored in the array `key_bytes`. The second number of a free slot is 0.
 """
 
 import numpy as np
 
 from lm.tokenizer.text.fast.intrinsics import compiled, inlined, load_8_bytes
 
-LONGEST_KEY = 15
+MAX_SHORT_KEY = 15
 
 HALF = np.uint64(32)
 LOWER_HALF = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
 _FREE = np.uint64(0)
-_LENGTH_AT = np.uint64(56)
-_LONG_LENGTH_AT = np.uint64(8)
+_LENGTH_SHIFT = np.uint64(56)
+_LONG_LENGTH_SHIFT = np.uint64(8)
 _FIRST_BYTES = np.array([(1 << 8 * min(length, 8)) - 1 for length in range(16)], dtype=np.uint64)
 _OTHER_BYTES = np.array([(1 << 8 * max(length - 8, 0)) - 1 for length in range(16)], dtype=np.uint64)
-# Odd numbers without a pattern in their bits: multiplied by them, all bits of a key reach the upper ones.
-MIX = np.uint64(0x9E3779B97F4A7C15)
-MIX_AGAIN = np.uint64(0xC2B2AE3D27D4EB4F)
+# Odd numbers with irregular bits: multiplying by them spreads all bits of a key into the upper bits of the product.
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+SECOND_MULTIPLIER = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @inlined
-def key(data, at, length):
-    """The key of the pre-token data[at : at + length]; reads 16 bytes at least."""
-    if length <= LONGEST_KEY:
+def make_key(data, at, length):
+    """Return the two numbers of the key of the pre-token data[at : at + length]; reads at least 16 bytes."""
+    if length <= MAX_SHORT_KEY:
         first = load_8_bytes(data, at) & _FIRST_BYTES[length]
-        return first, load_8_bytes(data, at + 8) & _OTHER_BYTES[length] | np.uint64(length) << _LENGTH_AT
+        return first, load_8_bytes(data, at + 8) & _OTHER_BYTES[length] | np.uint64(length) << _LENGTH_SHIFT
     value = np.uint64(length)
-    for place in range(at, at + length - 7, 8):
-        value = (value ^ load_8_bytes(data, place)) * MIX
+    for position in range(at, at + length - 7, 8):
+        value = (value ^ load_8_bytes(data, position)) * MULTIPLIER
         value ^= value >> HALF
-    return value ^ load_8_bytes(data, at + length - 8), np.uint64(length) << _LONG_LENGTH_AT
+    return value ^ load_8_bytes(data, at + length - 8), np.uint64(length) << _LONG_LENGTH_SHIFT
 
 
 @inlined
-def length_of(second):
-    """The length of a pre-token, from the second number of its key."""
-    return np.int64(second >> _LENGTH_AT) if second >> _LENGTH_AT else np.int64(second >> _LONG_LENGTH_AT)
+def key_length(second):
+    """Return the length of a pre-token, given the second number of its key."""
+    if second >> _LENGTH_SHIFT:
+        return np.int64(second >> _LENGTH_SHIFT)
+    return np.int64(second >> _LONG_LENGTH_SHIFT)
 
 
 @inlined
-def slot_of(bits, first, second):
-    """The number of the slot where the search for a pre-token begins."""
-    return (first ^ second * MIX_AGAIN) * MIX >> np.uint64(64 - bits)
+def home_slot(bits, first, second):
+    """Return the number of the slot where the search for a key begins."""
+    return (first ^ second * SECOND_MULTIPLIER) * MULTIPLIER >> np.uint64(64 - bits)
 
 
 @inlined
-def find(table, bits, first, second, data, at, length, kept):
-    """Where the slot of a pre-token begins, or the free slot that it would take."""
-    number = slot_of(bits, first, second)
-    if length <= LONGEST_KEY:
+def find_slot(table, bits, first, second, data, at, length, key_bytes):
+    """Return the index in `table` of the slot of a pre-token, or of the free slot where it belongs."""
+    number = home_slot(bits, first, second)
+    if length <= MAX_SHORT_KEY:
         return _probe(table, bits, number, first, second)
-    return _find_long(table, bits, number, first, second, data, at, length, kept)
+    return _find_long(table, bits, number, first, second, data, at, length, key_bytes)
 
 
-# In a function of its own: this is the innermost loop.
+# A separate function, since this is the innermost loop.
 @inlined
 def _probe(table, bits, number, first, second):
     while True:
         slot = np.int64(number) * 4
-        if table[slot + 1] == second and table[slot] == first or table[slot + 1] == _FREE:
+        if (table[slot + 1] == second and table[slot] == first) or table[slot + 1] == _FREE:
             return slot
         number = (number + _ONE) & ((_ONE << np.uint64(bits)) - _ONE)
 
 
 @compiled
-def _find_long(table, bits, number, first, second, data, at, length, kept):
+def _find_long(table, bits, number, first, second, data, at, length, key_bytes):
     while True:
         slot = _probe(table, bits, number, first, second)
         if table[slot + 1] == _FREE:
             return slot
-        # The hash says that it is the one, the bytes decide.
-        place = np.int64(table[slot + 2] >> HALF)
+        # The hashes are equal; compare the bytes too.
+        position = np.int64(table[slot + 2] >> HALF)
         step = 0
-        while step < length and kept[place + step] == data[at + step]:
+        while step < length and key_bytes[position + step] == data[at + step]:
             step += 1
         if step == length:
             return slot

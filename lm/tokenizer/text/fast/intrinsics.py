@@ -1,7 +1,7 @@
-"""What kernels are made of: their argument types, and the few machine instructions that numba has no function for.
+"""The building blocks of kernels: argument types, decorators, and machine instructions that numba does not offer.
 
-Arrays reach a kernel as bare pointers: `data[at]` is one load, without numba's test for a negative index. A pointer
-knows no length, so every kernel says what it may read and write.
+Arrays reach a kernel as bare pointers: `data[at]` is a single load, without numba's handling of negative indices. A
+pointer does not know its length, so every kernel documents what it may read and write.
 """
 
 import inspect
@@ -24,7 +24,7 @@ _ZERO_IS_UNDEFINED = ir.Constant(ir.IntType(1), 1)
 
 
 class Kernel:
-    """A function that is called from Python, with annotated arguments; it returns an int64 and raises nothing."""
+    """A function that Python calls. Its arguments are annotated; it returns an int64 and raises no exceptions."""
 
     def __init__(self, function: Callable) -> None:
         self._function = function
@@ -33,18 +33,19 @@ class Kernel:
         self.arguments = ["int" if kind is Int else str(kind.dtype) for kind in self._types]
 
     def compile(self) -> str:
-        """LLVM's optimised assembly, with a plain C function of the kernel's name.
+        """Return LLVM's optimized assembly, with a plain C function that has the kernel's name.
 
-        That calls numba's own function, which takes two pointers more, for the result and an exception, and returns
-        a status (`CPUCallConv` in numba's documentation).
+        The C function calls the function that numba compiled, which has two more parameters, pointers to the result
+        and to an exception, and returns a status (`CPUCallConv` in numba's documentation).
         """
         compiled = numba.cfunc(types.int64(*self._types), error_model="numpy")(self._function)
-        numbered = [f"{'i64' if kind is Int else 'ptr'} %{number}" for number, kind in enumerate(self._types)]
+        parameters = [f"{'i64' if kind is Int else 'ptr'} %{number}" for number, kind in enumerate(self._types)]
+        arguments = ", ".join(["ptr %result, ptr %exception", *parameters])
         return f"""{compiled.inspect_llvm()}
-define i64 @{self.name}({", ".join(numbered)}) {{
+define i64 @{self.name}({", ".join(parameters)}) {{
   %result = alloca i64
   %exception = alloca ptr
-  call i32 @"{compiled.native_name.removeprefix("cfunc.")}"({", ".join(["ptr %result, ptr %exception", *numbered])})
+  call i32 @"{compiled.native_name.removeprefix("cfunc.")}"({arguments})
   %value = load i64, ptr %result
   ret i64 %value
 }}
@@ -58,7 +59,7 @@ compiled = numba.njit(error_model="numpy")
 
 @intrinsic
 def bytes_between(_, data, at, first, last):
-    """A 64-bit mask: bit i says whether first <= data[at + i] <= last. Reads 64 bytes, whatever their alignment."""
+    """Return a 64-bit mask: bit i says whether first <= data[at + i] <= last. Reads 64 bytes at any alignment."""
 
     def generate(context, builder, signature, arguments):
         data, at, first, last = arguments
@@ -71,7 +72,7 @@ def bytes_between(_, data, at, first, last):
 
 @intrinsic
 def load_8_bytes(_, data, at):
-    """data[at] to data[at + 7] as one number, the first byte the lowest."""
+    """Return data[at] to data[at + 7] as one little-endian number."""
 
     def generate(context, builder, signature, arguments):
         return _load(builder, *arguments, ir.IntType(64))
@@ -81,7 +82,7 @@ def load_8_bytes(_, data, at):
 
 @intrinsic
 def store_8_bytes(_, data, at, value):
-    """The inverse of `load_8_bytes`."""
+    """Write a number to data[at] to data[at + 7], the inverse of `load_8_bytes`."""
 
     def generate(context, builder, signature, arguments):
         data, at, value = arguments
@@ -92,12 +93,12 @@ def store_8_bytes(_, data, at, value):
 
 
 @intrinsic
-def store_two(_, numbers, at, both):
-    """numbers[at] and numbers[at + 1] become the lower and the upper half of `both`."""
+def store_pair(_, numbers, at, pair):
+    """Write the lower half of `pair` to numbers[at] and the upper half to numbers[at + 1]."""
 
     def generate(context, builder, signature, arguments):
-        numbers, at, both = arguments
-        builder.store(both, builder.bitcast(builder.gep(numbers, [at]), both.type.as_pointer()), align=4)
+        numbers, at, pair = arguments
+        builder.store(pair, builder.bitcast(builder.gep(numbers, [at]), pair.type.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(numbers, types.int64, types.uint64), generate
@@ -105,7 +106,7 @@ def store_two(_, numbers, at, both):
 
 @intrinsic
 def prefetch(_, numbers, at):
-    """Begin to bring numbers[at] into the cache."""
+    """Start to bring numbers[at] into the processor's cache."""
 
     def generate(context, builder, signature, arguments):
         numbers, at = arguments
@@ -123,7 +124,7 @@ def prefetch(_, numbers, at):
 
 @intrinsic
 def lowest_bit(_, mask):
-    """The place of the lowest bit that is set in `mask`, which is not 0."""
+    """Return the index of the lowest bit that is set in `mask`, which must not be 0."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], _ZERO_IS_UNDEFINED)
@@ -133,7 +134,7 @@ def lowest_bit(_, mask):
 
 @intrinsic
 def highest_bit(_, mask):
-    """The place of the highest bit that is set in `mask`, which is not 0."""
+    """Return the index of the highest bit that is set in `mask`, which must not be 0."""
 
     def generate(context, builder, signature, arguments):
         return builder.sub(ir.Constant(ir.IntType(64), 63), builder.ctlz(arguments[0], _ZERO_IS_UNDEFINED))
@@ -146,6 +147,7 @@ def _load(builder: ir.IRBuilder, pointer: ir.Value, at: ir.Value, kind: ir.Type)
 
 
 def _broadcast(builder: ir.IRBuilder, byte: ir.Value) -> ir.Value:
+    """Return a vector of 64 copies of `byte`."""
     undefined = ir.Constant(_BYTES, ir.Undefined)
     lane = builder.insert_element(undefined, byte, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(lane, undefined, _FIRST_LANE)

@@ -1,1 +1,5 @@
-"""The compiled path of training."""
+"""Compiled BPE training."""
+
+from lm.tokenizer.text.fast.build import Library
+
+library = Library(__name__, "counting_kernels", "merge_kernels")

@@ -1,124 +1,96 @@
-"""Counting: how often each distinct pre-token of a text occurs.
+"""Counting the pre-tokens of a large text: `lm.tokenizer.training.counting` with kernels and threads."""
 
-A slot of the table (see `table`) holds the count in its last number. Each thread counts into a table that fits the
-cache. When it is half full, it is poured into the one large table of the text, which grows: pouring is also how a table
-moves to a larger one.
-"""
+import threading
+from collections.abc import Iterable, Sequence
+from copy import copy
 
 import numpy as np
 
-from lm.tokenizer.text.fast.constants import BORDER, MAX_KEPT, MAX_KNOWN, NUM_KEPT, NUM_KNOWN
-from lm.tokenizer.text.fast.hash_table import HALF, LONGEST_KEY, find, key, length_of
-from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Int64s, Uint32s, Uint64s, inlined, kernel
-from lm.tokenizer.text.fast.scanner import scan
-from lm.tokenizer.text.fast.utf8 import find_special
+from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens, code_point_classes, parallel_map, split_blocks
+from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS, NUM_TABLE_FIELDS
+from lm.tokenizer.training.fast import library
+
+_THREAD_TABLE_BITS = 16  # 2 MB, of which a thread mostly uses a small part, so that it stays in the core's cache
+_TEXT_TABLE_BITS = 17
+_KEY_BYTES = 1 << 20
 
 
-@kernel
-def count_pre_tokens(
-    data: Bytes,
-    begin: Int,
-    end: Int,
-    special_texts: Bytes,
-    special_bounds: Int64s,
-    num_special: Int,
-    classes: Bytes,
-    starts: Uint32s,
-    table: Uint64s,
-    bits: Int,
-    kept: Bytes,
-    state: Int64s,
-):
-    """Count the pre-tokens of data[begin:end] into the table; return where it ended, early if the table is full.
+class CountTable:
+    """A hash table from distinct pre-tokens to their counts; counting_kernels.py describes the arrays."""
 
-    Args:
-        data: valid UTF-8; up to 128 bytes after it are read.
-        special_texts, special_bounds: see `find_special`.
-        starts: room for a number for every byte of data, and 1 more.
-    """
-    at = begin
-    while True:
-        stop, special = find_special(data, at, end, special_texts, special_bounds, num_special)
-        num_pre_tokens = scan(data, at, stop, classes, starts)
-        for number in range(num_pre_tokens):
-            place = np.int64(starts[number])
-            length = np.int64(starts[number + 1]) - place
-            first, second = key(data, place, length)
-            slot = find(table, bits, first, second, data, place, length, kept)
-            if table[slot + 1] == np.uint64(0):
-                if state[NUM_KNOWN] == state[MAX_KNOWN] or state[NUM_KEPT] + length > state[MAX_KEPT]:
-                    return place
-                _add(table, slot, first, second, data, place, length, kept, state)
-            table[slot + 3] += np.uint64(1)
-        if stop == end:
-            return end
-        at = stop + special_bounds[special + 1] - special_bounds[special]
+    def __init__(self, bits: int) -> None:
+        self._allocate(bits, _KEY_BYTES)
+
+    def _allocate(self, bits: int, num_key_bytes: int) -> None:
+        self.bits = bits
+        self.slots = np.zeros(4 << bits, np.uint64)
+        self.key_bytes = np.empty(num_key_bytes + len(PADDING), np.uint8)
+        self.state = np.zeros(NUM_TABLE_FIELDS, np.int64)
+        # At most half full, so that probing stays short.
+        self.state[MAX_KEYS], self.state[MAX_KEY_BYTES] = 1 << bits - 1, num_key_bytes
+
+    def reserve(self, num_keys: int, num_key_bytes: int) -> None:
+        """Make space for this many more keys, and for this many more bytes of long keys."""
+        num_keys += int(self.state[NUM_KEYS])
+        num_key_bytes += int(self.state[NUM_KEY_BYTES])
+        if num_keys > self.state[MAX_KEYS] or num_key_bytes > self.state[MAX_KEY_BYTES]:
+            smaller = copy(self)
+            self._allocate(max(self.bits, num_keys.bit_length() + 1), max(len(self.key_bytes), 2 * num_key_bytes))
+            self._add(smaller)
+
+    def add_counts(self, other: "CountTable") -> None:
+        """Add the counts of another table to this one."""
+        self.reserve(int(other.state[NUM_KEYS]), int(other.state[NUM_KEY_BYTES]))
+        self._add(other)
+
+    def clear(self) -> None:
+        self.slots.fill(0)
+        self.state[[NUM_KEYS, NUM_KEY_BYTES]] = 0
+
+    def _add(self, other: "CountTable") -> None:
+        library.load().add_counts(
+            other.slots, other.bits, other.key_bytes, self.slots, self.bits, self.key_bytes, self.state
+        )
 
 
-@kernel
-def pour(source: Uint64s, source_bits: Int, source_kept: Bytes, table: Uint64s, bits: Int, kept: Bytes, state: Int64s):
-    """Add the counts of `source` to those of `table`, which has room for all of them."""
-    for slot in range(0, 4 << source_bits, 4):
-        first, second, count = source[slot], source[slot + 1], source[slot + 3]
-        if second:
-            length = length_of(second)
-            place = np.int64(source[slot + 2] >> HALF)
-            target = find(table, bits, first, second, source_kept, place, length, kept)
-            if table[target + 1] == np.uint64(0):
-                _add(table, target, first, second, source_kept, place, length, kept, state)
-            table[target + 3] += count
-    return 0
-
-
-@kernel
-def measure(table: Uint64s, bits: Int):
-    """The number of positions that `lay_out` fills."""
-    size = 0
-    for slot in range(0, 4 << bits, 4):
-        length = length_of(table[slot + 1])
-        if length >= 2:
-            size += length + 1
-    return size
-
-
-@kernel
-def lay_out(table: Uint64s, bits: Int, kept: Bytes, at: Int, text: Bytes, cells: Uint32s, weights: Int64s):
-    """Write all pre-tokens of two bytes or more one after the other, a border behind each, from position `at` on.
+def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num_threads: int) -> CountTable:
+    """Count how often each distinct pre-token occurs with GPT-2's pattern.
 
     Args:
-        text, cells, weights: of each position the byte, the symbol (the byte, or BORDER) and the count of its
-            pre-token. Their length is known from `measure`.
+        blocks: UTF-8 text; no block splits a character.
+        special_tokens: Texts that separate documents and are not counted.
+        num_threads: How many threads count.
     """
-    for slot in range(0, 4 << bits, 4):
-        first, second, count = table[slot], table[slot + 1], np.int64(table[slot + 3])
-        length = length_of(second)
-        if length < 2:
-            continue
-        place = np.int64(table[slot + 2] >> HALF)
-        for step in range(length):
-            if length > LONGEST_KEY:
-                byte = kept[place + step]
-            else:
-                word = first if step < 8 else second
-                byte = np.uint8(word >> np.uint64(8 * (step % 8)) & np.uint64(0xFF))
-            text[at] = byte
-            cells[at] = byte
-            weights[at] = count
-            at += 1
-        cells[at] = BORDER
-        at += 1
-    return at
+    special = SpecialTokens.from_ids(dict.fromkeys(special_tokens, 0))
+    classes = code_point_classes()
+    total = CountTable(_TEXT_TABLE_BITS)
+    total_lock = threading.Lock()
+    thread_tables: list[CountTable] = []
+    local = threading.local()
 
+    def count(chunk: bytes) -> None:
+        if not hasattr(local, "table"):
+            local.table, local.starts = CountTable(_THREAD_TABLE_BITS), np.empty(0, np.uint32)
+            thread_tables.append(local.table)
+        table, size = local.table, len(chunk)
+        if len(local.starts) <= size:
+            local.starts = np.empty(2 * size + 1, np.uint32)
+        if table.state[MAX_KEY_BYTES] < size:  # the whole chunk may be one pre-token
+            table.reserve(0, size)
+        data = np.frombuffer(chunk + PADDING, np.uint8)
+        at = 0
+        while at < size:
+            at = library.load().count_pre_tokens(
+                data, at, size, special.texts, special.bounds, special.num_tokens, classes,
+                local.starts, table.slots, table.bits, table.key_bytes, table.state,
+            )  # fmt: skip
+            if at < size:
+                with total_lock:
+                    total.add_counts(table)
+                table.clear()
 
-@inlined
-def _add(table, slot, first, second, data, at, length, kept, state):
-    """Take a free slot for a pre-token."""
-    table[slot] = first
-    table[slot + 1] = second
-    state[NUM_KNOWN] += 1
-    if length > LONGEST_KEY:
-        place = state[NUM_KEPT]
-        table[slot + 2] = np.uint64(place) << HALF
-        for step in range(length):
-            kept[place + step] = data[at + step]
-        state[NUM_KEPT] += length
+    for _ in parallel_map(count, split_blocks(blocks, special_tokens), num_threads):
+        pass
+    for table in thread_tables:
+        total.add_counts(table)
+    return total

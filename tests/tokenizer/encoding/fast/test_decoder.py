@@ -15,7 +15,7 @@ MODULE = "lm.tokenizer.tokenizer"
 def compiled(kernels) -> Iterator[None]:
     """Every sequence, the shortest too, goes through kernels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{MODULE}._WORTH_COMPILING", 0)
+        patch.setattr(f"{MODULE}._MIN_LENGTH_TO_COMPILE", 0)
         yield
 
 
@@ -83,8 +83,8 @@ def test_bytes_that_are_not_utf8_decode_to_the_replacement_character(tokenizer: 
 def test_an_id_out_of_range_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, ids: list[int] | np.ndarray, worth_compiling: int
 ) -> None:
-    monkeypatch.setattr(f"{MODULE}._WORTH_COMPILING", worth_compiling)
-    monkeypatch.setattr(f"{MODULE}._WORTH_LOADING", worth_compiling)
+    monkeypatch.setattr(f"{MODULE}._MIN_LENGTH_TO_COMPILE", worth_compiling)
+    monkeypatch.setattr(f"{MODULE}._MIN_TOTAL_LENGTH_TO_LOAD", worth_compiling)
     for decode in (tokenizer.decode, tokenizer.decode_bytes):
         with pytest.raises(UserError, match=f"^token id: expected 0 to 956, got {int(ids[1])}$"):
             decode(ids)

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.errors import UserError
+from lm.tokenizer import reference
 from lm.tokenizer.encoding.fast import encoder as encoding
+from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.text.fast import chunks
 from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training.bpe import build_vocab
 
 END = "<|endoftext|>"
 MODULE = "lm.tokenizer.tokenizer"
@@ -37,7 +38,7 @@ TEXTS = st.text(ASSIGNED | PLANES | st.sampled_from(" \n'sbak")) | st.lists(st.s
 def compiled(kernels) -> Iterator[None]:
     """Every text, the smallest too, goes through kernels, and through as many threads as asked for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{MODULE}._WORTH_COMPILING", 0)
+        patch.setattr(f"{MODULE}._MIN_LENGTH_TO_COMPILE", 0)
         patch.setattr(chunks, "_LENGTH_PER_THREAD", 1)
         yield
 
@@ -54,8 +55,8 @@ def file_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_chunks_of(size: int) -> pytest.MonkeyPatch:
     patch = pytest.MonkeyPatch()
-    patch.setattr(chunks, "CHUNK", size)
-    patch.setattr(encoding, "CHUNK", size)
+    patch.setattr(chunks, "CHUNK_SIZE", size)
+    patch.setattr(encoding, "CHUNK_SIZE", size)
     patch.setattr(f"{MODULE}.read_blocks", partial(read_blocks, block_bytes=max(4, size)))
     return patch
 
@@ -112,12 +113,12 @@ def test_ids_with_gpt2s_merges_are_those_of_tiktoken(gpt2: Tokenizer, as_gpt2: t
     size=st.integers(1, 60),
 )
 def test_overlapping_special_tokens_at_any_border(
-    overlapping: Tokenizer, as_tiktoken, split_whole, file_path: Path, text: str, num_threads: int, size: int
+    overlapping: Tokenizer, as_tiktoken, file_path: Path, text: str, num_threads: int, size: int
 ) -> None:
     # tiktoken takes any of the special tokens that match at a place, so it gets only what stands between them.
     theirs = as_tiktoken(overlapping)
     expected = []
-    for part in split_whole(text, OVERLAPPING):
+    for part in reference.pre_tokenize(text, OVERLAPPING):
         expected += [theirs.encode_single_token(part)] if part in OVERLAPPING else theirs.encode_ordinary(part)
     for way, ids in ids_of_all_ways(overlapping, text, num_threads, size, file_path).items():
         assert ids == expected, way
@@ -225,7 +226,7 @@ def test_encode_iterable_goes_over_to_kernels_anywhere(
     expected_ordinary = theirs.encode_ordinary(part)
     expected_overlapping = overlapping.encode(part)
     for worth in (1, 500, 7777, 19_999):
-        monkeypatch.setattr(f"{MODULE}._WORTH_COMPILING", worth)
+        monkeypatch.setattr(f"{MODULE}._MIN_LENGTH_TO_COMPILE", worth)
         assert list(tokenizer.encode_iterable(slices)) == expected
         assert list(tokenizer.encode_iterable(slices, allow_special=False)) == expected_ordinary
         assert list(overlapping.encode_iterable(slices)) == expected_overlapping
@@ -287,9 +288,9 @@ def test_no_thread_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
 def test_half_of_a_surrogate_pair_is_refused_by_every_way(
     monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, broken: str, half: str, worth_compiling: int
 ) -> None:
-    monkeypatch.setattr(f"{MODULE}._WORTH_COMPILING", worth_compiling)
-    monkeypatch.setattr(f"{MODULE}._WORTH_LOADING", worth_compiling)
-    message = rf"^the text holds U\+{half}, half of a surrogate pair, which is no character$"
+    monkeypatch.setattr(f"{MODULE}._MIN_LENGTH_TO_COMPILE", worth_compiling)
+    monkeypatch.setattr(f"{MODULE}._MIN_TOTAL_LENGTH_TO_LOAD", worth_compiling)
+    message = rf"^the text contains U\+{half}, half of a surrogate pair, which is not a character$"
     for encode in (
         lambda: tokenizer.encode(broken),
         lambda: tokenizer.encode_array(broken, num_threads=1),
@@ -316,8 +317,8 @@ def test_a_file_that_is_not_utf8_is_refused_by_its_offset(
     offset: str,
     worth_compiling: int,
 ) -> None:
-    monkeypatch.setattr(f"{MODULE}._WORTH_COMPILING", worth_compiling)
-    monkeypatch.setattr(f"{MODULE}._WORTH_LOADING", worth_compiling)
+    monkeypatch.setattr(f"{MODULE}._MIN_LENGTH_TO_COMPILE", worth_compiling)
+    monkeypatch.setattr(f"{MODULE}._MIN_TOTAL_LENGTH_TO_LOAD", worth_compiling)
     (tmp_path / "text.txt").write_bytes(data)
     for num_threads in (1, 3):
         with pytest.raises(UserError, match=rf"text\.txt: not UTF-8 at byte {offset}; convert the file to UTF-8$"):

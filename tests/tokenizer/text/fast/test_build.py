@@ -21,7 +21,7 @@ COMPILING = "compiling the tokenizer, once for this machine"
 TOKENIZER = """
 import sys
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokenizer.training.bpe import build_vocab
+from lm.tokenizer.encoding.vocab import build_vocab
 tokenizer = Tokenizer(build_vocab([(b"t", b"h")], []), [(b"t", b"h")])
 """
 # More than a megabyte goes through kernels.
@@ -163,10 +163,10 @@ print("loaded" if is_loaded() else "not loaded")
 def test_the_arrays_of_a_kernel_are_checked(kernels: SimpleNamespace) -> None:
     assert can_load() and is_compiled() and is_loaded()
     good = np.zeros(200, np.uint8)
-    assert kernels.find_invalid(good, 10) == 10
+    assert kernels.find_invalid_utf8(good, 10) == 10
     for wrong in (good.astype(np.int8), good.astype(np.uint32), np.zeros(400, np.uint8)[::2], bytes(200), None):
         with pytest.raises(ctypes.ArgumentError):
-            kernels.find_invalid(wrong, 10)
+            kernels.find_invalid_utf8(wrong, 10)
 
 
 @pytest.mark.parametrize("missing", ["numba", "llvmlite"])

@@ -10,20 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.errors import UserError
+from lm.tokenizer import reference
 from lm.tokenizer.text.fast import chunks
 from lm.tokenizer.text.fast.chunks import (
     SpecialTokens,
     code_point_classes,
-    cut,
-    in_order,
-    last_border,
-    pieces,
+    find_split,
+    parallel_map,
     resolve_num_threads,
+    split_blocks,
+    split_text,
 )
 
 Split = Callable[..., list[str]]
 
-# One is the start of another, one the end; several hold a place where text without them might be cut.
+# One is the start of another, one the end; several hold a place where text without them might be split_blocks.
 SPECIAL = ["<|a|>", "<|a|><|b|>", "|><|", "a|>x", "a b", "b ", "x x x", " c"]
 TOKENS = st.lists(st.sampled_from(SPECIAL), unique=True)
 TEXTS = st.lists(
@@ -32,7 +33,7 @@ TEXTS = st.lists(
 
 
 def in_blocks(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
-    """Blocks of the given sizes in turn, lengthened where they would cut a character."""
+    """Blocks of the given sizes in turn, lengthened where they would split_blocks a character."""
     begin = 0
     for size in itertools.cycle(sizes):
         if begin == len(data):
@@ -47,67 +48,67 @@ def in_blocks(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
 @settings(max_examples=500)
 @given(before=TEXTS, text=TEXTS, behind=TEXTS, tokens=TOKENS)
 def test_text_may_be_cut_at_a_border_whatever_stands_around_it(
-    split_whole: Split, before: str, text: str, behind: str, tokens: list[str]
+    before: str, text: str, behind: str, tokens: list[str]
 ) -> None:
-    place = last_border(text, tokens)
+    place = find_split(text, tokens)
     assert 0 <= place < max(1, len(text))
     if place:
         left, right = before + text[:place], text[place:] + behind
-        assert split_whole(left, tokens) + split_whole(right, tokens) == split_whole(left + right, tokens)
+        assert reference.pre_tokenize(left, tokens) + reference.pre_tokenize(right, tokens) == reference.pre_tokenize(left + right, tokens)
 
 
 def test_borders_by_hand() -> None:
-    assert last_border("one two three", []) == 7
-    assert last_border("it's 2  \n", []) == 6
-    assert last_border("中é٣!", []) == 3
-    assert last_border("in 1984", []) == 2
+    assert find_split("one two three", []) == 7
+    assert find_split("it's 2  \n", []) == 6
+    assert find_split("中é٣!", []) == 3
+    assert find_split("in 1984", []) == 2
     for text in ("", "a", "aaaa", "123", "a1", " a", "   ", "!?", "a\ud800", "\ud800 a"):
-        assert last_border(text, []) == 0, text
+        assert find_split(text, []) == 0, text
     # The last three characters might begin "o xy", and the first three end it.
-    assert last_border("one two one two", ["o xy"]) == 11
-    assert last_border("one two", ["o xy"]) == 0
-    assert last_border("one two one two ", ["o o"]) == 11
-    assert last_border("a one two one none ", ["o o", "e n"]) == 5
+    assert find_split("one two one two", ["o xy"]) == 11
+    assert find_split("one two", ["o xy"]) == 0
+    assert find_split("one two one two ", ["o o"]) == 11
+    assert find_split("a one two one none ", ["o o", "e n"]) == 5
 
 
 @given(text=TEXTS, tokens=TOKENS, size=st.integers(1, 40))
-def test_pieces_of_any_size_are_the_text(split_whole: Split, text: str, tokens: list[str], size: int) -> None:
+def test_pieces_of_any_size_are_the_text(text: str, tokens: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "CHUNK", size)
-        parts = list(pieces(text, tokens))
+        patch.setattr(chunks, "CHUNK_SIZE", size)
+        parts = list(split_text(text, tokens))
     assert "".join(parts) == text and all(parts)
-    assert [token for part in parts for token in split_whole(part, tokens)] == split_whole(text, tokens)
+    assert [token for part in parts for token in reference.pre_tokenize(part, tokens)] == reference.pre_tokenize(text, tokens)
 
 
 @given(text=TEXTS, tokens=TOKENS, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_blocks_of_any_size_are_cut_anew_into_the_text(
-    split_whole: Split, text: str, tokens: list[str], sizes: list[int]
+    text: str, tokens: list[str], sizes: list[int]
 ) -> None:
-    parts = [part.decode() for part in cut(in_blocks(text.encode(), sizes), tokens)]
+    parts = [part.decode() for part in split_blocks(in_blocks(text.encode(), sizes), tokens)]
     assert "".join(parts) == text and all(parts)
-    assert [token for part in parts for token in split_whole(part, tokens)] == split_whole(text, tokens)
+    assert [token for part in parts for token in reference.pre_tokenize(part, tokens)] == reference.pre_tokenize(text, tokens)
 
 
 def test_chunks_are_about_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(chunks, "CHUNK", 1000)
-    parts = list(pieces(text, ["<|endoftext|>"]))
+    monkeypatch.setattr(chunks, "CHUNK_SIZE", 1000)
+    parts = list(split_text(text, ["<|endoftext|>"]))
     assert max(map(len, parts)) <= 1000 and len(parts) < 1.2 * len(text) / 1000
-    parts = list(cut(in_blocks(text.encode(), [1000]), ["<|endoftext|>"]))
+    parts = list(split_blocks(in_blocks(text.encode(), [1000]), ["<|endoftext|>"]))
     assert max(map(len, parts)) < 2000 and len(parts) > 0.8 * len(text.encode()) / 1000
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "🙂", "a b"])
 def test_text_without_a_border_stays_whole_in_linear_time(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
-    monkeypatch.setattr(chunks, "CHUNK", 100)
+    monkeypatch.setattr(chunks, "CHUNK_SIZE", 100)
     text = unit * (300_000 // len(unit))
-    assert list(pieces(text, ["a ba", "b a"])) == [text]
-    assert list(cut(in_blocks(text.encode(), [1000]), ["a ba", "b a"])) == [text.encode()]
+    assert list(split_text(text, ["a ba", "b a"])) == [text]
+    assert list(split_blocks(in_blocks(text.encode(), [1000]), ["a ba", "b a"])) == [text.encode()]
 
 
 def test_halves_of_surrogate_pairs_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK", 5)
+    monkeypatch.setattr(chunks, "CHUNK_SIZE", 5)
     text = "one \ud800 two\udfff three \ud83d" * 9
-    assert "".join(pieces(text, ["<|a|>"])) == text
+    assert "".join(split_text(text, ["<|a|>"])) == text
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
@@ -116,14 +117,14 @@ def test_results_come_in_the_order_of_the_items(num_threads: int) -> None:
         time.sleep(0.001 * (5 - number % 5))
         return number * number
 
-    assert list(in_order(slow_at_first, range(40), num_threads)) == [number * number for number in range(40)]
-    assert list(in_order(slow_at_first, [], num_threads)) == []
+    assert list(parallel_map(slow_at_first, range(40), num_threads)) == [number * number for number in range(40)]
+    assert list(parallel_map(slow_at_first, [], num_threads)) == []
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 def test_items_are_taken_only_a_little_ahead(num_threads: int) -> None:
     items = itertools.count()
-    results = in_order(lambda number: number, items, num_threads)
+    results = parallel_map(lambda number: number, items, num_threads)
     assert next(items) == 0, "nothing is taken before the first result is asked for"
     assert list(itertools.islice(results, 50)) == list(range(1, 51))
     assert next(items) < 51 + 3 * num_threads
@@ -133,7 +134,7 @@ def test_items_are_taken_only_a_little_ahead(num_threads: int) -> None:
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 def test_an_error_comes_in_its_place_and_ends_the_threads(num_threads: int) -> None:
     before = threading.active_count()
-    results = in_order(lambda number: 1 // number, [1, 1, 1, 0, 1, 1, 0] + [1] * 90, num_threads)
+    results = parallel_map(lambda number: 1 // number, [1, 1, 1, 0, 1, 1, 0] + [1] * 90, num_threads)
     assert [next(results) for _ in range(3)] == [1, 1, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -141,11 +142,11 @@ def test_an_error_comes_in_its_place_and_ends_the_threads(num_threads: int) -> N
 
 
 def test_special_tokens_that_begin_alike_stand_together_the_longest_first() -> None:
-    special = SpecialTokens.of({"<|a": 7, "[x]": 5, "<|a|>": 9, "[": 4})
+    special = SpecialTokens.from_ids({"<|a": 7, "[x]": 5, "<|a|>": 9, "[": 4})
     tokens = [special.texts[begin:end].tobytes() for begin, end in itertools.pairwise(special.bounds)]
     assert tokens == [b"<|a|>", b"<|a", b"[x]", b"["]
     assert special.ids.tolist() == [9, 7, 5, 4] and special.num_tokens == 4
-    assert SpecialTokens.of({}).num_tokens == 0
+    assert SpecialTokens.from_ids({}).num_tokens == 0
 
 
 def test_classes_of_code_points_by_hand() -> None:

@@ -32,7 +32,7 @@ def place_by_python(data: bytes) -> int:
 @pytest.fixture(scope="module")
 def find_invalid(kernels: SimpleNamespace) -> Callable[..., int]:
     def find(data: bytes, behind: bytes = b"") -> int:
-        return kernels.find_invalid(np.frombuffer(data + behind + PADDING, np.uint8), len(data))
+        return kernels.find_invalid_utf8(np.frombuffer(data + behind + PADDING, np.uint8), len(data))
 
     return find
 
@@ -83,9 +83,9 @@ PIECES = st.lists(st.sampled_from([*SPECIAL, "<|", "a", "|>", "x", " ", "é", "<
 @pytest.fixture(scope="module")
 def find_special(kernels: SimpleNamespace) -> Callable[..., int]:
     def find(data: bytes, begin: int, end: int, tokens: Sequence[str]) -> int:
-        special = SpecialTokens.of({token: number for number, token in enumerate(tokens)})
+        special = SpecialTokens.from_ids({token: number for number, token in enumerate(tokens)})
         buffer = np.frombuffer(data + PADDING, np.uint8)
-        return kernels.find_first_special(buffer, begin, end, special.texts, special.bounds, special.num_tokens)
+        return kernels.find_special_position(buffer, begin, end, special.texts, special.bounds, special.num_tokens)
 
     return find
 

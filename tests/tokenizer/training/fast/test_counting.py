@@ -1,0 +1,55 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lm.tokenizer import reference
+from lm.tokenizer.training.fast import library
+from lm.tokenizer.training.fast.constants import BORDER
+from lm.tokenizer.training.fast.counting import CountTable, count_pre_tokens
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+END = "<|endoftext|>"
+
+
+def counts_of(table: CountTable) -> Counter[bytes]:
+    """Return the counts of all pre-tokens that have at least two bytes."""
+    kernels = library.load()
+    size = kernels.count_cells(table.slots, table.bits)
+    text, symbols, weights = np.empty(size, np.uint8), np.empty(size, np.uint32), np.empty(size, np.int64)
+    kernels.write_cells(table.slots, table.bits, table.key_bytes, 0, text, symbols, weights)
+    counts: Counter[bytes] = Counter()
+    begin = 0
+    for end in np.flatnonzero(symbols == BORDER).tolist():
+        counts[text[begin:end].tobytes()] += int(weights[begin])
+        begin = end + 1
+    return counts
+
+
+def test_counts_are_those_of_the_reference(text: str) -> None:
+    expected = Counter(token.encode() for token in reference.pre_tokenize(text, [END]))
+    del expected[END.encode()]
+    expected = Counter({token: count for token, count in expected.items() if len(token) >= 2})
+    data = text.encode()
+    blocks = [data[begin : begin + 30_000] for begin in range(0, len(data), 30_000)]
+    whole = [b"".join(blocks)]
+    for some, num_threads in ((whole, 1), (whole, 3)):
+        assert counts_of(count_pre_tokens(some, [END], num_threads)) == expected
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_tables_grow_with_the_number_and_the_length_of_pre_tokens(num_threads: int) -> None:
+    rng = random.Random(1)
+    words = [f" {number:x}" + "é" * (number % 40 if number % 5 == 0 else 1) for number in range(90_000)]
+    words += words[::2] + words[::7]
+    rng.shuffle(words)
+    data = "".join(words).encode()
+    expected = Counter(token.encode() for token in reference.pre_tokenize("".join(words)) if len(token.encode()) > 1)
+    blocks = (
+        [data]
+        if num_threads == 1
+        else ["".join(words[begin : begin + 9999]).encode() for begin in range(0, len(words), 9999)]
+    )
+    assert counts_of(count_pre_tokens(blocks, [], num_threads)) == expected
