@@ -1,6 +1,6 @@
-"""The decoder of `lm.generation.decoder` with a compiled step, for a model on the CPU in float32 or bfloat16.
+"""A decoder whose step is compiled by numba, for models on the CPU in float32 or bfloat16.
 
-Prompts are read by PyTorch, whose products of many rows are fast, into the same cache.
+PyTorch reads the prompts, since its products of many rows are fast, and writes into the same cache.
 """
 
 import sys
@@ -9,143 +9,202 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lm.device import why_not_compile
-from lm.generation.decoder import Decoder, extend
-from lm.model.layers import LayerNorm, RMSNorm, SwiGLU
-from lm.model.transformer import TransformerLM
+from lm.generation.decoder import Decoder, extended
+from lm.model.attention import MultiHeadSelfAttention
+from lm.model.config import ModelConfig
+from lm.model.feed_forward import SiLU, SwiGLU
+from lm.model.linear import Embedding, Linear
+from lm.model.norms import LayerNorm, NoNorm, RMSNorm
+from lm.model.positions import RotaryEmbedding
+from lm.model.transformer import TransformerBlock, TransformerLM
 
-_END = -(1 << 62)  # orders that no further one makes positive
+_END = -(1 << 62)  # a command count that no further command makes positive
+
+# What the step computes, by the exact types of the layers; the numbers are those of numba_step.py.
+_NORM_KINDS: dict[type[nn.Module], int] = {NoNorm: 0, RMSNorm: 1, LayerNorm: 2}
+_IS_GATED: dict[type[nn.Module], bool] = {SwiGLU: True, SiLU: False}
+_OTHER_LAYERS = {
+    TransformerLM,
+    TransformerBlock,
+    MultiHeadSelfAttention,
+    Linear,
+    Embedding,
+    RotaryEmbedding,
+    nn.ModuleList,
+    nn.Identity,
+}
+# The switches whose effect is not a layer of its own, with the values that the step computes.
+_SWITCHES: dict[str, set[Any]] = {
+    "norm_position": {"pre", "post"},
+    "position": {"rope", "learned", "none"},
+    "qk_norm": {False, True},
+    "tie_embeddings": {False, True},
+}
+_SIZES = {"d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "context_length", "rope_theta"}
+_CONFIG_FIELDS = {*_SWITCHES, *_SIZES, "norm", "ffn"}
+_EPS = 1e-5  # as in numba_step.py
 
 
 def fastest_decoder(model: TransformerLM, num_rows: int) -> "Decoder | NumbaDecoder":
-    """The compiled step on the CPU, which takes seconds the first time on a machine; on CUDA PyTorch's as a graph."""
-    if can_compile(model):
+    """The fastest decoder that supports the model.
+
+    On the CPU that is the step compiled by numba, which takes seconds the first time on a machine; on CUDA, PyTorch's
+    own step as a graph. A model with a layer that the compiled step does not know decodes with PyTorch.
+    """
+    if supports(model):
         return NumbaDecoder(model, num_rows)
     device = model.token_embeddings.weight.device
     return Decoder(model, num_rows, compiled=device.type == "cuda" and why_not_compile(device) is None)
 
 
-def can_compile(model: TransformerLM) -> bool:
+def supports(model: TransformerLM) -> bool:
+    """Whether the compiled step computes exactly this model: its device, its dtype and the type of every layer.
+
+    A layer of any other type, even a subclass, is not supported, and neither is a field or a value of the configuration
+    that was added after this list.
+    """
     weight = model.token_embeddings.weight
-    is_supported = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    return is_supported and sys.platform != "win32" and find_spec("numba") is not None
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if sys.platform == "win32" or find_spec("numba") is None:
+        return False
+    if set(vars(model.config)) != _CONFIG_FIELDS:
+        return False
+    if not all(getattr(model.config, name) in values for name, values in _SWITCHES.items()):
+        return False
+    known = {*_NORM_KINDS, *_IS_GATED, *_OTHER_LAYERS}
+    if any(type(module) not in known for module in model.modules()):
+        return False
+    return all(module.eps == _EPS for module in model.modules() if isinstance(module, RMSNorm | LayerNorm))
 
 
 class NumbaDecoder:
-    """As `Decoder`; it takes as many threads as PyTorch does, which look out for steps as long as it lives.
+    """A `Decoder` with a compiled step, which uses as many threads as PyTorch.
 
-    The model must not change meanwhile, as some of its weights are copied. One thread at a time may call it.
+    The threads wait for steps as long as the decoder exists. The model must not change during that time, because some
+    of its weights are copied. Only one thread at a time may call the decoder.
     """
 
     def __init__(self, model: TransformerLM, num_rows: int) -> None:
-        from lm.generation.numba_step import follow, lead
+        from lm.generation.numba_step import run_step, worker_loop
 
         self.model = model
-        self._plain = Decoder(model, num_rows)
-        self.prefill = self._plain.prefill
-        if not any(Path(lead.stats.cache_path).glob("numba_step.lead-*")):
-            print("compiling the decoding step, once for each precision: some seconds", file=sys.stderr)
+        self._torch_decoder = Decoder(model, num_rows)
+        self.prefill = self._torch_decoder.prefill
+        if not any(Path(run_step.stats.cache_path or "").glob("numba_step.run_step-*")):
+            print("compiling the decoding step, once per precision: this takes some seconds", file=sys.stderr)
         num_threads = torch.get_num_threads()
-        self._orders, arrived = np.array([_END, 1]), np.zeros(1, np.int64)
+        self._commands, arrived = np.array([_END, 1]), np.zeros(1, np.int64)
         self._token_ids, self._positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
         self._logits = np.zeros((num_rows, model.vocab_size), np.float32)
-        cache = _numbers(self._plain.keys), _numbers(self._plain.values)
-        state = self._token_ids, self._positions, *cache, self._logits
-        shared = num_threads, self._orders, arrived, _pack(model), _scratch(model, num_rows, num_threads), *state
-        # Both are compiled now, and no text has to wait for it: one ends at once, one does a step alone.
-        follow(0, *shared)
-        lead(1, *shared[1:])
-        self._orders[0] = arrived[0] = 0
-        self._lead, self._shared = lead, shared
-        helpers = [Thread(target=follow, args=(number, *shared), daemon=True) for number in range(1, num_threads)]
-        for helper in helpers:
-            helper.start()
-        weakref.finalize(self, _end, helpers, self._orders)
+        cache = self._torch_decoder.cache
+        state = self._token_ids, self._positions, _to_numpy(cache.keys), _to_numpy(cache.values), self._logits
+        shared = num_threads, self._commands, arrived, _pack(model), _scratch(model, num_rows, num_threads), *state
+        # Compile both now, so that no text has to wait for it: the first call ends at once, the second runs one step
+        # with one thread.
+        worker_loop(0, *shared)
+        run_step(1, *shared[1:])
+        self._commands[0] = arrived[0] = 0
+        self._run_step, self._shared = run_step, shared
+        workers = [Thread(target=worker_loop, args=(number, *shared), daemon=True) for number in range(1, num_threads)]
+        for worker in workers:
+            worker.start()
+        weakref.finalize(self, _end, workers, self._commands)
 
     @property
     def lengths(self) -> list[int]:
-        return self._plain.lengths
+        return self._torch_decoder.lengths
 
     def decode(self, token_ids: Sequence[int | None]) -> Tensor:
         """As `Decoder.decode`; the logits are float32."""
-        extend(self.lengths, token_ids, self.model.config.context_length)
+        self.lengths[:] = extended(self.lengths, token_ids, self.model.config.context_length)
         num_rows = len(token_ids)
         self._token_ids[:num_rows] = [token_id or 0 for token_id in token_ids]
         self._positions[:num_rows] = [max(0, length - 1) for length in self.lengths[:num_rows]]
-        self._orders[1] = num_rows
-        self._lead(*self._shared)
+        self._commands[1] = num_rows
+        self._run_step(*self._shared)
         return torch.from_numpy(self._logits[:num_rows].copy())
 
 
-def _end(helpers: list[Thread], orders: np.ndarray) -> None:
-    """Before the decoder goes, or the interpreter, which a thread within machine code would bring down."""
-    orders[0] = _END
-    for helper in helpers:
-        helper.join()
+def _end(workers: list[Thread], commands: np.ndarray) -> None:
+    """End the threads before the decoder is gone, or the interpreter, which a thread in machine code would crash."""
+    commands[0] = _END
+    for worker in workers:
+        worker.join()
 
 
-def _pack(model: TransformerLM) -> tuple:
-    """What `lm.generation.numba_step.lead` calls `model`."""
+def _pack(model: TransformerLM) -> tuple[Any, ...]:
+    """The arrays and switches that `lm.generation.numba_step.run_step` calls `model`."""
     config = model.config
     dtype = model.token_embeddings.weight.dtype
-    blocks = list(model.layers)
-    # The norm that stands before each sub-layer and the head: its own, or the one behind the sub-layer before.
-    passed = [norm for block in blocks for norm in (block.ln1, block.ln2)]
-    passed = [*passed, model.ln_final] if config.norm_position == "pre" else [nn.Identity(), *passed]
+    blocks = _blocks(model)
+    # The norm before each sublayer and before the head: its own, or in post-norm the one after the sublayer before it.
+    norms: list[nn.Module] = [norm for block in blocks for norm in (block.ln1, block.ln2)]
+    norms = [*norms, model.ln_final] if config.norm_position == "pre" else [NoNorm(config.d_model), *norms]
     attns = [block.attn for block in blocks]
     ffns = [block.ffn for block in blocks]
-    is_gated = isinstance(ffns[0], SwiGLU)
-    nothing = torch.empty(0, 0)
+    is_gated = _IS_GATED[type(ffns[0])]
+    empty = torch.empty(0, 0)
     rope, learned = attns[0].rope, torch.empty(0, 0, dtype=dtype)
     if config.position == "learned":
         learned = model.position_embeddings.weight
-    qk_norms = [torch.stack((a.q_norm.weight, a.k_norm.weight)) if config.qk_norm else torch.empty(2, 0) for a in attns]
+    qk_norms = [torch.empty(2, 0) for _ in attns]
+    if config.qk_norm:
+        qk_norms = [torch.stack(tuple(norm.weight for norm in (a.q_norm, a.k_norm))) for a in attns]
     return (
-        _numbers(model.token_embeddings.weight),
-        _numbers(learned),
-        _numbers(rope.cos.float() if rope else nothing),
-        _numbers(rope.sin.float() if rope else nothing),
-        np.array([{RMSNorm: 1, LayerNorm: 2}.get(type(norm), 0) for norm in passed]),
-        _numbers(torch.stack([_weight_and_bias(norm, config.d_model) for norm in passed])),
+        _to_numpy(model.token_embeddings.weight),
+        _to_numpy(learned),
+        _to_numpy(rope.cos.float() if rope else empty),
+        _to_numpy(rope.sin.float() if rope else empty),
+        np.array([_NORM_KINDS[type(norm)] for norm in norms]),
+        _to_numpy(torch.stack([_weight_and_bias(norm, config) for norm in norms])),
         config.norm_position == "post",
-        _numbers(torch.stack(qk_norms).float()),
-        _numbers(torch.stack([torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)) for a in attns])),
-        _numbers(torch.stack([a.output_proj.weight for a in attns])),
-        _numbers(torch.stack([torch.cat((f.w1.weight, f.w3.weight)) if is_gated else f.w1.weight for f in ffns])),
-        _numbers(torch.stack([f.w2.weight for f in ffns])),
-        _numbers(model.lm_head.weight),
+        _to_numpy(torch.stack(qk_norms).float()),
+        _to_numpy(torch.stack([torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)) for a in attns])),
+        _to_numpy(torch.stack([a.output_proj.weight for a in attns])),
+        _to_numpy(torch.stack([torch.cat((f.w1.weight, f.w3.weight)) if is_gated else f.w1.weight for f in ffns])),
+        _to_numpy(torch.stack([f.w2.weight for f in ffns])),
+        _to_numpy(model.lm_head.weight),
         is_gated,
     )
 
 
-def _scratch(model: TransformerLM, num_rows: int, num_threads: int) -> tuple:
-    config, ffn = model.config, model.layers[0].ffn
+def _scratch(model: TransformerLM, num_rows: int, num_threads: int) -> tuple[np.ndarray, ...]:
+    """The arrays for intermediate results that `lm.generation.numba_step.run_step` calls `scratch`."""
+    config, ffn = model.config, _blocks(model)[0].ffn
     d_heads = config.num_heads * config.d_head
     widest = max(config.d_model, d_heads + 2 * config.num_kv_heads * config.d_head)
-    inside = ffn.w1.weight.shape[0] * (2 if isinstance(ffn, SwiGLU) else 1)
+    hidden = ffn.w1.weight.shape[0] * (2 if _IS_GATED[type(ffn)] else 1)
     shapes = (
         (num_rows, config.d_model),
         (num_threads, num_rows, config.d_model),
         (num_rows, widest),
         (num_rows, d_heads),
-        (num_rows, inside),
+        (num_rows, hidden),
         (num_threads, config.context_length),
     )
     return tuple(np.empty(shape, np.float32) for shape in shapes)
 
 
-def _weight_and_bias(norm: nn.Module, d_model: int) -> Tensor:
-    """(2, D); ones and zeros where there are none."""
-    weight = getattr(norm, "weight", torch.ones(d_model))
-    return torch.stack((weight, getattr(norm, "bias", torch.zeros(d_model)))).float()
+def _blocks(model: TransformerLM) -> list[Any]:
+    """The blocks, whose layers are among those that `supports` accepts."""
+    return list(model.layers)
 
 
-def _numbers(tensor: Tensor) -> np.ndarray:
-    """A view; of bfloat16 the bits."""
+def _weight_and_bias(norm: nn.Module, config: ModelConfig) -> Tensor:
+    """(2, D); ones and zeros where the norm has none."""
+    weight = getattr(norm, "weight", torch.ones(config.d_model))
+    return torch.stack((weight, getattr(norm, "bias", torch.zeros(config.d_model)))).float()
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    """A view of the tensor; of bfloat16, a view of its bits as uint16."""
     tensor = tensor.detach()
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

@@ -1,6 +1,7 @@
-"""Multi-head causal self-attention with rotary positions.
+"""Multi-head causal self-attention.
 
-Shapes: ... any leading dimensions, B batch, T sequence, S sequence of the keys, D d_model, H heads, K d_head.
+Shapes: ... any leading dimensions, B batch, T sequence, S sequence of the keys, D d_model, H heads, G key/value heads,
+K d_head.
 """
 
 import math
@@ -8,47 +9,24 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lm.model.cache import LayerCache
 from lm.model.config import AttentionBackend
 from lm.model.fused.flash_attention import flash_attention
-from lm.model.layers import Linear, RMSNorm
-
-
-class RotaryEmbedding(nn.Module):
-    """Turns each pair of neighbours (x[2i], x[2i+1]) by the angle position · theta^(-2i/K) (Su et al. 2021).
-
-    The dot product of two turned vectors then depends on their positions only through the difference. As in their
-    equation 34, y = x cos + x' sin, in which x' is x with its neighbours exchanged, and the first of each two negated.
-    """
-
-    def __init__(self, theta: float, d_head: int, context_length: int) -> None:
-        super().__init__()
-        # In this order of operations other programs round to the same numbers.
-        frequencies = 1 / theta ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)  # (K/2,)
-        angles = torch.outer(torch.arange(context_length, dtype=torch.float32), frequencies)  # (T, K/2)
-        # Not persistent: they follow from the configuration, and a checkpoint holds only what was learned.
-        self.register_buffer("cos", angles.cos().repeat_interleave(2, dim=-1), persistent=False)  # (T, K)
-        self.register_buffer("sin", torch.stack((-angles.sin(), angles.sin()), -1).flatten(-2), persistent=False)
-
-    def forward(self, x: Tensor, token_positions: Tensor | None = None) -> Tensor:
-        """`x` is (..., T, K); `token_positions` (..., T) defaults to 0, 1, ..., T - 1."""
-        if token_positions is None:
-            cos, sin = self.cos[: x.shape[-2]], self.sin[: x.shape[-2]]  # (T, K)
-        else:
-            cos, sin = self.cos[token_positions], self.sin[token_positions]  # (..., T, K)
-        exchanged = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-        return torch.addcmul(x * cos.to(x.dtype), exchanged, sin.to(x.dtype))
+from lm.model.linear import Linear
+from lm.model.norms import RMSNorm
+from lm.model.positions import RotaryEmbedding
 
 
 def softmax(x: Tensor, dim: int) -> Tensor:
-    """exp(x) / sum(exp(x)) along `dim`; the maximum is subtracted first, which changes nothing but overflow."""
+    """exp(x) / sum(exp(x)) along `dim`; subtracting the maximum first prevents overflow and changes nothing else."""
     exp = (x - x.amax(dim, keepdim=True)).exp()
     return exp / exp.sum(dim, keepdim=True)
 
 
 def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(Q Kᵀ / sqrt(K)) V (Vaswani et al. 2017, eq. 1), the reference.
+    """softmax(Q Kᵀ / sqrt(K)) V (Vaswani et al. 2017, equation 1).
 
-    `q` (..., T, K), `k` and `v` (..., S, K), `mask` (..., T, S) true where a query may see a key -> (..., T, K).
+    `q` (..., T, K), `k` and `v` (..., S, K), `mask` (..., T, S), true where a query may see a key -> (..., T, K).
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (..., T, S)
     if mask is not None:
@@ -59,11 +37,15 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
 def causal_attention(
     q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend, document_starts: Tensor | None = None
 ) -> Tensor:
-    """Attention in which position t sees the positions 0 to t, or `document_starts`[t] to t, (B, T).
+    """Attention in which position t sees the positions 0 to t, or with `document_starts` (B, T) its own document's.
 
-    `reference` is the equation, which torch.compile makes fast on a CPU, `sdpa` PyTorch's kernel (FlashAttention on
-    CUDA, but not with documents), `flash` the one of `flash_attention`. Queries, keys and values are (B, H, T, K).
+    Queries are (B, H, T, K), keys and values (B, G, T, K): with G < H, groups of heads share them. The backends compute
+    the same: `reference` is the equation above, which torch.compile makes fast on a CPU; `sdpa` is PyTorch's kernel
+    (FlashAttention on CUDA, unless there are documents); `flash` is `flash_attention`.
     """
+    if k.shape[-3] < q.shape[-3]:
+        group = q.shape[-3] // k.shape[-3]
+        k, v = k.repeat_interleave(group, dim=-3), v.repeat_interleave(group, dim=-3)
     if backend == "flash":
         return flash_attention(q, k, v, document_starts)
     if backend == "sdpa" and document_starts is None:
@@ -77,12 +59,23 @@ def causal_attention(
     return scaled_dot_product_attention(q, k, v, mask)
 
 
-class MultiHeadSelfAttention(nn.Module):
-    """Causal self-attention of `num_heads` heads; groups of them share the `num_kv_heads` keys and values.
+def attention_to_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of one new token per row to the columns of a cache: q (B, H, 1, K), k and v (B, G, S, K) -> q's shape.
 
-    num_kv_heads = num_heads is the multi-head attention of Vaswani et al. 2017 (3.2.2), fewer are the grouped queries
-    of Ainslie et al. 2023. `rope` turns queries and keys; without it the heads know no positions. `qk_norm` normalises
-    each query and key before (Henry et al. 2020; Dehghani et al. 2023), so that no logit can grow without bound.
+    The heads that share keys and values are laid side by side as if they were positions, so that nothing is repeated.
+    This is the equation itself: for one position, PyTorch's kernel takes up to four times as long on a CPU.
+    """
+    grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # (B, G, H/G, K)
+    return scaled_dot_product_attention(grouped, k, v, mask).reshape(q.shape)
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Causal self-attention with `num_heads` heads, groups of which share the `num_kv_heads` keys and values.
+
+    num_kv_heads = num_heads is multi-head attention (Vaswani et al. 2017, section 3.2.2); fewer is grouped-query
+    attention (Ainslie et al. 2023). `rope` rotates queries and keys; without it the layer knows nothing of positions.
+    `qk_norm` first normalizes each query and key (Henry et al. 2020; Dehghani et al. 2023), so that no attention logit
+    can grow without bound.
     """
 
     def __init__(
@@ -108,20 +101,43 @@ class MultiHeadSelfAttention(nn.Module):
         self.k_norm = RMSNorm(self.d_head) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, token_positions: Tensor | None = None, document_starts: Tensor | None = None
+        self,
+        x: Tensor,
+        token_positions: Tensor | None = None,
+        document_starts: Tensor | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
-        """(..., T, D) -> (..., T, D)."""
-        # Three products: one over the joined weights was no faster on a CPU, and keeps q and k twice for the backward.
+        """(..., T, D) -> (..., T, D); arguments as for `TransformerLM.forward`."""
+        # Three products: one over the joined weights was no faster on a CPU, and keeps q and k twice for the backward
+        # pass.
         q = self.q_proj(x).unflatten(-1, (self.num_heads, self.d_head)).transpose(-2, -3)  # (..., H, T, K)
-        k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.d_head)).transpose(-2, -3)
+        k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.d_head)).transpose(-2, -3)  # (..., G, T, K)
         v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.d_head)).transpose(-2, -3)
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rope is not None:
             if token_positions is not None:
                 token_positions = token_positions.unsqueeze(-2)  # (..., 1, T): the same for every head
             q, k = self.rope(q, token_positions), self.rope(k, token_positions)
-        if self.num_kv_heads < self.num_heads:
-            group = self.num_heads // self.num_kv_heads
-            k, v = k.repeat_interleave(group, dim=-3), v.repeat_interleave(group, dim=-3)
-        heads = causal_attention(q, k, v, self.backend, document_starts)  # (..., H, T, K)
+        mask = None
+        if cache is not None:
+            k, v, mask = cache.update(k, v)
+        if mask is None:
+            heads = causal_attention(q, k, v, self.backend, document_starts)  # (..., H, T, K)
+        else:
+            heads = attention_to_cache(q, k, v, mask)
         return self.output_proj(heads.transpose(-2, -3).flatten(-2))
+
+    @staticmethod
+    def num_parameters(d_model: int, num_heads: int, num_kv_heads: int) -> int:
+        """Weights of the four projections; the norms of queries and keys report their own."""
+        d_kv = num_kv_heads * (d_model // num_heads)
+        return 2 * d_model * d_model + 2 * d_model * d_kv
+
+    @staticmethod
+    def flops_per_token(d_model: int, num_heads: int, num_kv_heads: int, sequence_length: int) -> int:
+        """FLOPs of the forward pass in matrix products: the projections, the scores and the weighted values.
+
+        Masked positions count too, as is usual where MFU is compared.
+        """
+        projections = 2 * MultiHeadSelfAttention.num_parameters(d_model, num_heads, num_kv_heads)
+        return projections + 4 * sequence_length * d_model

@@ -12,7 +12,7 @@ AttentionBackend = Literal["reference", "sdpa", "flash"]  # see `lm.model.attent
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """`d_ff` is SwiGLU's width; `ffn: silu` is widened to 3/2 of it, so that both have the same parameters."""
+    """`d_ff` is the width of SwiGLU's hidden layer; `ffn: silu` uses 3/2 of it, for equal parameters."""
 
     d_model: int
     num_layers: int
@@ -40,8 +40,8 @@ class ModelConfig:
             )
         if self.position == "rope" and self.d_head % 2:
             raise ValueError(f"num_heads: rope needs an even d_model / num_heads, got {self.d_head}")
-        if self.ffn != "swiglu" and self.d_ff % 2:
-            raise ValueError(f"d_ff: expected an even number ({self.ffn} takes 3/2 of it), got {self.d_ff}")
+        if self.ffn == "silu" and self.d_ff % 2:
+            raise ValueError(f"d_ff: expected an even number (silu uses 3/2 of it), got {self.d_ff}")
         if self.rope_theta <= 0:
             raise ValueError(f"rope_theta: expected a positive number, got {self.rope_theta}")
 

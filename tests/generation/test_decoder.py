@@ -11,10 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from lm.generation.decoder import Decoder
-from lm.generation.numba_decoder import NumbaDecoder, can_compile
+from lm.generation.numba_decoder import NumbaDecoder, fastest_decoder, supports
 from lm.model.config import ModelConfig
+from lm.model.feed_forward import SiLU
+from lm.model.norms import NormLayer
 from lm.model.transformer import TransformerLM
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -118,11 +121,11 @@ def test_the_step_that_pytorch_compiles_is_the_same(small):
 
 def test_the_cache_is_allocated_once(small):
     decoder = Decoder(build(small), num_rows=2)
-    addresses = decoder.keys.data_ptr(), decoder.values.data_ptr()
-    assert decoder.keys.shape == (2, 2, 4, 16, 8) == decoder.values.shape
+    addresses = decoder.cache.keys.data_ptr(), decoder.cache.values.data_ptr()
+    assert decoder.cache.keys.shape == (2, 2, 4, 16, 8) == decoder.cache.values.shape
     decoder.prefill([1], [[1, 2]])
     decoder.decode([None, 3])
-    assert (decoder.keys.data_ptr(), decoder.values.data_ptr()) == addresses
+    assert (decoder.cache.keys.data_ptr(), decoder.cache.values.data_ptr()) == addresses
 
 
 @both
@@ -162,11 +165,60 @@ def test_threads_share_a_step_without_a_difference(small):
     assert torch.equal(*logits)
 
 
-def test_what_is_compiled_is_the_processors_step_in_float32_and_bfloat16(small):
+def test_the_compiled_step_supports_the_cpu_in_float32_and_bfloat16(small):
     model = build(small)
-    assert can_compile(model) and can_compile(model.to(torch.bfloat16))
-    assert not can_compile(model.to(torch.float16))
-    assert not can_compile(model.to("meta", torch.float32))
+    assert supports(model) and supports(model.to(torch.bfloat16))
+    assert not supports(model.to(torch.float16))
+    assert not supports(model.to("meta", torch.float32))
+
+
+class ReLU(SiLU):
+    """A feed-forward variant as somebody may add it: close to another one, and another all the same."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.w2(self.w1(x).relu())
+
+
+class ScaledNorm(NormLayer):
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        self.weight = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight / x.abs().mean(-1, keepdim=True)
+
+    num_parameters = saved_bytes_per_token = backward_bytes_per_token = staticmethod(lambda *_: 0)
+
+
+def change(model: TransformerLM, kind: str) -> None:
+    layer = model.layers[1]
+    match kind:
+        case "feed-forward":
+            layer.ffn.__class__ = ReLU if isinstance(layer.ffn, SiLU) else layer.ffn.__class__
+        case "norm":
+            layer.ln1 = ScaledNorm(32)
+        case "epsilon":
+            layer.ln1.eps = 0.1
+        case "attention":
+            layer.attn.__class__ = type("OtherAttention", (type(layer.attn),), {})
+        case "position":
+            model.config = dataclasses.replace(model.config, position="sinusoidal")
+        case "new field":
+            model.config = dataclasses.make_dataclass(
+                "NewConfig", [("logit_softcap", float)], bases=(ModelConfig,), frozen=True, kw_only=True
+            )(**vars(model.config), logit_softcap=30.0)
+
+
+@pytest.mark.parametrize("kind", ["feed-forward", "norm", "epsilon", "attention", "position", "new field"])
+def test_the_compiled_step_refuses_what_it_does_not_know_and_pytorch_decodes_it(kind, small):
+    model = build(dataclasses.replace(small, ffn="silu"))
+    assert isinstance(fastest_decoder(model, 1), NumbaDecoder)
+    change(model, kind)
+    assert not supports(model)
+    decoder = fastest_decoder(model, num_rows=1)
+    assert isinstance(decoder, Decoder)
+    decoder.prefill([0], [[1, 2, 3]])
+    torch.testing.assert_close(decoder.decode([4])[0], plain_logits(model, [1, 2, 3, 4]), atol=1e-5, rtol=0)
 
 
 def test_the_threads_of_a_decoder_end_with_it_and_not_before(small):

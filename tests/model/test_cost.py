@@ -1,25 +1,11 @@
 import dataclasses
-import gc
-from collections.abc import Callable
-from itertools import accumulate
 
 import pytest
 import torch
-from torch._C._profiler import RecordScope, _ExperimentalConfig
-from torch.autograd import (
-    ProfilerActivity,
-    ProfilerConfig,
-    ProfilerState,
-    _disable_profiler,
-    _enable_profiler,
-    _prepare_profiler,
-)
 from torch.utils.flop_counter import FlopCounterMode
 
-from lm.model.cost import parameters, training_bytes, training_flops_per_token
+from lm.model.cost import parameters, training_flops_per_token
 from lm.model.transformer import TransformerLM
-from lm.training.optimizer import make_optimizer
-from lm.training.train_step import Update
 
 VARIANTS = [
     {},
@@ -35,29 +21,6 @@ VARIANTS = [
 ]
 
 
-def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that PyTorch's CPU allocator holds of what it has given out since `work` began.
-
-    The profiler is told of every block, those inside of operators included. Its public face would spend twenty times as
-    long on sorting the operators.
-    """
-    gc.collect()  # or what earlier calls have left may be freed during this one
-    config = ProfilerConfig(ProfilerState.KINETO, False, True, False, False, False, _ExperimentalConfig())  # of memory
-    _prepare_profiler(config, {ProfilerActivity.CPU})
-    _enable_profiler(config, {ProfilerActivity.CPU}, {RecordScope.USER_SCOPE})
-    try:
-        work()
-    finally:
-        events = _disable_profiler().events()
-    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]  # negative where a block is freed
-    return max(accumulate(sizes))
-
-
-def choose_products(monkeypatch: pytest.MonkeyPatch, onednn: bool) -> None:
-    monkeypatch.setattr("lm.model.fused.onednn.prefers_onednn", lambda: onednn)
-    monkeypatch.setattr("lm.model.cost.prefers_onednn", lambda: onednn)
-
-
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_parameters_are_those_of_the_model(small, changes):
     config = dataclasses.replace(small, **changes)
@@ -68,126 +31,10 @@ def test_parameters_are_those_of_the_model(small, changes):
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_flops_equal_pytorchs_count_of_the_reference(small, changes, monkeypatch):
-    choose_products(monkeypatch, onednn=False)  # whose operator PyTorch does not count
+    # PyTorch does not count oneDNN's operator.
+    monkeypatch.setattr("lm.model.fused.onednn.prefers_onednn", lambda: False)
     config = dataclasses.replace(small, **changes)
     model = TransformerLM(config, vocab_size=61, attention_backend="reference")
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(3, 16, dtype=torch.long)).sum().backward()
     assert counter.get_total_flops() == 3 * 16 * training_flops_per_token(config, 61)
-
-
-def saved_bytes(model: TransformerLM, inputs: torch.Tensor, precision: str) -> int:
-    """Bytes of the tensors that autograd keeps after the forward pass, without parameters and buffers."""
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    saved: dict[int, int] = {}
-    alive = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            saved[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            model.hidden(inputs)
-    return sum(saved.values())
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("backend", ["sdpa", "flash", "reference"])
-@pytest.mark.parametrize("changes", VARIANTS)
-def test_activations_are_what_autograd_saves(small, changes, backend, precision):
-    config = dataclasses.replace(small, d_model=64, d_ff=160, context_length=32, **changes)
-    inputs = torch.zeros(8, 32, dtype=torch.long)
-    predicted = training_bytes(config, 999, 8, precision, attention_backend=backend)
-    expected = predicted["activations"] + predicted["bfloat16_weights"] - inputs.nbytes  # the targets
-    measured = saved_bytes(TransformerLM(config, 999, backend), inputs, precision)
-    if precision == "bfloat16":  # not counted: tables of rope in bfloat16
-        assert expected == pytest.approx(measured, rel=0.08)
-    else:
-        masks = config.num_layers * 32 * 32 if backend == "reference" else 0
-        assert expected == measured - masks
-
-
-def test_peak_of_a_known_sequence():
-    def work() -> torch.Tensor:
-        a, b = torch.empty(1000), torch.empty(2000)  # 4,000 and 8,000 bytes
-        del a
-        c = torch.empty(3000)  # 20,000 held
-        del b, c
-        return torch.ones(1500, dtype=torch.float64).sum().sqrt()  # 12,000 and two numbers
-
-    assert peak_bytes(work) == 20_000
-    assert peak_bytes(lambda: (work(), torch.zeros(5001))) == 20_004 + 8  # with the result of `work`
-
-
-def assert_peak_is_predicted(config, vocab_size, micro_batch_size, precision, optim, **arguments):
-    """Compare with two steps, since the optimizer's state exists after the first; return the phase of the peak."""
-    predicted = training_bytes(config, vocab_size, micro_batch_size, precision, **arguments)
-    batch_size = micro_batch_size * arguments.pop("num_micro_batches", 1)
-    inputs = torch.zeros(batch_size, config.context_length, dtype=torch.long)
-    optim = dataclasses.replace(optim, name=arguments.pop("optimizer", "adamw"))
-
-    def train() -> None:
-        model = TransformerLM(config, vocab_size, **arguments)
-        optimizer = make_optimizer(model, optim)
-        update = Update(model, optimizer, precision=precision, max_grad_norm=1.0, micro_batch_size=micro_batch_size)
-        for _ in range(2):
-            update(inputs, inputs, learning_rate=1e-3)
-
-    assert sum(predicted.values()) == pytest.approx(peak_bytes(train), rel=0.15)
-    return list(predicted)[-1]
-
-
-STEPS = [
-    {},
-    {"attention_backend": "flash"},
-    {"attention_backend": "reference"},
-    {"attention_backend": "reference", "checkpoint_activations": True},
-    {"checkpoint_activations": True},
-    {"optimizer": "muon"},
-    {"num_micro_batches": 2},
-]
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("changes", VARIANTS)
-def test_peak_of_each_variant(params, changes, precision):
-    config = dataclasses.replace(params.model, context_length=64, **changes)
-    assert_peak_is_predicted(config, params.tokenizer.vocab_size, 4, precision, params.optim)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("arguments", STEPS)
-def test_peak_of_each_kind_of_step(params, arguments, precision):
-    config = dataclasses.replace(params.model, context_length=128)
-    assert_peak_is_predicted(config, params.tokenizer.vocab_size, 4, precision, params.optim, **arguments)
-
-
-@pytest.mark.parametrize("onednn", [True, False])
-def test_peak_by_either_library_of_products(params, monkeypatch, onednn):
-    choose_products(monkeypatch, onednn)
-    phase = assert_peak_is_predicted(params.model, params.tokenizer.vocab_size, 4, "float32", params.optim)
-    assert phase == "loss"
-
-
-# A quarter of the widths of the shape with 17 million parameters.
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("micro_batch_size", [4, 16])
-def test_peak_of_a_wider_shape(params, precision, micro_batch_size):
-    config = dataclasses.replace(params.model, d_model=128, d_ff=336)
-    assert_peak_is_predicted(config, 2500, micro_batch_size, precision, params.optim)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_peak_of_few_tokens_is_in_the_step(params, optimizer):
-    config = dataclasses.replace(params.model, d_model=256, num_heads=8, num_kv_heads=8, d_ff=768, context_length=8)
-    phase = assert_peak_is_predicted(config, 2000, 1, "float32", params.optim, optimizer=optimizer)
-    assert phase == "step"
-
-
-def test_peak_of_recomputed_scores_is_in_the_backward_pass(params):
-    arguments = {"attention_backend": "reference", "checkpoint_activations": True}
-    assert assert_peak_is_predicted(params.model, 300, 2, "float32", params.optim, **arguments) == "backward"

@@ -113,12 +113,12 @@ def test_given_positions_shift_the_model(small, position):
     assert torch.allclose(shifted, model(ids), atol=1e-4) == (position == "rope")
 
 
-def test_pre_and_post_norm_blocks_are_their_equations():
+def test_pre_and_post_norm_blocks_are_their_equations(small):
     x = torch.randn(2, 5, 32)
-    pre = TransformerBlock(32, 4, 48)
+    pre = TransformerBlock(small)
     y = x + pre.attn(pre.ln1(x))
     torch.testing.assert_close(pre(x), y + pre.ffn(pre.ln2(y)))
-    post = TransformerBlock(32, 4, 48, norm_position="post")
+    post = TransformerBlock(dataclasses.replace(small, norm_position="post"))
     y = post.ln1(x + post.attn(x))
     torch.testing.assert_close(post(x), post.ln2(y + post.ffn(y)))
 

@@ -12,6 +12,7 @@ keys; document_starts is (B, T).
 import math
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def _scores(Q_i: Tensor, K_j: Tensor, rows: slice, columns: slice, document_star
 
 def _kernels() -> ModuleType:
     try:
-        from lm.model import flash_kernels  # not above: only PyTorch for CUDA brings Triton with it
+        from lm.model.fused import flash_kernels  # not above: only PyTorch for CUDA brings Triton with it
     except ImportError as error:
         raise UserError(f"runtime.attention_backend: on a GPU, flash needs Triton ({error}); use sdpa") from error
     return flash_kernels
@@ -157,7 +158,7 @@ def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple
     ctx.save_for_backward(*inputs, *output)
 
 
-def _differentiate(ctx: torch.autograd.function.FunctionCtx, dO: Tensor, _dL: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, dO: Tensor, _dL: Tensor) -> tuple[Tensor | None, ...]:
     Q, K, V, document_starts, O, L = ctx.saved_tensors
     return *_backward(dO, Q, K, V, O, L, document_starts), None
 

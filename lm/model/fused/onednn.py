@@ -1,28 +1,35 @@
-"""The product with a weight matrix, by the library that is fast on this processor.
+"""Float32 products with a weight matrix by oneDNN.
 
-PyTorch gives float32 products on a CPU to MKL, Intel's library. On an AMD EPYC the other one that PyTorch brings,
-oneDNN, takes half the time. Everything else is left to PyTorch, compiled code included.
+On a CPU, PyTorch gives float32 products to MKL, Intel's library. On an AMD EPYC, oneDNN, which PyTorch also contains,
+takes half the time. Products of every other kind, and compiled code, are left to PyTorch.
 """
 
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ: (..., d_in), (d_out, d_in) -> (..., d_out)."""
-    if x.dtype == torch.float32 == weight.dtype and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        if not torch.compiler.is_compiling() and prefers_onednn():  # the compiler does not know this use of oneDNN
-            return _Product.apply(x, weight)
-    return x @ weight.T
+def is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether `matmul` may be used for these tensors, and is faster than PyTorch's own product."""
+    if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu":
+        return False
+    if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():  # the compiler does not know this operator
+        return False
+    return prefers_onednn()
+
+
+def matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ: (..., d_in), (d_out, d_in) -> (..., d_out), float32 on the CPU."""
+    return _Matmul.apply(x, weight)
 
 
 @cache
 def prefers_onednn() -> bool:
-    """Whether this is a processor of AMD's, with both libraries at hand."""
+    """Whether this is an AMD processor and PyTorch has both libraries."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     try:
@@ -32,23 +39,23 @@ def prefers_onednn() -> bool:
     return "AuthenticAMD" in names
 
 
-class _Product(torch.autograd.Function):
+class _Matmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight):
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _onednn(x, weight)
+        return _linear(x, weight)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        x_gradient = _onednn(gradient, weight.T) if ctx.needs_input_grad[0] else None
+        x_gradient = _linear(gradient, weight.T) if ctx.needs_input_grad[0] else None
         weight_gradient = None
         if ctx.needs_input_grad[1]:
             rows, x_rows = gradient.reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])
-            weight_gradient = _onednn(rows.T, x_rows.T)
+            weight_gradient = _linear(rows.T, x_rows.T)
         return x_gradient, weight_gradient
 
 
-def _onednn(x: Tensor, weight: Tensor) -> Tensor:
-    # What torch.compile calls as well; it has no gradient of its own.
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    # The operator that torch.compile calls as well; PyTorch defines no gradient for it.
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")

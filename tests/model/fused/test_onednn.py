@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from lm.model.fused import onednn as products
-from lm.model.fused.onednn import prefers_onednn, product
+from lm.model.fused import onednn
+from lm.model.fused.onednn import prefers_onednn
+from lm.model.linear import matmul
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +20,14 @@ def library(request, monkeypatch) -> None:
     """Both ways on any processor, as long as PyTorch was built with both."""
     if request.param and not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch was built without oneDNN")
-    monkeypatch.setattr(products, "prefers_onednn", lambda: request.param)
+    monkeypatch.setattr(onednn, "prefers_onednn", lambda: request.param)
 
 
 @pytest.mark.parametrize("shape", [(8,), (1, 8), (3, 8), (2, 3, 8), (2, 1, 3, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_equals_torchs_linear_with_gradients(library, shape, dtype):
     x, weight = torch.randn(shape, dtype=dtype, requires_grad=True), torch.randn(5, 8, dtype=dtype, requires_grad=True)
-    ours, theirs = product(x, weight), nn.functional.linear(x, weight)
+    ours, theirs = matmul(x, weight), nn.functional.linear(x, weight)
     torch.testing.assert_close(ours, theirs)
     gradient = torch.randn_like(theirs)
     torch.testing.assert_close(
@@ -36,7 +37,7 @@ def test_equals_torchs_linear_with_gradients(library, shape, dtype):
 
 def test_takes_views_that_are_not_contiguous(library):
     x, weight = torch.randn(8, 3, 2, requires_grad=True), torch.randn(8, 5, requires_grad=True)
-    ours, theirs = product(x.transpose(0, 2), weight.T), nn.functional.linear(x.transpose(0, 2), weight.T)
+    ours, theirs = matmul(x.transpose(0, 2), weight.T), nn.functional.linear(x.transpose(0, 2), weight.T)
     torch.testing.assert_close(ours, theirs)
     # A sum's gradient is one number seen everywhere: a view without strides.
     torch.testing.assert_close(
@@ -47,14 +48,14 @@ def test_takes_views_that_are_not_contiguous(library):
 @pytest.mark.parametrize("learns", [(True, False), (False, True)])
 def test_what_does_not_learn_has_no_gradient(library, learns):
     x, weight = torch.randn(3, 8, requires_grad=learns[0]), torch.randn(5, 8, requires_grad=learns[1])
-    product(x, weight).square().sum().backward()
+    matmul(x, weight).square().sum().backward()
     assert (x.grad is not None, weight.grad is not None) == learns
 
 
 def test_under_autocast_the_product_is_in_its_type_and_the_gradients_in_that_of_the_weights(library):
     x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = product(x, weight), nn.functional.linear(x, weight)
+        ours, theirs = matmul(x, weight), nn.functional.linear(x, weight)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours, theirs)
     gradients = [torch.autograd.grad(y.sum(), (x, weight)) for y in (ours, theirs)]

@@ -1,0 +1,83 @@
+"""The key/value cache: what attention has computed for earlier tokens, so that only new tokens are read.
+
+The cache has a row for each of `num_rows` texts and a column for each of `context_length` tokens. Token t of a text is
+in column t of its row and has position t, whatever the other rows hold. Texts of different lengths are therefore padded
+on the right; columns beyond the end of a text are never attended to, and later tokens overwrite them.
+
+Shapes: B rows of a batch, T sequence, S columns, G key/value heads, K d_head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lm.model.config import ModelConfig
+
+
+class KeyValueCache:
+    """Keys and values (layers, num_rows, G, context_length, K), allocated once.
+
+    A forward pass takes a view of it: `prompts` to read texts from their beginning, `next_tokens` to read one more
+    token per row.
+    """
+
+    def __init__(self, config: ModelConfig, num_rows: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (config.num_layers, num_rows, config.num_kv_heads, config.context_length, config.d_head)
+        # Zeros: a column that must not be seen gets the weight 0, and 0 times NaN would still be NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+
+    def prompts(self, rows: Tensor) -> "CacheView":
+        """Read texts from position 0 into `rows` (B,); what these rows held is overwritten."""
+        return CacheView(self, rows, None, None)
+
+    def next_tokens(self, positions: Tensor, num_columns: int) -> "CacheView":
+        """Read one token at `positions` (B,) into the first B rows, and attend to the first `num_columns` columns."""
+        columns = torch.arange(num_columns, device=positions.device)
+        mask = columns <= positions[:, None]  # (B, S)
+        rows = torch.arange(len(positions), device=positions.device)
+        return CacheView(self, rows, positions, mask[:, None, None])
+
+
+@dataclass
+class CacheView:
+    """Where one forward pass stores its keys and values, and what it attends to."""
+
+    cache: KeyValueCache
+    rows: Tensor  # (B,)
+    positions: Tensor | None  # (B,), or None for texts read from position 0
+    mask: Tensor | None  # (B, 1, 1, S), true where a column is seen
+
+    @property
+    def token_positions(self) -> Tensor | None:
+        """(B, 1), or None for 0, 1, ..., T - 1."""
+        return None if self.positions is None else self.positions[:, None]
+
+    def layer(self, index: int) -> "LayerCache":
+        return LayerCache(self.cache.keys[index], self.cache.values[index], self)
+
+
+@dataclass
+class LayerCache:
+    """One layer of a view; `keys` and `values` are (num_rows, G, S, K)."""
+
+    keys: Tensor
+    values: Tensor
+    view: CacheView
+
+    def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store the new keys and values (B, G, T, K).
+
+        Returns:
+            The keys and values to attend to, and the mask: None where a text is read from its beginning, and the usual
+            causal attention among the new tokens is all there is.
+        """
+        rows, positions, mask = self.view.rows, self.view.positions, self.view.mask
+        if positions is None or mask is None:
+            length = k.shape[-2]
+            self.keys[rows, :, :length], self.values[rows, :, :length] = k, v
+            return k, v, None
+        self.keys[rows, :, positions], self.values[rows, :, positions] = k[:, :, 0], v[:, :, 0]
+        num_columns = mask.shape[-1]
+        return self.keys[: len(rows), :, :num_columns], self.values[: len(rows), :, :num_columns], mask

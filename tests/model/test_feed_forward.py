@@ -1,0 +1,46 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lm.model.feed_forward import SiLU, SwiGLU, silu
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_silu_equals_torchs():
+    x = torch.linspace(-30, 30, 101)
+    torch.testing.assert_close(silu(x), nn.functional.silu(x))
+
+
+def test_swiglu_by_hand():
+    ffn = SwiGLU(1, 2)
+    ffn.w1.weight.data = torch.tensor([[1.0], [-1.0]])
+    ffn.w3.weight.data = torch.tensor([[2.0], [3.0]])
+    ffn.w2.weight.data = torch.tensor([[1.0, 1.0]])
+    sigmoid = 1 / (1 + math.exp(-1))
+    # x = 1: silu(1)·2 + silu(-1)·3
+    assert ffn(torch.ones(1)).item() == pytest.approx(2 * sigmoid - 3 * (1 - sigmoid))
+
+
+def test_silu_layer_is_its_equation():
+    ffn, x = SiLU(8, 12), torch.randn(3, 8)
+    linear = nn.functional.linear
+    torch.testing.assert_close(ffn(x), linear(nn.functional.silu(linear(x, ffn.w1.weight)), ffn.w2.weight))
+
+
+def test_silu_layer_has_as_many_parameters_as_swiglu():
+    assert sum(p.numel() for p in SiLU(24, 64).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())
+
+
+def test_the_gradients_of_swiglu_equal_differences():
+    def swiglu(x, *weights):
+        return torch.func.functional_call(ffn, dict(zip(("w1.weight", "w2.weight", "w3.weight"), weights)), x)
+
+    ffn = SwiGLU(3, 5).double()
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(swiglu, (x, *ffn.parameters()))
