@@ -1,13 +1,17 @@
 import dataclasses
+import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import lm.training.evaluation
 from lm.config import Params
 from lm.corpus.config import END_OF_TEXT
 from lm.model.config import ModelConfig
@@ -16,13 +20,20 @@ from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.data import Data
 from lm.training.loop import OutputPaths, Result
 from lm.training.train import train
+from tests.training import training_program
 
 PROGRAM = Path(__file__).with_name("training_program.py")
 
 
+@pytest.fixture(autouse=True)
+def short_continuations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time of a tiny run would go to them."""
+    monkeypatch.setattr(lm.training.evaluation, "CONTINUATION_TOKENS", 8)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    """The bytes alone, and the end of text."""
+    """A tokenizer of single bytes and the end of text."""
     return Tokenizer({**{i: bytes([i]) for i in range(256)}, 256: END_OF_TEXT.encode()}, [], [END_OF_TEXT])
 
 
@@ -60,39 +71,62 @@ def runtime() -> RuntimeConfig:
 
 
 @pytest.fixture(scope="session")
-def paths_in():
-    """What a training in a folder writes."""
-
-    def paths_in(folder: Path) -> OutputPaths:
-        return OutputPaths(
-            checkpoints=folder / "checkpoints",
-            tracking=folder / "tracking",
-            curve=folder / "curve.csv",
-            metrics=folder / "metrics.json",
-        )
-
-    return paths_in
+def paths_in() -> Callable[[Path], OutputPaths]:
+    return training_program.paths_in
 
 
 @pytest.fixture
-def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, paths_in, tmp_path: Path):
-    """Train a run to its end; its checkpoints and curve lie in a folder by the name given."""
+def trained(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, tmp_path: Path):
+    """Train a run to its end in this process; its checkpoints and curve are in the folder `tmp_path / name`."""
 
     def trained(run: RunConfig, name: str = "run", runtime: RuntimeConfig = runtime, data: Data = data) -> Result:
         results: list[Result] = []
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        train(run, data, tokenizer, runtime, paths_in(folder), results.append)
+        train(run, data, tokenizer, runtime, training_program.paths_in(folder), results.append)
         return results[0]
 
     return trained
 
 
-@pytest.fixture(scope="session")
-def start(run, data, tokenizer, runtime):
-    """Start the training in a folder, in some processes, with a fault or none; what a run changes may be given."""
+class Fork:
+    """A process like those of `subprocess`, forked from a server that has imported PyTorch already."""
 
-    def start(folder: Path, processes: int = 1, fault: tuple | None = None, changed=run, **options) -> subprocess.Popen:
+    _context = multiprocessing.get_context("forkserver")
+    _context.set_forkserver_preload([training_program.__name__])
+
+    def __init__(self, job: Path, folder: Path) -> None:
+        self._outputs = folder / "stdout", folder / "stderr"
+        self._process = self._context.Process(target=training_program.run_redirected, args=(job, folder, *self._outputs))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self._process.pid is not None:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self._process.join(timeout)
+        stdout, stderr = (path.read_text() for path in self._outputs)
+        return stdout, stderr
+
+
+@pytest.fixture(scope="session")
+def start(run: RunConfig, data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig):
+    """Start a training in a folder, with one or more processes and perhaps a fault; `options` change the runtime."""
+
+    def start(
+        folder: Path, processes: int = 1, fault: tuple | None = None, changed: RunConfig = run, **options
+    ) -> Fork | subprocess.Popen[str]:
         folder.mkdir(exist_ok=True)
         job = {
             "run": changed,
@@ -102,6 +136,8 @@ def start(run, data, tokenizer, runtime):
             "fault": fault,
         }
         (folder / "job").write_bytes(pickle.dumps(job))
+        if processes == 1:
+            return Fork(folder / "job", folder)
         environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, PROGRAM, folder / "job", folder],
@@ -116,9 +152,9 @@ def start(run, data, tokenizer, runtime):
 
 @pytest.fixture(scope="session")
 def ended():
-    """Exit status, stdout and stderr of a program."""
+    """Wait for a process; returns its exit status, stdout and stderr."""
 
-    def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    def ended(process: Fork | subprocess.Popen[str]) -> tuple[int | None, str, str]:
         stdout, stderr = process.communicate(timeout=300)
         return process.returncode, stdout, stderr
 

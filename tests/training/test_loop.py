@@ -346,7 +346,7 @@ def test_a_given_model_that_has_changed_begins_another_run(run, tokenizer, train
             None,
             r"has another configuration than params.yaml; set model.d_ff=64 model.qk_norm=True",
         ),
-        ({}, "another", "trained with another tokenizer"),
+        ({}, "another", "trained with a different tokenizer"),
         (None, None, "train.initial_model: expected none or the folder of a model, got .*model, which is not a folder"),
     ],
 )

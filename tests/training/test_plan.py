@@ -8,8 +8,9 @@ import torch
 import lm.training.memory
 import lm.training.plan
 from lm.errors import UserError
-from lm.model.cost import training_bytes, training_flops_per_token
+from lm.model.cost import training_flops_per_token
 from lm.model.transformer import TransformerLM
+from lm.training.memory_estimate import training_bytes
 from lm.training.plan import Plan, duration, measure_step_seconds, plan
 
 CPU = torch.device("cpu")

@@ -1,8 +1,8 @@
-"""A training as a program of its own: `python training_program.py JOB FOLDER`. The tests start, kill and resume it.
+"""A training as a program: `python training_program.py JOB FOLDER`. The tests start, kill and resume it.
 
-JOB is a pickle that the tests wrote: `run`, `data`, `tokenizer`, `runtime`, and `fault` = (phase, count, rank, act) or
-None: in the process of that rank, at the phase's call of that count, the process dies or fails. FOLDER takes the files
-of the training, of its end as well: the model, and the last checkpoint with the optimizer's state.
+JOB is a pickle that the tests wrote: `run`, `data`, `tokenizer`, `runtime`, and `fault`, which is None or a tuple (phase,
+count, rank, act): in the process of that rank, at the given call of the phase, the process dies or fails. The files of
+the training go to FOLDER, and so do its results: the model, and the last checkpoint with the optimizer's state.
 """
 
 import os
@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ import lm.training.train_step
 from lm.errors import UserError, exit_cleanly
 from lm.model.files import save_model
 from lm.training.distributed import is_launched, launch
-from lm.training.loop import OutputPaths
+from lm.training.loop import OutputPaths, Result
 from lm.training.train import train
 
 DIE, FAIL = "die", "fail"
@@ -33,28 +34,41 @@ def main() -> None:
         launch(main, job["runtime"].num_processes)
         return
     torch.set_num_threads(1)
-    lm.training.evaluation.CONTINUATION_TOKENS = 4  # most of the time would go there
+    lm.training.evaluation.CONTINUATION_TOKENS = 4  # most of the time would go to them
     (folder / f"pid-{os.environ.get('RANK', 0)}").write_text(str(os.getpid()))
     if job["fault"]:
         plant(*job["fault"])
 
-    def write(result):
+    def write(result: Result) -> None:
         save_model(folder / "model", result.model, "of the test")
         shutil.copytree(sorted(folder.glob("checkpoints/*/step-*"))[-1], folder / "last", dirs_exist_ok=True)
 
-    paths = OutputPaths(
+    train(job["run"], job["data"], job["tokenizer"], job["runtime"], paths_in(folder), write)
+
+
+def run_redirected(job: Path, folder: Path, stdout: Path, stderr: Path) -> None:
+    """Run the program in a forked process, with its output in two files."""
+    for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    sys.argv = [__file__, str(job), str(folder)]
+    exit_cleanly(main)
+
+
+def paths_in(folder: Path) -> OutputPaths:
+    return OutputPaths(
         checkpoints=folder / "checkpoints",
         tracking=folder / "tracking",
         curve=folder / "curve.csv",
         metrics=folder / "metrics.json",
     )
-    train(job["run"], job["data"], job["tokenizer"], job["runtime"], paths, write)
 
 
 def plant(phase: str, count: int, rank: int, act: str) -> None:
-    """Let something happen at the call number `count` of a function, in one of the processes."""
+    """Make call number `count` of the function for `phase` kill the process or raise an error."""
     if int(os.environ.get("RANK", 0)) != rank:
         return
+    owner: Any
     owner, name = {
         "start": (lm.training.loop, "TransformerLM"),
         "mid step": (lm.training.train_step, "clip_gradients"),
@@ -65,13 +79,13 @@ def plant(phase: str, count: int, rank: int, act: str) -> None:
     }[phase]
     original, calls = getattr(owner, name), 0
 
-    def faulty(*args, **kwargs):
+    def faulty(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == count and act == DIE:
             os.kill(os.getpid(), signal.SIGKILL)
         if calls == count:
-            raise UserError("something that is wrong")
+            raise UserError("something is wrong")
         return original(*args, **kwargs)
 
     setattr(owner, name, faulty)
