@@ -1,12 +1,14 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, Qwen3Config
 
 from lm.errors import UserError
+from lm.export import import_hugging_face as importer
 from lm.export.hugging_face import export_hugging_face
 from lm.export.import_hugging_face import import_hugging_face
 from lm.model.files import load_model
@@ -84,6 +86,16 @@ def test_missing_keys_have_the_defaults_of_transformers(exported, tmp_path, toke
     ids = torch.randint(tokenizer.vocab_size, (2, 16))
     model, _ = read_back(exported, tmp_path)
     torch.testing.assert_close(model(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig(), Qwen3Config()], ids=["llama", "qwen3"])
+def test_no_setting_of_transformers_is_ignored(config):
+    without_effect = {"initializer_range", "attention_dropout"}  # matter only in training
+    without_effect |= {"use_cache", "pretraining_tp"}  # matter only for speed
+    without_effect |= {"sliding_window", "max_window_layers"}  # matter only with `use_sliding_window`
+    source = Path(importer.__file__).read_text(encoding="utf-8")
+    for name in config.to_dict().keys() - PreTrainedConfig().to_dict().keys() - without_effect:
+        assert f'"{name}"' in source or name.endswith("_token_id"), name
 
 
 @pytest.mark.parametrize(
