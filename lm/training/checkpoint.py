@@ -154,8 +154,8 @@ class Checkpoints:
         except (OSError, CheckpointException, SafetensorError, UserError) as error:
             kept = self.steps()
             raise UserError(
-                f"{self.folder}: a checkpoint cannot be written ({_cause(error)}); free some space or fix the path, and "
-                f"run again{f' to resume from step {kept[-1]}' if kept else ''}"
+                f"{self.folder}: a checkpoint cannot be written ({_cause(error)}); free some space or fix the path, "
+                f"and run again{f' to resume from step {kept[-1]}' if kept else ''}"
             ) from error
         if is_first():
             self._prune()

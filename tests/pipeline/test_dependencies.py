@@ -1,4 +1,4 @@
-"""Two lists that must agree: what a stage imports, and what dvc.yaml says that it depends on."""
+"""Two lists that must agree: what a stage imports, and the dependencies that dvc.yaml declares for it."""
 
 import ast
 import shlex
@@ -10,29 +10,67 @@ from ruamel.yaml import YAML
 PROJECT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 
+# From top to bottom; a room imports from itself and from the rooms above it. `config` gathers the sections of all rooms.
+ROOMS = (
+    "errors",
+    "atomic",
+    "typed_yaml",
+    "device",
+    "pictures",
+    "corpus",
+    "tokenizer",
+    "tokens",
+    "model",
+    "training",
+    "generation",
+    "export",
+    "studies",
+    "serving",
+    "presets",
+    "report",
+    "cli",
+)
+
 
 def imported(script: Path) -> set[str]:
-    """The modules of the project that a script imports, directly or not, as paths.
+    """The paths of the project's modules that `script` imports, directly or not, inside functions too.
 
-    Left out are the config.py modules (their values are tracked as params) and the rooms' __init__.py (docstrings).
+    The config.py modules are left out, because dvc.yaml tracks their values as params, and so are the __init__.py files
+    that only hold a docstring.
     """
-    found: set[str] = set()
+    found: set[Path] = set()
     waiting = [script]
     while waiting:
-        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            for name in names:
-                path = PROJECT / (name.replace(".", "/") + ".py")
-                relative = path.relative_to(PROJECT).as_posix()
-                if name.startswith("lm.") and path.exists() and path.name != "config.py" and relative not in found:
-                    found.add(relative)
-                    waiting.append(path)
-    return found
+        for name in imported_names(waiting.pop()):
+            if name.startswith("lm."):
+                new = [path for path in files_of(name) if path not in found]
+                found.update(new)
+                waiting += new
+    return {path.relative_to(PROJECT).as_posix() for path in found}
+
+
+def files_of(name: str) -> list[Path]:
+    """The files with code that Python runs when it imports the module `name`: its own and those of its packages."""
+    path = PROJECT / (name.replace(".", "/") + ".py")
+    files = [path] if path.exists() and path.name != "config.py" else []
+    packages = [path.with_suffix(""), *path.parents]
+    return files + [init for package in packages if (init := package / "__init__.py").exists() and not is_docstring(init)]
+
+
+def is_docstring(path: Path) -> bool:
+    return all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body)
+
+
+def imported_names(script: Path) -> list[str]:
+    """The names of modules that `script` may import; `from a import b` may mean the module a or a.b."""
+    names = []
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{script}: a relative import"
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def script_of(stage: str) -> str:
@@ -41,22 +79,46 @@ def script_of(stage: str) -> str:
     return module.replace(".", "/") + ".py"
 
 
-def modules_in_deps(stage: str) -> set[str]:
-    return {dep for dep in STAGES[stage]["deps"] if dep.startswith("lm/")}
+def code_dependencies(stage: str) -> list[str]:
+    return [dep for dep in STAGES[stage]["deps"] if dep.startswith("lm/")]
+
+
+def covers(dependency: str, path: str) -> bool:
+    """Whether a change of the file at `path` changes the dependency, a file or a folder."""
+    return path == dependency or path.startswith(f"{dependency}/")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_are_the_imports(stage):
     script = script_of(stage)
     assert script in STAGES[stage]["deps"]
-    grammar = {dep for dep in STAGES[stage]["deps"] if dep.startswith("lm/") and not dep.endswith(".py")}
-    assert modules_in_deps(stage) - grammar == imported(PROJECT / script)
-    assert grammar == ({"lm/corpus/stories.txt"} if stage == "download" else set())
+    modules = imported(PROJECT / script)
+    for module in modules:
+        covering = [dep for dep in code_dependencies(stage) if covers(dep, module)]
+        assert len(covering) == 1, f"{stage} imports {module}, covered by the dependencies {covering}"
+    for dep in code_dependencies(stage):
+        assert (PROJECT / dep).exists()
+        assert any(covers(dep, module) for module in modules), f"{stage} depends on {dep} but imports nothing of it"
 
 
-def test_rooms_import_nothing():
-    for path in PROJECT.glob("lm/**/__init__.py"):
-        assert all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body), path
+@pytest.mark.parametrize(
+    ("path", "unaffected"),
+    [
+        ("lm/tokenizer/training/bpe.py", {"download", "encode_memmap", "train", "sample", "ablate", "ablation_table"}),
+        ("lm/generation/sampling.py", {"download", "train_bpe", "encode_memmap", "train", "ablate", "ablation_table"}),
+        ("lm/studies/table.py", {"download", "train_bpe", "encode_memmap", "train", "sample", "ablate"}),
+        ("lm/training/loop.py", {"download", "train_bpe", "encode_memmap", "sample", "ablation_table"}),
+    ],
+)
+def test_an_edit_reruns_only_the_stages_that_use_the_code(path, unaffected):
+    assert (PROJECT / path).exists()
+    affected = {stage for stage in STAGES if any(covers(dep, path) for dep in code_dependencies(stage))}
+    assert affected == set(STAGES) - unaffected
+
+
+def test_the_packages_of_rooms_import_nothing():
+    for path in (PROJECT / "lm/__init__.py", *PROJECT.glob("lm/*/__init__.py")):
+        assert is_docstring(path), path
 
 
 def test_every_script_is_a_stage():
@@ -64,15 +126,13 @@ def test_every_script_is_a_stage():
     assert scripts == {path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("stages/*.py")}
 
 
-def test_editing_a_sampler_does_not_retrain():
-    assert not any(dep.startswith("lm/generation/") for dep in modules_in_deps("train") | modules_in_deps("ablate"))
-
-
-def test_nothing_reaches_down_into_a_lower_room():
-    rooms = ["errors", "atomic", "corpus", "tokenizer", "tokens", "model", "training", "generation", "export"]
-    rooms += ["studies", "serving"]
-    for path in PROJECT.glob("lm/*/*.py"):
-        own = rooms.index(path.parent.name)
-        for name in imported(path):
-            room = Path(name).parts[1].removesuffix(".py")
-            assert room == "config" or rooms.index(room) <= own, f"{path} imports {name}"
+def test_every_module_imports_from_rooms_above_it():
+    for path in PROJECT.glob("lm/**/*.py"):
+        relative = path.relative_to(PROJECT)
+        room = relative.parts[1].removesuffix(".py")
+        if room in ("__init__", "__main__", "config"):
+            continue
+        for name in imported_names(path):
+            parts = name.split(".")
+            if parts[0] == "lm" and len(parts) > 1 and parts[1] != "config":
+                assert ROOMS.index(parts[1]) <= ROOMS.index(room), f"{relative} imports {name}"

@@ -3,12 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from lm.config import Params
 from lm.errors import UserError
 from lm.model.cost import parameters
 from lm.model.transformer import TransformerLM
-from lm.studies.ablation import cell
+from lm.studies.ablation import cell, overrides
 from lm.studies.config import AblateConfig, SwitchesConfig
 from lm.training.config import RunConfig
 
@@ -110,3 +111,21 @@ def test_the_error_names_the_cell(base, ablate):
         cell(base, ablate, "baseline", -1)
     with pytest.raises(UserError, match="the cell silu, 1: d_ff: expected an even number"):
         cell(changed(base, model={"d_ff": 47}), ablate, "silu", 1)
+
+
+def test_every_parameter_is_tracked_or_overridden(base, ablate, project):
+    """A parameter that a cell takes from the main run must be among the params of the stage ablate, or else it is stale.
+
+    Conversely, a cell must not run again because of a parameter that it does not use.
+    """
+    stage = YAML(typ="safe").load(project / "dvc.yaml")["stages"]["ablate"]
+    tracked = {name for name in stage["params"] if name.split(".")[0] in ("model", "optim", "train")}
+    replaced = {
+        f"{section}.{name}"
+        for section, values in overrides(base, ablate, "baseline", 1).items()
+        for name in values
+        if not name.endswith("_learning_rate")  # scaled, not replaced
+    }
+    fields = {f"{section}.{field.name}" for section, value in vars(base).items() for field in dataclasses.fields(value)}
+    assert tracked | replaced == fields
+    assert not tracked & replaced

@@ -1,8 +1,9 @@
 """A training as a program: `python training_program.py JOB FOLDER`. The tests start, kill and resume it.
 
-JOB is a pickle that the tests wrote: `run`, `data`, `tokenizer`, `runtime`, and `fault`, which is None or a tuple (phase,
-count, rank, act): in the process of that rank, at the given call of the phase, the process dies or fails. The files of
-the training go to FOLDER, and so do its results: the model, and the last checkpoint with the optimizer's state.
+JOB is a pickle that the tests wrote: `run`, `data`, `tokenizer`, `runtime`, and `fault`, which is None or a tuple
+(phase, count, rank, act): in the process of that rank, at the given call of the phase, the process dies or fails. The
+files of the training go to FOLDER, and so do its results: the model, and the last checkpoint with the optimizer's
+state.
 """
 
 import os
