@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiktoken
+from hypothesis import settings
 
 from lm.tokenizer.encoding import fast as fast_encoding
 from lm.tokenizer.encoding.vocab import build_vocab
@@ -19,6 +20,10 @@ from lm.tokenizer.training.merges import learn_merges
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"
+
+# Examples may take any time, so that tests do not fail on a busy machine.
+settings.register_profile("without deadline")
+settings.load_profile("without deadline")
 
 
 def make_text(num_words: int, seed: int) -> str:

@@ -83,7 +83,7 @@ def test_merges_are_those_of_hugging_face() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(text=st.text(st.sampled_from("bakeriunthoé 's1\n本🙂"), max_size=40) | st.text(max_size=20))
 def test_ids_are_those_of_tiktoken(trained, as_tiktoken, pattern: str, text: str) -> None:
     tokenizer: Tokenizer = trained(pattern)

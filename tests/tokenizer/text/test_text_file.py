@@ -7,7 +7,7 @@ from lm.tokenizer.text.text_file import read_text
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 5, 1000])
-def test_any_chunk_size_gives_the_text_with_its_line_ends(tmp_path: Path, chunk_bytes: int) -> None:
+def test_any_chunk_size_gives_the_text_with_its_line_endings(tmp_path: Path, chunk_bytes: int) -> None:
     text = "aé中🙂\r\n\rb\n"
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode())
@@ -18,9 +18,9 @@ def test_any_chunk_size_gives_the_text_with_its_line_ends(tmp_path: Path, chunk_
 @pytest.mark.parametrize(
     ("data", "offset"),
     [(b"abc\xffdef", 3), (b"\xe4\xb8\xad\xe4\xb8X", 3), (b"ab\xf0\x9f\x99", 2)],
-    ids=["no such byte", "broken off by a letter", "broken off by the end"],
+    ids=["invalid byte", "character cut off by a letter", "character cut off by the end"],
 )
-def test_bytes_that_are_not_utf8_are_named_by_their_offset(
+def test_the_error_gives_the_offset_of_a_byte_that_is_not_utf8(
     tmp_path: Path, data: bytes, offset: int, chunk_bytes: int
 ) -> None:
     path = tmp_path / "text.txt"
@@ -29,6 +29,6 @@ def test_bytes_that_are_not_utf8_are_named_by_their_offset(
         list(read_text(path, "reading", chunk_bytes))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.txt: cannot be read \(No such file"):
         list(read_text(tmp_path / "none.txt", "reading"))

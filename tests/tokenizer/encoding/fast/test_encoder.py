@@ -85,7 +85,7 @@ def ids_of_all_ways(
         patch.undo()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXTS, num_threads=st.sampled_from([1, 2, 3, 5]), size=st.integers(1, 100))
 def test_every_way_with_any_threads_and_chunks_gives_the_ids_of_tiktoken(
     tokenizer: Tokenizer, as_tiktoken, file_path: Path, text: str, num_threads: int, size: int
@@ -106,7 +106,7 @@ def test_ids_with_gpt2s_merges_are_those_of_tiktoken(gpt2: Tokenizer, as_gpt2: t
     assert gpt2.encode(text) == as_gpt2.encode(text, allowed_special="all")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     text=st.lists(st.sampled_from([*OVERLAPPING, *PARTS, ">", "<", "|"]), max_size=30).map("".join),
     num_threads=st.sampled_from([1, 2, 3]),

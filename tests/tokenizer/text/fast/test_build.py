@@ -1,4 +1,4 @@
-"""The machine code on disk, seen by processes of their own: this one has the kernels already."""
+"""Compiling, storing and loading kernels, in new processes with their own cache folder."""
 
 import ctypes
 import hashlib
@@ -13,57 +13,61 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lm.tokenizer.text.fast.build import can_load, is_compiled, is_loaded
+from lm.tokenizer.text.fast import library
+from lm.tokenizer.text.fast.build import can_load
 
-PROJECT = Path(__file__).resolve().parents[3]
-COMPILING = "compiling the tokenizer, once for this machine"
+PROJECT = Path(__file__).resolve().parents[4]
+COMPILING = "compiling the kernels in lm.tokenizer.text.fast, once on this machine ..."
 
+CALL_A_KERNEL = """
+import sys
+import numpy as np
+from lm.tokenizer.text.fast import library
+assert library.load().find_invalid_utf8(np.zeros(200, np.uint8), 10) == 10
+"""
 TOKENIZER = """
 import sys
-from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.encoding.vocab import build_vocab
+from lm.tokenizer.tokenizer import Tokenizer
 tokenizer = Tokenizer(build_vocab([(b"t", b"h")], []), [(b"t", b"h")])
 """
-# More than a megabyte goes through kernels.
-ENCODE = """
-assert tokenizer.encode_array("the 'th\\n" * 160_000).tolist() == [256, 68, 220, 6, 256, 198] * 160_000
-"""
-NAME_COMPILERS = """
+PRINT_COMPILERS = """
 print(*sorted({"numba", "llvmlite"} & set(sys.modules)))
 """
 
 
-def run(code: str, cache: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+def run(code: str, cache: Path | None) -> subprocess.CompletedProcess[str]:
+    """Run code with a cache folder, or with the user's."""
+    environment = os.environ | ({} if cache is None else {"XDG_CACHE_HOME": str(cache)})
     return subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False
     )
 
 
-def without_a_compiler(stored: Path, seconds: float = 0) -> str:
-    """The same, with what the compiler once made in its place: the compiler itself takes many seconds."""
+def call_without_compiler(stored: Path, seconds: float = 0) -> str:
+    """Return code that calls a kernel, with the compiler replaced by its earlier output to save time."""
     return f"""
 import sys, time
-from lm.tokenizer.text.fast import build
-def compile_(*arguments):
+from lm.tokenizer.text.fast.build import Library
+def compile_(self, machine):
     print("compiled", file=sys.stderr)
     time.sleep({seconds})
     return open({str(stored)!r}, "rb").read()
-assert callable(build._compile)
-build._compile = compile_
-{TOKENIZER + ENCODE}"""
+assert callable(Library._compile)
+Library._compile = compile_
+{CALL_A_KERNEL}"""
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """An empty cache folder, filled by a process that compiles."""
+    """A cache folder that was empty, and the process that compiled into it."""
     cache = tmp_path_factory.mktemp("cache")
-    return cache, run(TOKENIZER + ENCODE, cache)
+    return cache, run(CALL_A_KERNEL, cache)
 
 
 @pytest.fixture(scope="module")
-def code_file(first_run: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the compiler made, without the checksum in front of it."""
+def compiled_file(first_run: tuple[Path, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of the compiler, without the checksum at the beginning of the file in the cache."""
     (path,) = files_in(first_run[0])
     content = path.read_bytes()
     assert hashlib.sha256(content[32:]).digest() == content[:32]
@@ -73,62 +77,61 @@ def code_file(first_run: tuple[Path, object], tmp_path_factory: pytest.TempPathF
 
 
 def files_in(cache: Path) -> list[Path]:
-    """The files of machine code."""
+    """Return the files of machine code."""
     return [path for path in (cache / "lm").iterdir() if path.suffix != ".lock"]
 
 
 @pytest.fixture
 def cache(first_run: tuple[Path, object], tmp_path: Path) -> Path:
-    """A cache folder that holds machine code, to be damaged."""
+    """A copy of the cache folder, to be damaged."""
     return Path(shutil.copytree(first_run[0], tmp_path / "cache"))
 
 
 def test_the_first_process_compiles_and_says_so(first_run) -> None:
     cache, result = first_run
-    assert result.returncode == 0, result.stderr
-    assert COMPILING in result.stderr
+    assert (result.returncode, result.stderr) == (0, COMPILING + "\n")
     assert len(files_in(cache)) == 1
     assert not list(cache.rglob("*.part"))
 
 
-def test_the_next_process_loads_it_without_a_compiler(first_run) -> None:
+def test_the_next_process_loads_the_code_without_numba(first_run) -> None:
     cache, _ = first_run
     before = [(path, path.stat().st_mtime_ns) for path in files_in(cache)]
-    result = run(TOKENIZER + ENCODE + NAME_COMPILERS, cache)
+    result = run(CALL_A_KERNEL + PRINT_COMPILERS, cache)
     assert (result.returncode, result.stdout, result.stderr) == (0, "llvmlite\n", "")
     assert [(path, path.stat().st_mtime_ns) for path in files_in(cache)] == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
-def test_a_damaged_file_is_made_again(cache: Path, code_file: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
+def test_a_damaged_file_is_compiled_again(cache: Path, compiled_file: Path, damage: str) -> None:
     (path,) = files_in(cache)
     good = path.read_bytes()
     if damage == "changed":
         path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     else:
-        path.write_bytes(good[: len(good) // 2 if damage == "cut" else 0])
-    result = run(without_a_compiler(code_file), cache)
+        path.write_bytes(good[: len(good) // 2 if damage == "truncated" else 0])
+    result = run(call_without_compiler(compiled_file), cache)
     assert (result.returncode, result.stderr) == (0, "compiled\n")
     assert path.read_bytes() == good
 
 
-def test_a_folder_that_cannot_be_written_costs_only_a_message(tmp_path: Path, code_file: Path) -> None:
+def test_an_unwritable_folder_only_causes_a_message(tmp_path: Path, compiled_file: Path) -> None:
     (tmp_path / "file").write_text("")
-    result = run(without_a_compiler(code_file), tmp_path / "file")
+    result = run(call_without_compiler(compiled_file), tmp_path / "file")
     assert result.returncode == 0, result.stderr
     message, compiled = result.stderr.splitlines()
-    assert message.startswith("the compiled tokenizer will not be kept: ") and "cannot be written" in message
+    assert message.startswith("the compiled kernels will not be stored: ") and "cannot be written" in message
     assert compiled == "compiled"
 
 
-def test_processes_that_start_together_compile_once(tmp_path: Path, code_file: Path) -> None:
+def test_processes_that_start_at_the_same_time_compile_once(tmp_path: Path, compiled_file: Path) -> None:
     with ThreadPoolExecutor() as threads:
-        results = list(threads.map(run, [without_a_compiler(code_file, seconds=0.5)] * 3, [tmp_path] * 3))
+        results = list(threads.map(run, [call_without_compiler(compiled_file, seconds=0.5)] * 3, [tmp_path] * 3))
     assert [result.returncode for result in results] == [0, 0, 0]
     assert sorted(result.stderr for result in results) == ["", "", "compiled\n"]
 
 
-def test_small_inputs_never_wait_for_a_compiler(tmp_path: Path) -> None:
+def test_short_inputs_neither_compile_nor_load_kernels(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
     code = f"""
 from pathlib import Path
@@ -142,26 +145,27 @@ ids += list(tokenizer.encode_iterable(["the ", "mat"]))
 ids += next(tokenizer.encode_file(path)).tolist()
 tokenizer.decode(ids)
 """
-    result = run(TOKENIZER + code + NAME_COMPILERS, tmp_path / "cache")
+    result = run(TOKENIZER + code + PRINT_COMPILERS, tmp_path / "cache")
     assert (result.returncode, result.stdout) == (0, "\n"), result.stderr
     assert not (tmp_path / "cache").exists()
 
 
-def test_many_small_inputs_are_worth_loading_kernels_but_not_compiling_them(tmp_path: Path, first_run) -> None:
-    encode = """
+@pytest.mark.usefixtures("kernels")
+def test_many_short_inputs_load_kernels_but_do_not_compile_them(tmp_path: Path) -> None:
+    code = """
+from lm.tokenizer.encoding.fast import library
 for _ in range(100):
     assert tokenizer.encode("the cat. " * 500)[:3] == [256, 68, 220]
-print("loaded" if is_loaded() else "not loaded")
+print("loaded" if library.is_loaded() else "not loaded")
 """
-    code = TOKENIZER + "from lm.tokenizer.text.fast.build import is_loaded" + encode
-    for cache, expected in ((tmp_path, "not loaded\n"), (first_run[0], "loaded\n")):
-        result = run(code, cache)
+    for cache, expected in ((tmp_path, "not loaded\n"), (None, "loaded\n")):
+        result = run(TOKENIZER + code, cache)
         assert (result.returncode, result.stdout, result.stderr) == (0, expected, "")
     assert not (tmp_path / "lm").exists()
 
 
-def test_the_arrays_of_a_kernel_are_checked(kernels: SimpleNamespace) -> None:
-    assert can_load() and is_compiled() and is_loaded()
+def test_a_kernel_checks_its_arrays(kernels: SimpleNamespace) -> None:
+    assert can_load() and library.is_compiled() and library.is_loaded()
     good = np.zeros(200, np.uint8)
     assert kernels.find_invalid_utf8(good, 10) == 10
     for wrong in (good.astype(np.int8), good.astype(np.uint32), np.zeros(400, np.uint8)[::2], bytes(200), None):
@@ -170,8 +174,11 @@ def test_the_arrays_of_a_kernel_are_checked(kernels: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("missing", ["numba", "llvmlite"])
-def test_without_a_compiler_everything_goes_the_plain_way(tmp_path: Path, missing: str) -> None:
-    hidden = f"import sys\nsys.modules[{missing!r}] = None"
-    result = run(hidden + TOKENIZER + ENCODE, tmp_path)
+def test_long_texts_are_encoded_in_plain_python_without_a_compiler(tmp_path: Path, missing: str) -> None:
+    code = f"import sys\nsys.modules[{missing!r}] = None" + TOKENIZER
+    code += r"""
+assert tokenizer.encode_array("the 'th\n" * 160_000).tolist() == [256, 68, 220, 6, 256, 198] * 160_000
+"""
+    result = run(code, tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert not (tmp_path / "lm").exists()

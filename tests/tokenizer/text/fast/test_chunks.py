@@ -2,7 +2,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.errors import UserError
-from lm.tokenizer import reference
+from lm.tokenizer.reference import pre_tokenize as split
 from lm.tokenizer.text.fast import chunks
 from lm.tokenizer.text.fast.chunks import (
     SpecialTokens,
@@ -22,9 +22,7 @@ from lm.tokenizer.text.fast.chunks import (
     split_text,
 )
 
-Split = Callable[..., list[str]]
-
-# One is the start of another, one the end; several hold a place where text without them might be split_blocks.
+# One is a prefix of another, one a suffix, and several contain a position where other text could be split.
 SPECIAL = ["<|a|>", "<|a|><|b|>", "|><|", "a|>x", "a b", "b ", "x x x", " c"]
 TOKENS = st.lists(st.sampled_from(SPECIAL), unique=True)
 TEXTS = st.lists(
@@ -33,7 +31,7 @@ TEXTS = st.lists(
 
 
 def in_blocks(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
-    """Blocks of the given sizes in turn, lengthened where they would split_blocks a character."""
+    """Yield blocks of the given sizes in turn, enlarged where they would split a character."""
     begin = 0
     for size in itertools.cycle(sizes):
         if begin == len(data):
@@ -46,18 +44,18 @@ def in_blocks(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
 
 
 @settings(max_examples=500)
-@given(before=TEXTS, text=TEXTS, behind=TEXTS, tokens=TOKENS)
-def test_text_may_be_cut_at_a_border_whatever_stands_around_it(
-    before: str, text: str, behind: str, tokens: list[str]
+@given(before=TEXTS, text=TEXTS, after=TEXTS, tokens=TOKENS)
+def test_text_may_be_split_whatever_precedes_and_follows_it(
+    before: str, text: str, after: str, tokens: list[str]
 ) -> None:
-    place = find_split(text, tokens)
-    assert 0 <= place < max(1, len(text))
-    if place:
-        left, right = before + text[:place], text[place:] + behind
-        assert reference.pre_tokenize(left, tokens) + reference.pre_tokenize(right, tokens) == reference.pre_tokenize(left + right, tokens)
+    position = find_split(text, tokens)
+    assert 0 <= position < max(1, len(text))
+    if position:
+        left, right = before + text[:position], text[position:] + after
+        assert split(left, tokens) + split(right, tokens) == split(left + right, tokens)
 
 
-def test_borders_by_hand() -> None:
+def test_splits_by_hand() -> None:
     assert find_split("one two three", []) == 7
     assert find_split("it's 2  \n", []) == 6
     assert find_split("中é٣!", []) == 3
@@ -72,24 +70,22 @@ def test_borders_by_hand() -> None:
 
 
 @given(text=TEXTS, tokens=TOKENS, size=st.integers(1, 40))
-def test_pieces_of_any_size_are_the_text(text: str, tokens: list[str], size: int) -> None:
+def test_chunks_of_a_text_have_the_same_pre_tokens(text: str, tokens: list[str], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "CHUNK_SIZE", size)
         parts = list(split_text(text, tokens))
     assert "".join(parts) == text and all(parts)
-    assert [token for part in parts for token in reference.pre_tokenize(part, tokens)] == reference.pre_tokenize(text, tokens)
+    assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
 
 
 @given(text=TEXTS, tokens=TOKENS, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4))
-def test_blocks_of_any_size_are_cut_anew_into_the_text(
-    text: str, tokens: list[str], sizes: list[int]
-) -> None:
+def test_chunks_of_blocks_have_the_same_pre_tokens(text: str, tokens: list[str], sizes: list[int]) -> None:
     parts = [part.decode() for part in split_blocks(in_blocks(text.encode(), sizes), tokens)]
     assert "".join(parts) == text and all(parts)
-    assert [token for part in parts for token in reference.pre_tokenize(part, tokens)] == reference.pre_tokenize(text, tokens)
+    assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
 
 
-def test_chunks_are_about_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_chunks_have_about_the_requested_size(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(chunks, "CHUNK_SIZE", 1000)
     parts = list(split_text(text, ["<|endoftext|>"]))
     assert max(map(len, parts)) <= 1000 and len(parts) < 1.2 * len(text) / 1000
@@ -98,21 +94,21 @@ def test_chunks_are_about_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "🙂", "a b"])
-def test_text_without_a_border_stays_whole_in_linear_time(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
+def test_text_without_a_place_to_split_stays_whole_in_linear_time(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
     monkeypatch.setattr(chunks, "CHUNK_SIZE", 100)
     text = unit * (300_000 // len(unit))
     assert list(split_text(text, ["a ba", "b a"])) == [text]
     assert list(split_blocks(in_blocks(text.encode(), [1000]), ["a ba", "b a"])) == [text.encode()]
 
 
-def test_halves_of_surrogate_pairs_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halves_of_surrogate_pairs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_SIZE", 5)
     text = "one \ud800 two\udfff three \ud83d" * 9
     assert "".join(split_text(text, ["<|a|>"])) == text
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
-def test_results_come_in_the_order_of_the_items(num_threads: int) -> None:
+def test_results_are_in_the_order_of_the_items(num_threads: int) -> None:
     def slow_at_first(number: int) -> int:
         time.sleep(0.001 * (5 - number % 5))
         return number * number
@@ -125,14 +121,14 @@ def test_results_come_in_the_order_of_the_items(num_threads: int) -> None:
 def test_items_are_taken_only_a_little_ahead(num_threads: int) -> None:
     items = itertools.count()
     results = parallel_map(lambda number: number, items, num_threads)
-    assert next(items) == 0, "nothing is taken before the first result is asked for"
+    assert next(items) == 0, "no item should be taken before the first result is requested"
     assert list(itertools.islice(results, 50)) == list(range(1, 51))
     assert next(items) < 51 + 3 * num_threads
     results.close()
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_an_error_comes_in_its_place_and_ends_the_threads(num_threads: int) -> None:
+def test_an_error_is_raised_in_order_and_the_threads_end(num_threads: int) -> None:
     before = threading.active_count()
     results = parallel_map(lambda number: 1 // number, [1, 1, 1, 0, 1, 1, 0] + [1] * 90, num_threads)
     assert [next(results) for _ in range(3)] == [1, 1, 1]
@@ -141,7 +137,7 @@ def test_an_error_comes_in_its_place_and_ends_the_threads(num_threads: int) -> N
     assert threading.active_count() == before
 
 
-def test_special_tokens_that_begin_alike_stand_together_the_longest_first() -> None:
+def test_special_tokens_are_sorted_by_their_first_byte_then_the_longest_first() -> None:
     special = SpecialTokens.from_ids({"<|a": 7, "[x]": 5, "<|a|>": 9, "[": 4})
     tokens = [special.texts[begin:end].tobytes() for begin, end in itertools.pairwise(special.bounds)]
     assert tokens == [b"<|a|>", b"<|a", b"[x]", b"["]

@@ -48,7 +48,7 @@ def plain_merges(text: str, num_merges: int, special_tokens: Sequence[str] = ())
     return merges.learn_merges(counts, num_merges)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     words=st.dictionaries(st.text(st.sampled_from("abcé"), min_size=1, max_size=12), st.integers(1, 5), max_size=8),
     num_threads=st.sampled_from([1, 2, 3, 5]),
@@ -59,7 +59,7 @@ def test_merges_of_counted_words(words: dict[str, int], num_threads: int, block_
     assert merges_of(text, 60, [], num_threads, block_length) == reference_merges(text, 60)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.text(max_size=80) | st.lists(st.sampled_from(PARTS), max_size=40).map("".join),
     special_tokens=st.lists(st.sampled_from(SPECIAL), unique=True),
@@ -71,7 +71,7 @@ def test_merges_of_any_text(text: str, special_tokens: list[str], num_threads: i
     assert merges_of(text, 40, special_tokens, num_threads, block_length) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.sampled_from("ab"), max_size=60) | st.text(st.sampled_from("ab "), max_size=60))
 def test_overlapping_pairs_and_ties(text: str) -> None:
     assert merges_of(text, 80) == reference_merges(text, 80)
