@@ -1,4 +1,4 @@
-"""Import a Hugging Face folder in the layout of Llama or Qwen3 as a model folder and a tokenizer folder of ours.
+"""Import a Hugging Face folder in the layout of Llama or Qwen3 as a model and a tokenizer of this project.
 
 A setting that our model cannot represent exactly is refused by name; nothing is approximated, dropped or guessed.
 Weights in float16 and bfloat16 are converted to float32, which is exact. No code in the folder is run, and nothing is
@@ -43,8 +43,8 @@ def import_hugging_face(folder: Path, model_folder: Path, tokenizer_folder: Path
 
     Args:
         folder: the folder to import. If the weights are in several files, `model.safetensors.index.json` names them.
-        model_folder: the folder to write the model to, as the stage train does. It is created if it does not exist.
-        tokenizer_folder: the folder to write the tokenizer to, as the stage train_bpe does. Likewise.
+        model_folder: the folder to write the model to, created if it does not exist.
+        tokenizer_folder: the folder to write the tokenizer to, created if it does not exist.
 
     Raises:
         UserError: a file is missing or damaged, our model or tokenizer cannot represent this one, or one of the folders

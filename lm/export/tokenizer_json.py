@@ -1,7 +1,7 @@
 """Write and read `tokenizer.json`, the format of Hugging Face's library tokenizers.
 
 The file contains the same pre-tokenization pattern, and its BPE works on bytes written in GPT-2's alphabet, so the ids
-are the same as ours. The only exception are characters that were added to Unicode after the version that the reading
+are the same as ours. The only exceptions are characters that were added to Unicode after the version that the reading
 library knows: its pattern may not treat them as letters.
 
 In the vocabulary, special tokens are plain text, and all other tokens are written in the alphabet.
