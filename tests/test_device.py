@@ -5,7 +5,7 @@ from lm.device import check_precision, peak_flops, pick_device, why_not_compile
 from lm.errors import UserError
 
 
-def test_auto_takes_the_best_there_is(monkeypatch):
+def test_auto_picks_the_best_available_device(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto").type == "cuda"
@@ -15,13 +15,13 @@ def test_auto_takes_the_best_there_is(monkeypatch):
     assert pick_device("auto").type == "cpu"
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch):
+def test_a_device_that_is_not_available_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="runtime.device: cuda is not available"):
         pick_device("cuda")
 
 
-def test_an_old_gpu_is_refused_bfloat16(monkeypatch):
+def test_bfloat16_is_refused_on_an_old_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     with pytest.raises(UserError, match="train.precision: Tesla T4 does not support bfloat16; use float32"):
@@ -30,7 +30,7 @@ def test_an_old_gpu_is_refused_bfloat16(monkeypatch):
     check_precision(torch.device("cpu"), "bfloat16")
 
 
-def test_the_reason_not_to_compile_is_given(monkeypatch):
+def test_the_reason_not_to_compile_is_returned(monkeypatch):
     assert "MPS" in why_not_compile(torch.device("mps"))
 
     def broken(function):
@@ -40,7 +40,7 @@ def test_the_reason_not_to_compile_is_given(monkeypatch):
     assert why_not_compile(torch.device("cpu")) == "no C++ compiler found"
 
 
-def test_the_peak_is_known_by_name(monkeypatch):
+def test_the_peak_is_looked_up_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     assert peak_flops(torch.device("cuda"), "bfloat16") == 989e12
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "something new")

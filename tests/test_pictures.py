@@ -13,7 +13,7 @@ HISTORY = [
 ]
 
 
-def test_pictures_show_something_and_are_the_same_for_the_same_run(tmp_path):
+def test_pictures_are_not_empty_and_identical_for_the_same_run(tmp_path):
     for name in ("a", "b"):
         training_picture(HISTORY, 0.5, tmp_path / f"train-{name}.png")
         comparison_picture({"baseline": [HISTORY, HISTORY], "x": [HISTORY]}, tmp_path / f"ablation-{name}.png")
@@ -23,7 +23,7 @@ def test_pictures_show_something_and_are_the_same_for_the_same_run(tmp_path):
         assert imread(first).std() > 0.05
 
 
-def test_a_run_without_any_finite_loss_still_has_a_picture(tmp_path):
+def test_a_run_without_a_finite_loss_has_a_picture(tmp_path):
     row = {"step": 0, "train_loss": None, "val_loss": None, "val_bits_per_byte": None}
     training_picture([row], None, tmp_path / "train.png")
     comparison_picture({"baseline": [[row]]}, tmp_path / "ablation.png")

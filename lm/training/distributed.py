@@ -105,8 +105,8 @@ def _work(rank: int, main: Callable[[], None], num_processes: int, folder: str) 
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Connect to the other processes of the run inside the block; yields the device of this process.
 
-    They communicate with NCCL between CUDA devices and with gloo between CPUs, whose cores they share. What other
-    processes than the first print is hidden.
+    They communicate with NCCL between CUDA devices and with gloo between CPUs, whose cores they share. Only the
+    first process prints; the output of the others is discarded.
 
     Raises:
         UserError: there are fewer GPUs than processes, or the device can be used by one process only.

@@ -1,10 +1,10 @@
-"""A small copy of the project under its own git and DVC, whose pipeline runs in seconds a stage."""
+"""A small copy of the project with its own git and DVC, whose pipeline takes seconds per stage."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment() -> dict[str, str]:
-    """Stages run the interpreter of the tests, and git and DVC keep to the folder they are in."""
+    """Stages use the interpreter of the tests; git and DVC use no settings from outside the copy."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     author = {f"GIT_{role}_{field}": "test" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
     own = {"PYTHONPATH": "", "DVC_NO_ANALYTICS": "1", "GIT_CONFIG_GLOBAL": os.devnull, "OMP_NUM_THREADS": "1"}
@@ -34,7 +34,7 @@ def environment() -> dict[str, str]:
 
 
 def copy_of_the_project(folder: Path) -> Path:
-    """What is under version control, as it is in the working tree, with params of seconds."""
+    """Copy the files under version control, as they are in the working tree, with parameters for a run of seconds."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT,
@@ -69,17 +69,26 @@ def run_in(folder: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy in which the pipeline has run once and everything is committed."""
+    """A copy in which the pipeline has run once and everything is committed. A test that changes it uses `changed`."""
     folder = copy_of_the_project(tmp_path_factory.mktemp("pipeline"))
     run = run_in(folder)
     run("git", "init", "-q")
     run("dvc", "init", "-q")
-    run("dvc", "repro")
+    result = run("dvc", "repro")
     run("git", "add", "-A")
     run("git", "commit", "-q", "-m", "first run")
+    (folder / "console").write_text(result.stdout + result.stderr)
     return folder
 
 
 @pytest.fixture
 def run(pipeline: Path) -> Run:
     return run_in(pipeline)
+
+
+@pytest.fixture
+def changed(pipeline: Path, run: Run) -> Iterator[Path]:
+    """The pipeline, which is restored after the test."""
+    yield pipeline
+    run("git", "checkout", "-q", "--", ".")
+    run("dvc", "checkout", "-q", "--force")

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 PROJECT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 
-# From top to bottom; a room imports from itself and from the rooms above it. `config` gathers the sections of all rooms.
+# From top to bottom. A room imports only from itself and from the rooms above it; `config` is apart from this order.
 ROOMS = (
     "errors",
     "atomic",
@@ -54,7 +54,9 @@ def files_of(name: str) -> list[Path]:
     path = PROJECT / (name.replace(".", "/") + ".py")
     files = [path] if path.exists() and path.name != "config.py" else []
     packages = [path.with_suffix(""), *path.parents]
-    return files + [init for package in packages if (init := package / "__init__.py").exists() and not is_docstring(init)]
+    return files + [
+        init for package in packages if (init := package / "__init__.py").exists() and not is_docstring(init)
+    ]
 
 
 def is_docstring(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A corpus in two shares, each prepared by a process of its own at the same time, is the corpus prepared at once."""
+"""Two processes that each prepare a share of a corpus get the same tokens as one process that prepares all of it."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from tests.pipeline.conftest import PROJECT, environment
 
 
 def machine(folder: Path, documents: list[str]) -> Path:
-    """The folder of one machine: its share of the text, and its own params.yaml that names it."""
+    """The folder of one machine: its share of the text, and a params.yaml that reads it."""
     folder.mkdir()
     text = folder / "share.txt"
     text.write_text(END_OF_TEXT.join(documents), encoding="utf-8")

@@ -114,7 +114,7 @@ def test_the_error_names_the_cell(base, ablate):
 
 
 def test_every_parameter_is_tracked_or_overridden(base, ablate, project):
-    """A parameter that a cell takes from the main run must be among the params of the stage ablate, or else it is stale.
+    """A parameter that a cell takes from the main run must be a param of the stage ablate, or its result is stale.
 
     Conversely, a cell must not run again because of a parameter that it does not use.
     """

@@ -97,7 +97,8 @@ class Fork:
 
     def __init__(self, job: Path, folder: Path) -> None:
         self._outputs = folder / "stdout", folder / "stderr"
-        self._process = self._context.Process(target=training_program.run_redirected, args=(job, folder, *self._outputs))
+        arguments = job, folder, *self._outputs
+        self._process = self._context.Process(target=training_program.run_redirected, args=arguments)
         self._process.start()
 
     @property

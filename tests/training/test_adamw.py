@@ -29,11 +29,11 @@ def test_the_first_step_by_hand():
     optimizer = AdamW([weight], lr=0.1, betas=(0.9, 0.99), eps=0.0, weight_decay=0.5)
     weight.grad = torch.tensor([7.0])
     optimizer.step()
-    # corrected moments are g and g², so that the step is lr · sign(g), besides the decay lr · 0.5 · 2
+    # the corrected moments are g and g², so the step is lr · sign(g), plus the decay lr · 0.5 · 2
     assert weight.item() == pytest.approx(2 - 0.1 * 0.5 * 2 - 0.1)
 
 
-def test_parameters_without_gradient_stay():
+def test_parameters_without_a_gradient_do_not_change():
     used, unused = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
     optimizer = AdamW([used, unused])
     used.grad = torch.ones(1)
@@ -42,7 +42,7 @@ def test_parameters_without_gradient_stay():
 
 
 def test_each_parameter_counts_its_own_steps():
-    """One that gets its gradients later starts its corrections later, as in PyTorch."""
+    """The bias correction of a parameter starts with its first gradient, as in PyTorch."""
     results = []
     for kind in (AdamW, torch.optim.AdamW):
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ def test_each_parameter_counts_its_own_steps():
     torch.testing.assert_close(*results)
 
 
-def test_a_gradient_laid_out_in_another_order_of_memory_counts_the_same():
+def test_the_memory_layout_of_a_gradient_does_not_matter():
     torch.manual_seed(0)
     gradient = torch.randn(4, 6)
     weights = []
@@ -68,7 +68,7 @@ def test_a_gradient_laid_out_in_another_order_of_memory_counts_the_same():
     assert torch.equal(*weights)
 
 
-def test_the_state_put_into_another_optimizer_gives_equal_next_steps():
+def test_another_optimizer_continues_from_the_state():
     torch.manual_seed(0)
     weight = torch.randn(4, 3, requires_grad=True)
     optimizer = AdamW([weight], lr=0.1)
@@ -104,6 +104,7 @@ def test_a_learning_rate_of_zero_moves_nothing():
     assert weight.tolist() == [1.0, -2.0]
 
 
+@pytest.mark.slow  # the C++ compiler takes long
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # the compiler's own
 def test_the_compiled_update_equals_the_plain_one_and_is_compiled_once():
     if reason := why_not_compile(torch.device("cpu")):

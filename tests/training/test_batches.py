@@ -15,7 +15,7 @@ def test_permute_is_a_permutation(n, seed, epoch):
     assert sorted(permute(np.arange(n), n, (seed, epoch))) == list(range(n))
 
 
-def test_permute_needs_no_memory_for_its_range():
+def test_permute_works_for_ranges_that_do_not_fit_in_memory():
     n = 10**15
     values = permute(np.arange(1000), n, (1, 0))
     assert len(set(values.tolist())) == 1000 and values.min() >= 0 and values.max() < n
@@ -30,7 +30,7 @@ def test_all_permutations_are_equally_likely():
     assert chi_square < 49.7  # 23 degrees of freedom, p = 0.001
 
 
-def test_an_epoch_covers_every_window_once_and_the_next_in_another_order():
+def test_every_epoch_visits_every_window_once_in_another_order():
     tokens, length, size = np.arange(8 * 12 + 3, dtype=np.uint16), 8, 4
     assert num_windows(len(tokens), length) == 12
     epochs = []
@@ -57,7 +57,7 @@ def test_a_batch_may_be_larger_than_an_epoch(size):
         assert sorted(starts[first : first + 5]) == [0, 8, 16, 24, 32]
 
 
-def test_batches_depend_on_seed_and_step_alone():
+def test_batches_depend_only_on_seed_and_step():
     tokens = np.arange(1000, dtype=np.uint16)
     same = [batch(tokens, 3, 4, 8, seed=1)[0] for _ in range(2)]
     assert same[0].equal(same[1])

@@ -33,7 +33,7 @@ def evaluated(step: int, val_loss: float | None) -> Progress:
 
 
 def saved(folder: Path, *progresses: Progress, keep: int = 2) -> Path:
-    """The folder of a run that has saved these, one optimizer step between each two."""
+    """The folder of a run that saved a checkpoint for each of `progresses`, with an optimizer step between them."""
     with Checkpoints(folder, "run", keep) as checkpoints:
         for number, progress in enumerate(progresses):
             checkpoints.save(*a_trained_pair(number), progress)
@@ -45,7 +45,7 @@ def restored(folder: Path) -> Progress | None:
         return checkpoints.restore(*another_pair())
 
 
-def test_everything_comes_back(tmp_path):
+def test_everything_is_restored(tmp_path):
     model, optimizer = a_trained_pair()
     progress = Progress(7, [{"step": 0, "val_loss": 1 / 3, "continuation": "ü"}], [0.1, 2e-17], skipped_steps=3)
     other, other_optimizer = a_trained_pair(3)
@@ -66,14 +66,14 @@ def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     progress = Progress(1, [], [0.5])
     with Checkpoints(tmp_path, "run", 2) as checkpoints:
         checkpoints.save(model, optimizer, progress)
-        model.weight.data.zero_()  # the training goes on
+        model.weight.data.zero_()  # training goes on
         progress.losses.append(9.0)
         other, other_optimizer = another_pair()
         assert checkpoints.restore(other, other_optimizer).losses == [0.5]
     assert other.weight.equal(before)
 
 
-def test_the_newest_the_last_evaluated_and_the_best_stay(tmp_path):
+def test_the_newest_the_last_evaluated_and_the_best_are_kept(tmp_path):
     progresses = [
         evaluated(0, 5.0),
         evaluated(10, 1.0),
@@ -89,7 +89,7 @@ def test_the_newest_the_last_evaluated_and_the_best_stay(tmp_path):
     ]
 
 
-def test_the_last_evaluated_one_can_be_asked_for(tmp_path):
+def test_the_last_evaluated_one_can_be_restored(tmp_path):
     saved(tmp_path, evaluated(4, None), Progress(6, [{"step": 4, "val_loss": None}], []))
     with Checkpoints(tmp_path, "run", 2) as checkpoints:
         assert checkpoints.restore(*another_pair()).step == 6
@@ -110,7 +110,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_reported_and_skipped(tmp_path, capsys, damage):
     folder = saved(tmp_path, Progress(4, [], []), Progress(6, [], [0.25]))
     (shard,) = (folder / "step-00000006").glob("*.safetensors")
     DAMAGES[damage](shard, folder / "step-00000006" / "index.json")
@@ -120,14 +120,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, capsys, damag
     assert said.endswith("; resuming from the previous one, of step 4\n")
 
 
-def test_without_a_whole_checkpoint_a_run_begins_anew(tmp_path, capsys):
+def test_without_an_intact_checkpoint_a_run_starts_from_the_beginning(tmp_path, capsys):
     folder = saved(tmp_path, Progress(4, [], []))
     (folder / "step-00000004" / "index.json").write_text("{}")
     assert restored(tmp_path) is None
     assert "starting from the beginning" in capsys.readouterr().out
 
 
-def test_a_checkpoint_of_another_model_is_named(tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     saved(tmp_path, Progress(4, [], []))
     with Checkpoints(tmp_path, "run", 2) as checkpoints:
         model = torch.nn.Linear(7, 2)
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
 
 
 class Exploding:
-    """What a malicious pickle is: to load it is to call something."""
+    """A malicious pickle: loading it calls a function."""
 
     def __reduce__(self):
         return Path.touch, (Path("exploded"),)
@@ -150,10 +150,10 @@ def test_a_planted_pickle_is_never_loaded(tmp_path, monkeypatch, name):
     assert restored(tmp_path).step == (4 if name.endswith(".safetensors") else 6)
     assert not (tmp_path / "exploded").exists()
     pickle.loads((folder / "step-00000006" / name).read_bytes())
-    assert (tmp_path / "exploded").exists()  # or it was none
+    assert (tmp_path / "exploded").exists()  # the pickle works
 
 
-def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path):
+def test_a_checkpoint_that_a_kill_left_half_written_is_deleted(tmp_path):
     folder = saved(tmp_path, Progress(4, [], []), Progress(6, [], []))
     (folder / "step-00000006" / "index.json").unlink()
     assert restored(tmp_path).step == 4
@@ -183,12 +183,12 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path):
 def test_a_step_saved_again_replaces_what_was_there(tmp_path):
     folder = saved(tmp_path, Progress(4, [], []))
     stray = folder / "step-00000004" / "shard-00002-model-00001-of-00001.safetensors"
-    save_file({"model.bias": torch.ones(2)}, stray)  # as of two processes
+    save_file({"model.bias": torch.ones(2)}, stray)  # as if two processes had written it
     saved(tmp_path, Progress(4, [], [0.5]))
     assert not stray.exists() and restored(tmp_path).losses == [0.5]
 
 
-def test_files_are_safetensors_that_others_can_read(tmp_path):
+def test_files_are_safetensors_that_other_programs_can_read(tmp_path):
     model, _ = a_trained_pair()
     folder = saved(tmp_path, Progress(3, [], []), Progress(4, [], []))
     (shard,) = (folder / "step-00000004").glob("*.safetensors")
@@ -210,9 +210,8 @@ def test_finished_runs_leave_nothing(tmp_path):
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        with Checkpoints(tmp_path / "file", "run", 2):
-            pass
+    with pytest.raises(UserError, match="cannot be written"), Checkpoints(tmp_path / "file", "run", 2):
+        pass
 
 
 def test_the_fingerprint_depends_on_every_fact_and_on_the_code(monkeypatch):

@@ -1,4 +1,4 @@
-"""Several processes give the results of one, whether replicated or sharded; a run resumes with another number of them."""
+"""Several processes give the results of one, replicated or sharded; a run resumes with another number of processes."""
 
 import csv
 import dataclasses

@@ -33,7 +33,7 @@ def test_mean_loss_is_the_mean_over_single_windows(small, data, tokenizer):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_with_a_document_mask_the_mean_is_that_over_documents_alone(small, tokenizer, batch_size):
+def test_with_a_document_mask_the_mean_is_that_over_single_documents(small, tokenizer, batch_size):
     torch.manual_seed(0)
     model = TransformerLM(dataclasses.replace(small, context_length=64), tokenizer.vocab_size).eval()
     end_of_text = [tokenizer.end_of_text_id]
@@ -44,13 +44,13 @@ def test_with_a_document_mask_the_mean_is_that_over_documents_alone(small, token
         with torch.no_grad():
             log_probabilities = model(ids[:-1]).log_softmax(-1)
         nats -= log_probabilities[torch.arange(len(document)), ids[1:]].double().sum().item()
-    tokens = np.array(sum(documents, []), dtype=np.uint16)
+    tokens = np.array([token for document in documents for token in document], dtype=np.uint16)
     given = (model, tokens, tokenizer.end_of_text_id, batch_size, torch.device("cpu"), "float32")
     assert mean_loss(*given, document_mask=True) == pytest.approx(nats / len(tokens), rel=1e-6)
     assert mean_loss(*given) != pytest.approx(nats / len(tokens), rel=1e-3)
 
 
-def test_a_model_that_knows_nothing_costs_the_logarithm_of_the_vocabulary(small, data, tokenizer):
+def test_the_loss_of_equal_logits_is_the_logarithm_of_the_vocabulary_size(small, data, tokenizer):
     model = TransformerLM(small, tokenizer.vocab_size)
     model.lm_head.weight.data.zero_()
     loss = mean_loss(model, data.val, tokenizer.end_of_text_id, 8, torch.device("cpu"), "float32")

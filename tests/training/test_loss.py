@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lm.training.loss
 from lm.training.loss import cross_entropy, linear_cross_entropy
 
-_BFLOAT16_ROUNDING = 2**-8  # of a number, at most: 8 bits of mantissa
+_BFLOAT16_ROUNDING = 2**-8  # the largest relative error: 8 bits of mantissa
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def test_equal_logits_cost_the_logarithm_of_their_number():
+def test_the_loss_of_equal_logits_is_the_logarithm_of_their_number():
     assert cross_entropy(torch.zeros(7, 50), torch.arange(7)).item() == pytest.approx(math.log(50))
 
 
@@ -46,7 +46,7 @@ def test_bfloat16_logits_are_summed_in_float32():
 
 
 def inputs(*leading: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states of width 6, a head for 11 tokens whose logits are of some size, targets."""
+    """Hidden states of width 6, a head for 11 tokens, and targets."""
     hidden = torch.randn(*leading, 6, dtype=dtype, requires_grad=True)
     weight = torch.randn(11, 6, dtype=dtype, requires_grad=True)
     return hidden, weight, torch.randint(11, leading)
@@ -62,7 +62,7 @@ def assert_equal_with_gradients(
 ) -> None:
     ours, truth = linear_cross_entropy(hidden, weight, targets), plain(hidden, weight, targets)
     torch.testing.assert_close(ours, truth, rtol=rtol, atol=atol)
-    # As if the loss were a part of a larger one: the gradient that arrives is not 1.
+    # The loss is scaled, so that the gradient that it receives is not 1.
     gradients = [torch.autograd.grad(-2.5 * loss, (hidden, weight)) for loss in (ours, truth)]
     torch.testing.assert_close(*gradients, rtol=rtol, atol=atol)
 
@@ -89,7 +89,7 @@ def test_linear_cross_entropy_does_not_overflow():
     assert_equal_with_gradients(*(x.detach().mul(100).requires_grad_() for x in (hidden, weight)), targets, rtol=1e-9)
 
 
-def test_a_second_backward_pass_is_refused_and_not_wrong():
+def test_a_second_backward_pass_is_an_error():
     loss = linear_cross_entropy(*inputs(7))
     (2 * loss).backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -116,17 +116,17 @@ def test_linear_cross_entropy_under_autocast_rounds_products_only(monkeypatch):
     rounded = [x.detach().bfloat16().double().requires_grad_() for x in (hidden, weight)]
     logits = rounded[0] @ rounded[1].T
     truth = plain(*rounded, targets)
-    # The logits, of exact products, are rounded once: each loss moves by that of the target and of the largest at most.
+    # The logits are rounded once, which changes each loss at most by the errors of the target's and the largest logit.
     logit_error = _BFLOAT16_ROUNDING * logits.abs().max().item()
     assert abs(loss.item() - truth.item()) <= 2 * logit_error * 1.1
-    # exp turns that into a relative error, and then the softmax, the other factor and the product are rounded.
+    # exp turns that into a relative error; then the softmax, the other factor and the product are rounded.
     for ours, expected in zip(gradients, torch.autograd.grad(plain(*exact, targets), exact), strict=True):
         assert ours.dtype == torch.float32
         assert (ours - expected).norm() <= (2 * logit_error + 3 * _BFLOAT16_ROUNDING) * expected.norm()
 
 
 class LargestFloat32(TorchDispatchMode):
-    """Sees what every operation of a forward and backward pass gives back."""
+    """Records the size of the largest float32 result of any operation."""
 
     numel = 0
 

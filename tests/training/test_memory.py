@@ -10,7 +10,7 @@ from lm.training.memory import available_memory, cgroup_available
 CPU = torch.device("cpu")
 
 
-def test_the_cpus_memory_is_shared_by_the_processes_of_a_machine(monkeypatch):
+def test_the_processes_of_a_machine_share_the_memory_of_the_cpu(monkeypatch):
     monkeypatch.setattr(lm.training.memory.psutil, "virtual_memory", lambda: namedtuple("M", "available")(9000))
     monkeypatch.setattr(lm.training.memory, "cgroup_available", lambda: math.inf)
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 5000)
@@ -44,7 +44,7 @@ STAT = "anon 10\nactive_file 30\ninactive_file 4\n"
 
 def test_the_limit_of_a_container(groups):
     groups("0::/\n", {"memory.max": "1000\n", "memory.current": "400\n", "memory.stat": STAT})
-    assert cgroup_available() == 1000 - 400 + 34  # 34 are pages of files
+    assert cgroup_available() == 1000 - 400 + 34  # 34 are page cache
 
 
 def test_the_nearest_limit_of_nested_groups_counts(groups):
@@ -61,7 +61,7 @@ def test_the_nearest_limit_of_nested_groups_counts(groups):
 def test_the_limit_of_version_1(groups):
     stat = "active_file 1\ninactive_file 1\ntotal_active_file 30\ntotal_inactive_file 4\n"
     memory = {"limit_in_bytes": "1000\n", "usage_in_bytes": "400\n", "stat": stat}
-    # A container that reads the host's path: its own group is the root.
+    # A container that sees the host's path; its own group is the root.
     groups("5:cpu:/\n4:memory:/docker/abc\n0::/\n", {f"memory/memory.{name}": text for name, text in memory.items()})
     assert cgroup_available() == 634
 

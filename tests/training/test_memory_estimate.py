@@ -70,9 +70,9 @@ def saved_bytes(model: TransformerLM, inputs: torch.Tensor, precision: str) -> i
             alive.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            model.hidden(inputs)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        model.hidden(inputs)
     return sum(saved.values())
 
 

@@ -19,7 +19,7 @@ def test_matrices_decay_and_norms_do_not(small, tie_embeddings):
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
-def test_adamw_takes_every_parameter_and_the_configured_numbers(small, params):
+def test_adamw_updates_every_parameter_with_the_configured_numbers(small, params):
     model = TransformerLM(small, vocab_size=61)
     optim = dataclasses.replace(params.optim, optimizer="adamw", beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.3)
     optimizer = make_optimizer(model, optim)
@@ -30,7 +30,7 @@ def test_adamw_takes_every_parameter_and_the_configured_numbers(small, params):
 
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(small, params, tie_embeddings):
+def test_muon_updates_the_matrices_of_the_blocks_and_adamw_the_rest(small, params, tie_embeddings):
     config = dataclasses.replace(
         small, tie_embeddings=tie_embeddings, norm="layernorm", position="learned", qk_norm=True
     )
@@ -50,7 +50,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(small, params,
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_an_update_lowers_the_loss_and_moves_every_parameter(small, params, name):
+def test_a_step_lowers_the_loss_and_changes_every_parameter(small, params, name):
     torch.manual_seed(0)
     model = TransformerLM(small, vocab_size=61)
     optimizer = make_optimizer(model, dataclasses.replace(params.optim, optimizer=name))
@@ -86,7 +86,7 @@ def test_clipping_equals_torchs(max_norm):
     torch.testing.assert_close([p.grad for p in ours[:2]], [p.grad for p in theirs[:2]])
 
 
-def test_gradients_within_the_bound_stay_bit_for_bit():
+def test_gradients_below_the_limit_do_not_change():
     p = torch.zeros(2, requires_grad=True)
     p.grad = torch.tensor([0.3, -0.1])
     assert clip_gradients([p], 1.0).item() == pytest.approx(0.1**0.5)

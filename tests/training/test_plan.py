@@ -19,7 +19,7 @@ VOCAB_SIZE = 61
 
 @pytest.fixture
 def planned(run, runtime, tmp_path, monkeypatch):
-    """A plan of the small run: in `memory` bytes of a CPU's, with `free` bytes on the disk."""
+    """Plan the small run, with `memory` bytes of CPU memory and `free` bytes of disk space available."""
 
     def planned(memory: int = 10**9, free: int = 10**9, num_processes: int = 1, batch_size: int = 8, **changes) -> Plan:
         monkeypatch.setattr(lm.training.plan, "available_memory", lambda device, num_processes: {"CPU": memory})
@@ -43,12 +43,12 @@ def bytes_of_one(run, micro_batch_size: int, num_micro_batches: int = 1, checkpo
 
 
 def total(run, micro_batch_size: int, **arguments) -> int:
-    """A process's bytes by the sum of all kinds and a checkpoint, its copy and its file."""
+    """The bytes that one process needs: all kinds, and the copy and the file of a checkpoint."""
     kinds = bytes_of_one(run, micro_batch_size, **arguments)
     return sum(kinds.values()) + 2 * (kinds["weights"] + kinds["optimizer"])
 
 
-def test_what_one_process_takes(run, planned):
+def test_what_one_process_needs(run, planned):
     # Embeddings and head 2 · 61 · 32, attention 2 · 4 · 32², feed-forward 2 · 3 · 32 · 48, norms 5 · 32.
     count = 3904 + 8192 + 9216 + 160
     result = planned()
@@ -59,7 +59,7 @@ def test_what_one_process_takes(run, planned):
     assert result.memory["checkpoint"] == 2 * (4 + 8) * count  # weights and two moments, twice
     assert result.needed_memory == {"CPU": total(run, 8)}
     assert result.micro_batch_size == result.largest_micro_batch_size == 8
-    # The newest two, the newest and the best of the evaluated ones, the one under way; and the model.
+    # The newest two, the last and the best evaluated one, the one being written; and the model.
     assert sum(result.disk.values()) == 5 * 12 * count + 4 * count
     result.check()
 
@@ -69,17 +69,17 @@ def test_a_micro_batch_above_the_share_is_the_share(planned):
     assert planned(micro_batch_size=50).micro_batch_size == 8
 
 
-def test_buckets_and_copies_of_ddp(run, planned):
-    one = bytes_of_one(run, 4, num_micro_batches=2)  # as if gradients had been there before
+def test_the_buckets_and_copies_of_ddp(run, planned):
+    one = bytes_of_one(run, 4, num_micro_batches=2)  # gradients exist from the start
     state = one["weights"] + one["optimizer"]
     assert planned(num_processes=2).memory == {**one, "checkpoint": state + state // 2}
-    # Two micro batches: beside the buckets, the first one's gradients wait.
+    # With two micro batches, the first one's gradients exist beside the buckets.
     one = bytes_of_one(run, 2, num_micro_batches=2)
     expected = {**one, "gradients": one["gradients"] + one["weights"], "checkpoint": state + state // 2}
     assert planned(num_processes=2, micro_batch_size=2).memory == expected
 
 
-def test_shares_of_fsdp(run, planned):
+def test_the_shards_of_fsdp(run, planned):
     one = bytes_of_one(run, 2)
     state = one["weights"] + one["optimizer"]
     ends, block = 4 * 3904, 4 * (8192 + 9216 + 160) // 2
@@ -90,13 +90,13 @@ def test_shares_of_fsdp(run, planned):
     assert memory["activations"] == one["activations"]
 
 
-def test_one_process_shares_nothing(planned):
+def test_one_process_does_not_shard(planned):
     assert planned(parallelism="fsdp").memory == planned().memory
 
 
 @pytest.mark.parametrize("batch_size", [7, 24])
 @pytest.mark.parametrize("checkpointed", [True, False])
-def test_the_fit_is_that_of_trying_all(run, planned, batch_size, checkpointed):
+def test_the_nearest_fit_is_that_of_trying_all_settings(run, planned, batch_size, checkpointed):
     def largest(memory: int, checkpoint_activations: bool) -> int:
         numbers = {size: math.ceil(batch_size / size) for size in range(1, batch_size + 1)}
         needed = {
@@ -121,7 +121,7 @@ def test_the_fit_is_that_of_trying_all(run, planned, batch_size, checkpointed):
     assert checkpointed or (0, 1) in found  # where activations must be checkpointed
 
 
-def test_it_is_refused_only_when_a_byte_is_missing(run, planned):
+def test_a_run_is_refused_if_a_single_byte_is_missing(run, planned):
     needed = total(run, 8)
     planned(needed).check()
     with pytest.raises(UserError):
@@ -147,7 +147,7 @@ def test_the_refusal_names_the_nearest_settings(run, planned):
         planned(needed - 1).check()
 
 
-def test_what_only_fits_in_shares_is_sent_to_fsdp(planned):
+def test_what_fits_only_when_sharded_is_sent_to_fsdp(planned):
     fsdp = planned(num_processes=4, parallelism="fsdp")
     needed = fsdp.needed_memory["CPU"]
     assert needed < planned(num_processes=4, micro_batch_size=1, checkpoint_activations=True).needed_memory["CPU"]
@@ -170,7 +170,7 @@ def test_a_full_disk_is_refused_with_the_checkpoints_that_fit(planned):
         planned(free=4 * one + model - 1, keep_checkpoints=10).check()
 
 
-def test_checkpoints_that_lie_there_count_as_free(run, runtime, tmp_path, monkeypatch):
+def test_existing_checkpoints_count_as_free_space(run, runtime, tmp_path, monkeypatch):
     asked = []
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(lm.training.plan.shutil, "disk_usage", lambda path: asked.append(path) or usage(1000))
@@ -182,7 +182,7 @@ def test_checkpoints_that_lie_there_count_as_free(run, runtime, tmp_path, monkey
     (tmp_path / "a" / "b" / "step").mkdir(parents=True)
     (tmp_path / "a" / "b" / "step" / "x").write_bytes(bytes(50))
     assert free() == 1050
-    assert asked == [tmp_path, tmp_path / "a" / "b"]  # what exists
+    assert asked == [tmp_path, tmp_path / "a" / "b"]  # the nearest folder that exists
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_table(planned):
     assert text.endswith("\ndisk 5 checkpoints 1.29 MB\nmodel 85.9 kB\ntotal, of 1 GB free 1.37 MB")
 
 
-def test_a_checkpoint_takes_the_cpus_memory_and_the_rest_the_gpus(run, runtime, tmp_path, monkeypatch):
+def test_on_a_gpu_only_a_checkpoint_needs_cpu_memory(run, runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 2 * 10**9))
     monkeypatch.setattr(lm.training.memory, "cgroup_available", lambda: 100_000)
     result = plan(run, VOCAB_SIZE, runtime, torch.device("cuda"), tmp_path, 1)
@@ -222,7 +222,7 @@ def test_a_checkpoint_takes_the_cpus_memory_and_the_rest_the_gpus(run, runtime, 
         result.check()
 
 
-def test_a_probe_measures_whole_steps(run, runtime, monkeypatch):
+def test_whole_steps_are_measured(run, runtime, monkeypatch):
     state = torch.get_rng_state()
     seen = []
 
@@ -234,11 +234,11 @@ def test_a_probe_measures_whole_steps(run, runtime, monkeypatch):
     monkeypatch.setattr(TransformerLM, "hidden", record)
     assert measure_step_seconds(run, VOCAB_SIZE, runtime, CPU) > 0
     assert torch.equal(torch.get_rng_state(), state)
-    assert [tuple(ids.shape) for ids in seen] == 4 * [(4, 16)]  # one to warm up, three measured
+    assert [tuple(ids.shape) for ids in seen] == 4 * [(4, 16)]  # one warmup, three measured
     assert all(ids.min() >= 0 and ids.max() < VOCAB_SIZE for ids in seen)
 
 
-def test_a_probe_of_many_micro_batches_measures_two(run, runtime, monkeypatch):
+def test_of_many_micro_batches_two_are_measured(run, runtime, monkeypatch):
     seconds = iter([5.0, 3.0])  # two micro batches, then one
     sizes = []
 

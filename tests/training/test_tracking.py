@@ -16,7 +16,7 @@ from lm.training.tracking import tracker
 CONFIG = {"optim": {"max_learning_rate": 0.01}, "train": {"prompt": "Once upon a time"}}
 
 
-def test_none_leaves_no_trace(tmp_path):
+def test_none_writes_nothing(tmp_path):
     with tracker("none", tmp_path / "tracking", "run", CONFIG, -1) as log:
         log(1, {"train_loss": 2.5, "val_loss": None})
     assert list(tmp_path.iterdir()) == []
@@ -35,7 +35,7 @@ def test_a_missing_package_is_named_before_anything_is_written(kind, tmp_path, m
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The curves that TensorBoard shows of a folder."""
+    """The curves that TensorBoard shows for a folder."""
     reader = _reader(folder)
     return {tag: [(point.step, point.value) for point in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
@@ -95,9 +95,9 @@ def test_tensorboard_keeps_runs_apart(tensorboard, tmp_path):
     assert points(tmp_path / "b") == {"train_loss": [(1, 2.0)]}
 
 
-# TensorBoard writes in a thread of its own, whose end Python reports too.
+# TensorBoard writes in a separate thread, whose exception Python reports too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_disk_that_fails_on_the_way_costs_one_line(tensorboard, tmp_path, capsys):
+def test_a_disk_that_fails_during_training_is_reported_once(tensorboard, tmp_path, capsys):
     before = set(threading.enumerate())
     with tracker("tensorboard", tmp_path, "run", CONFIG, -1) as log:
         shutil.rmtree(tmp_path)
@@ -107,7 +107,7 @@ def test_a_disk_that_fails_on_the_way_costs_one_line(tensorboard, tmp_path, caps
         for later in range(step + 1, step + 100):
             log(later, {"train_loss": 2.5})
     for thread in set(threading.enumerate()) - before:
-        thread.join(10)  # or its end would be reported to the next test
+        thread.join(10)  # or its exception would be reported to the next test
     assert lines.startswith("runtime.tracking: training continues without tensorboard: ") and lines.count("\n") == 1
     assert capsys.readouterr().out == ""
 
@@ -116,16 +116,16 @@ def test_a_disk_that_fails_on_the_way_costs_one_line(tensorboard, tmp_path, caps
 def test_a_folder_that_cannot_be_written_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, kind, StandIn())
     (tmp_path / "tracking").write_text("a file")
-    with pytest.raises(UserError, match="tracking/run: cannot be written"):
-        with tracker(kind, tmp_path / "tracking", "run", CONFIG, -1):
-            pass
+    refused = pytest.raises(UserError, match="tracking/run: cannot be written")
+    with refused, tracker(kind, tmp_path / "tracking", "run", CONFIG, -1):
+        pass
 
 
-# Weights & Biases: what its package is asked for.
+# Weights & Biases: which calls its package receives.
 
 
 class StandIn(ModuleType):
-    """The part of wandb that is used; it records the calls, and raises where `broken` says so."""
+    """Stands in for the part of wandb that is used: records the calls, and raises in the one named `broken`."""
 
     def __init__(self, logged_in: bool = True, starting_step: int = 0, broken: str = "") -> None:
         super().__init__("wandb")
@@ -182,14 +182,14 @@ def test_wandb_gets_the_points_and_the_config(stand_in, tmp_path, capsys):
         "dir": str(tmp_path / "0f3a"),
         "mode": None,
     }
-    assert (tmp_path / "0f3a").is_dir()  # where it is missing, wandb takes a temporary folder without a word
+    assert (tmp_path / "0f3a").is_dir()  # wandb silently uses a temporary folder where it is missing
     assert wandb.of("define_metric") == [("*", "step")]
     assert wandb.of("log") == [(0, {"step": 0, "val_loss": 5.5}), (1, {"step": 1, "train_loss": 2.5, "grad_norm": 0.5})]
     assert wandb.of("finish") == [0]
     assert capsys.readouterr().out == ""
 
 
-def test_wandb_without_a_login_stays_offline_and_says_how_to_send(stand_in, tmp_path, capsys):
+def test_wandb_without_a_login_stays_offline_and_says_how_to_upload(stand_in, tmp_path, capsys):
     wandb = stand_in(logged_in=False)
     with tracker("wandb", tmp_path, "run", CONFIG, -1):
         pass
@@ -197,7 +197,7 @@ def test_wandb_without_a_login_stays_offline_and_says_how_to_send(stand_in, tmp_
     assert f"wandb sync {tmp_path}/run/wandb/offline-run-*" in capsys.readouterr().out
 
 
-def test_wandb_is_not_sent_again_what_it_has(stand_in, tmp_path):
+def test_steps_that_wandb_already_has_are_not_sent_again(stand_in, tmp_path):
     wandb = stand_in(starting_step=8)  # steps 0 to 7 were sent before the kill; the checkpoint is of step 5
     with tracker("wandb", tmp_path, "run", CONFIG, 5) as log:
         for step in range(6, 11):
@@ -212,7 +212,7 @@ def test_wandb_does_not_show_an_interrupted_run_as_finished(stand_in, tmp_path):
     assert wandb.of("finish") == [1]
 
 
-def test_a_tracker_that_does_not_start_is_refused_in_one_line(stand_in, tmp_path):
+def test_a_tracker_that_cannot_be_started_is_refused_in_one_line(stand_in, tmp_path):
     stand_in(broken="init")
     with pytest.raises(UserError) as caught, tracker("wandb", tmp_path, "run", CONFIG, -1):
         pass
@@ -220,7 +220,7 @@ def test_a_tracker_that_does_not_start_is_refused_in_one_line(stand_in, tmp_path
 
 
 @pytest.mark.parametrize("broken", ["log", "finish"])
-def test_a_tracker_that_fails_on_the_way_costs_one_line(broken, stand_in, tmp_path, capsys):
+def test_a_tracker_that_fails_during_training_is_reported_once(broken, stand_in, tmp_path, capsys):
     wandb = stand_in(broken=broken)
     with tracker("wandb", tmp_path, "run", CONFIG, -1) as log:
         for step in range(5):

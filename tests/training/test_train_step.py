@@ -21,14 +21,14 @@ def model(small) -> TransformerLM:
 
 @pytest.fixture
 def batch(model) -> tuple[Tensor, Tensor]:
-    """Six windows of targets and inputs; the separator stands where the first three documents of each begin."""
+    """Six windows of inputs and targets, each with three documents that begin with a separator."""
     tokens = torch.randint(1, 61, (6, 17))
     tokens[:, [0, 5, 12]] = SEPARATOR
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def plain_update(model: TransformerLM, **options) -> TrainStep:
-    """By gradient descent: the change of a weight is its gradient, and no rounding error of it is made larger."""
+def plain_step(model: TransformerLM, **options) -> TrainStep:
+    """A step with gradient descent, which changes weights by their gradients and does not amplify rounding errors."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     return TrainStep(model, optimizer, **{"precision": "float32", "max_grad_norm": 1e9, **options})
 
@@ -44,7 +44,7 @@ def weights(model: TransformerLM) -> dict[str, Tensor]:
 @pytest.mark.parametrize("max_grad_norm", [0.1, 1e9], ids=["clipped", "not clipped"])
 def test_steps_equal_those_of_torchs_own_parts(model, batch, params, max_grad_norm):
     theirs = copy.deepcopy(model)
-    update = TrainStep(model, make_optimizer(model, params.optim), precision="float32", max_grad_norm=max_grad_norm)
+    train_step = TrainStep(model, make_optimizer(model, params.optim), precision="float32", max_grad_norm=max_grad_norm)
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": params.optim.weight_decay},
@@ -55,7 +55,7 @@ def test_steps_equal_those_of_torchs_own_parts(model, batch, params, max_grad_no
         eps=params.optim.eps,
     )
     for _ in range(3):
-        loss, norm = update(*batch, LEARNING_RATE)
+        loss, norm = train_step(*batch, LEARNING_RATE)
         expected = cross_entropy(theirs, *batch)
         optimizer.zero_grad()
         expected.backward()
@@ -63,20 +63,20 @@ def test_steps_equal_those_of_torchs_own_parts(model, batch, params, max_grad_no
         optimizer.step()
         assert (loss, norm) == pytest.approx((expected.item(), expected_norm.item()), rel=1e-5)
         torch.testing.assert_close(weights(model), weights(theirs), rtol=1e-4, atol=1e-5)
-    assert norm > 0.1  # or nothing was clipped
+    assert norm > 0.1  # some steps were clipped
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 6, 100])
 def test_micro_batches_give_the_step_of_the_whole_batch(model, batch, micro_batch_size):
     parts = copy.deepcopy(model)
     options = {"document_separator": SEPARATOR, "max_grad_norm": 0.5}
-    expected = plain_update(model, **options)(*batch, LEARNING_RATE)
-    measured = plain_update(parts, micro_batch_size=micro_batch_size, **options)(*batch, LEARNING_RATE)
+    expected = plain_step(model, **options)(*batch, LEARNING_RATE)
+    measured = plain_step(parts, micro_batch_size=micro_batch_size, **options)(*batch, LEARNING_RATE)
     assert measured == pytest.approx(expected, rel=1e-6)
     torch.testing.assert_close(weights(parts), weights(model), rtol=0, atol=1e-7)
 
 
-def test_with_a_separator_every_document_is_a_sequence_of_its_own(model, batch):
+def test_with_a_separator_every_document_is_a_separate_sequence(model, batch):
     apart = copy.deepcopy(model)
     documents = [tokens.split([5, 7, 4], dim=-1) for tokens in batch]
     loss = sum(
@@ -85,58 +85,58 @@ def test_with_a_separator_every_document_is_a_sequence_of_its_own(model, batch):
     )
     loss.backward()
     torch.optim.SGD(apart.parameters(), lr=LEARNING_RATE).step()
-    measured, _ = plain_update(model, document_separator=SEPARATOR)(*batch, LEARNING_RATE)
+    measured, _ = plain_step(model, document_separator=SEPARATOR)(*batch, LEARNING_RATE)
     assert measured == pytest.approx(loss.item(), rel=1e-6)
     assert measured != pytest.approx(cross_entropy(model, *batch).item(), rel=1e-3)
     torch.testing.assert_close(weights(model), weights(apart), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("which", ["loss", "norm"])
-def test_what_is_not_finite_leaves_weights_and_moments_as_they_were(model, batch, params, monkeypatch, which):
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments(model, batch, params, monkeypatch, which):
     optimizer = make_optimizer(model, params.optim)
-    update = TrainStep(model, optimizer, precision="float32", max_grad_norm=1.0)
-    update(*batch, LEARNING_RATE)
+    train_step = TrainStep(model, optimizer, precision="float32", max_grad_norm=1.0)
+    train_step(*batch, LEARNING_RATE)
     before, state = weights(model), copy.deepcopy(optimizer.state_dict())
     with monkeypatch.context() as patch:
         if which == "loss":
-            patch.setattr(update, "loss", lambda inputs, targets: cross_entropy(model, inputs, targets) * torch.inf)
+            patch.setattr(train_step, "loss", lambda inputs, targets: cross_entropy(model, inputs, targets) * torch.inf)
         else:
             patch.setattr(
                 lm.training.train_step, "clip_gradients", lambda parameters, max_norm: torch.tensor(torch.inf)
             )
-        loss, norm = update(*batch, LEARNING_RATE)
+        loss, norm = train_step(*batch, LEARNING_RATE)
     assert not torch.tensor(loss if which == "loss" else norm).isfinite()
     assert all(weight.equal(before[name]) for name, weight in model.named_parameters())
     for index, values in optimizer.state_dict()["state"].items():
         torch.testing.assert_close(values, state["state"][index], rtol=0, atol=0)
-    update(*batch, LEARNING_RATE)  # nothing is left of the gradients
+    train_step(*batch, LEARNING_RATE)  # the gradients have been discarded
     assert all(weight.isfinite().all() for weight in model.parameters())
 
 
 def test_bfloat16_is_close_to_float32_and_keeps_the_weights_in_it(model, batch):
     rounded = copy.deepcopy(model)
-    exact = plain_update(model)(*batch, LEARNING_RATE)
-    measured = plain_update(rounded, precision="bfloat16")(*batch, LEARNING_RATE)
+    exact = plain_step(model)(*batch, LEARNING_RATE)
+    measured = plain_step(rounded, precision="bfloat16")(*batch, LEARNING_RATE)
     assert measured == pytest.approx(exact, rel=0.02) and measured != pytest.approx(exact, rel=1e-6)
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in rounded.parameters())
 
 
-@pytest.mark.slow  # the compiler of C++ takes most of a minute
-@pytest.mark.filterwarnings("ignore")  # torch.compile has many of its own
+@pytest.mark.slow  # the C++ compiler takes most of a minute
+@pytest.mark.filterwarnings("ignore")  # torch.compile raises many
 @pytest.mark.parametrize(
     ("backend", "document_separator"), [("sdpa", None), ("reference", SEPARATOR), ("flash", SEPARATOR)]
 )
-def test_compiled_steps_equal_those_that_are_not(small, batch, params, backend, document_separator):
+def test_compiled_steps_equal_eager_steps(small, batch, params, backend, document_separator):
     models, losses = [], []
-    # With a tiny eps, AdamW makes a whole step even of a gradient that is nothing but rounding.
+    # With a tiny eps, AdamW takes a full step even for a gradient that is only a rounding error.
     optim = dataclasses.replace(params.optim, eps=1e-2)
     for compile in (False, True):
         torch.manual_seed(0)
         model = TransformerLM(dataclasses.replace(small, qk_norm=True), 61, attention_backend=backend)
         optimizer = make_optimizer(model, optim)
         options = {"document_separator": document_separator, "micro_batch_size": 4, "compile": compile}
-        update = TrainStep(model, optimizer, precision="float32", max_grad_norm=1.0, **options)
-        losses.append([update(*batch, LEARNING_RATE) for _ in range(3)])
+        train_step = TrainStep(model, optimizer, precision="float32", max_grad_norm=1.0, **options)
+        losses.append([train_step(*batch, LEARNING_RATE) for _ in range(3)])
         models.append(weights(model))
     for ours, plain in zip(*losses, strict=True):
         assert ours == pytest.approx(plain, rel=1e-4)
