@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.common.arguments import add_choices, add_json, make_json_folder, make_parser
-from bench.common.tables import Problem, version_of
+from bench.common.tables import OURS, Problem, version_of
 from bench.tokenizer.comparison import TASKS, cases_of, compare
 from bench.tokenizer.inputs import generated_text, read_texts, write_inputs
 from bench.tokenizer.report import report
@@ -41,7 +41,7 @@ def main() -> None:
     make_json_folder(args.json)
     size = _QUICK_BYTES if args.quick else None
     texts = read_texts(args.data, size) if args.data else {"generated": generated_text(1, size or _GENERATED_BYTES)}
-    installed = [name for name in args.systems if version_of(name)]
+    installed = [name for name in args.systems if name == OURS or version_of(name)]
     missing = [Problem(name, "not installed") for name in args.systems if name not in installed]
     with TemporaryDirectory() as folder:
         tokenizers = write_inputs(Path(folder), texts, args.data, args.quick)

@@ -36,7 +36,7 @@ from bench.common.arguments import (
 )
 from bench.common.models import CHECKOUTS
 from bench.common.shapes import SHAPES
-from bench.common.tables import Problem, version_of
+from bench.common.tables import OURS, Problem, version_of
 from bench.common.tokens import write_tokens
 from bench.training.comparison import COMPARED, Case, Results, compare, summarize
 from bench.training.report import report
@@ -112,7 +112,7 @@ def find_systems(args: argparse.Namespace) -> tuple[dict[str, Path | None], list
                 missing.append(Problem(name, f"no --{name}"))
             else:
                 checkouts[name] = folder.absolute()
-        elif name == "lm" or version_of(name):
+        elif name == OURS or version_of(name):
             checkouts[name] = None
         else:
             missing.append(Problem(name, "not installed"))

@@ -18,7 +18,7 @@ def report(
     lines = [
         f"{machine(device)}.",
         f"Versions: {versions(['torch', 'transformers', 'litgpt'])}.",
-        f"A large matrix multiplication: {peaks}.",
+        f"A large matrix multiplication: {peaks or 'not measured'}.",
         f"`{OURS}` tunes the allocator itself; its results under default and tuned are the same measurements.",
     ]
     for shape in dict.fromkeys(row["shape"] for row in rows):

@@ -1,3 +1,4 @@
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ MODULES = [
     "bench.training.profile_step",
     "bench.generation",
     "bench.attention",
+    "bench.attention.errors",
+    "bench.training.one_process",
 ]
 
 
@@ -26,5 +29,5 @@ def test_every_command_explains_itself_and_is_in_the_readme(
     assert exit_info.value.code == 0
     usage, _, text = capsys.readouterr().out.partition("\n\n")
     assert usage.startswith(f"usage: python -m {module} ")
-    assert f"\n    python -m {module} " in text
-    assert f"python -m {module}" in (project / "bench" / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"\n    (python|torchrun .*) -m {module} ", text)
+    assert f"-m {module}" in (project / "bench" / "README.md").read_text(encoding="utf-8")
