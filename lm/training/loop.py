@@ -61,7 +61,10 @@ class OutputPaths:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The model and the metrics of the last evaluation. If the run diverged, that was before the last step."""
+    """The outcome of a run: the model and the metrics of its last evaluation.
+
+    `timing` holds the seconds that the loop took, and the tokens per second of its steps.
+    """
 
     model: TransformerLM
     history: History
@@ -70,7 +73,7 @@ class Result:
 
 
 class TrainingLoop:
-    """The state of one run: model, optimizer and progress."""
+    """The state of one run (model, optimizer and progress), and the loop that advances it."""
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ lm/model/norms.py and feed_forward.py).
 """
 
 import math
-from typing import Literal
 
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.cost import parameters
