@@ -1,4 +1,4 @@
-"""The section `model`: the shape of the Transformer and its switches."""
+"""The section `model` of params.yaml: the shape of the Transformer and its switches."""
 
 from dataclasses import dataclass
 from typing import Literal

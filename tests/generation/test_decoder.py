@@ -119,15 +119,6 @@ def test_the_step_that_pytorch_compiles_is_the_same(small):
     assert decoder.lengths == [0, 9, 0]
 
 
-def test_the_cache_is_allocated_once(small):
-    decoder = Decoder(build(small), num_rows=2)
-    addresses = decoder.cache.keys.data_ptr(), decoder.cache.values.data_ptr()
-    assert decoder.cache.keys.shape == (2, 2, 4, 16, 8) == decoder.cache.values.shape
-    decoder.prefill([1], [[1, 2]])
-    decoder.decode([None, 3])
-    assert (decoder.cache.keys.data_ptr(), decoder.cache.values.data_ptr()) == addresses
-
-
 @both
 @pytest.mark.parametrize("position", ["rope", "learned", "none"])
 def test_a_full_row_takes_no_more(position, make_decoder, small):
@@ -275,6 +266,7 @@ def test_an_interrupted_step_is_done_all_the_same(small):
         assert torch.equal(texts(), expected)
 
 
+@pytest.mark.slow  # a process of its own
 def test_the_interpreter_ends_while_a_decoder_waits():
     program = """
 import torch

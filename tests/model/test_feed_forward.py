@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lm.model.feed_forward import SiLU, SwiGLU, silu
+from lm.model.feed_forward import FEED_FORWARDS, FeedForwardLayer, SiLU, SwiGLU, silu
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +37,18 @@ def test_silu_layer_has_as_many_parameters_as_swiglu():
     assert sum(p.numel() for p in SiLU(24, 64).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())
 
 
-def test_the_gradients_of_swiglu_equal_differences():
-    def swiglu(x, *weights):
-        return torch.func.functional_call(ffn, dict(zip(("w1.weight", "w2.weight", "w3.weight"), weights)), x)
+@pytest.mark.parametrize("name", FEED_FORWARDS)
+def test_each_variant_reports_its_parameters_and_flops(name):
+    layer = FEED_FORWARDS[name]
+    count = sum(p.numel() for p in layer(24, 64).parameters())
+    assert layer.num_parameters(24, 64) == count
+    assert layer.flops_per_token(24, 64) == 2 * count
 
-    ffn = SwiGLU(3, 5).double()
-    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(swiglu, (x, *ffn.parameters()))
+
+def test_a_variant_without_its_cost_cannot_be_built():
+    class ReLU(FeedForwardLayer):
+        def __init__(self, d_model: int, d_ff: int) -> None:
+            super().__init__(d_model, d_ff)
+
+    with pytest.raises(TypeError, match="num_parameters"):
+        ReLU(24, 64)

@@ -21,16 +21,29 @@ def test_a_model_comes_back_with_its_configuration(small, tmp_path, tie_embeddin
 
 def test_a_model_of_another_tokenizer_is_refused(small, tmp_path):
     save_model(tmp_path, TransformerLM(small, 61), "one")
-    with pytest.raises(UserError, match="trained with another tokenizer"):
+    with pytest.raises(UserError, match="trained with a different tokenizer"):
         load_model(tmp_path, "another")
 
 
 def test_a_missing_model_names_the_stage_that_makes_it(tmp_path):
-    with pytest.raises(UserError, match="no trained model; make it with: dvc repro train"):
+    with pytest.raises(UserError, match="no trained model; train one with: dvc repro train"):
         load_model(tmp_path, "hash")
 
 
-@pytest.mark.parametrize("damage", ["cut weights", "not json", "no tokenizer", "unknown key", "other shape", "pickle"])
+DAMAGES = [
+    "cut weights",
+    "pickle",
+    "not json",
+    "no tokenizer",
+    "unknown key",
+    "unknown norm",
+    "unknown position",
+    "text for a number",
+    "other shape",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_files_are_refused_in_one_line(small, tmp_path, damage):
     model = TransformerLM(small, 61)
     save_model(tmp_path, model, "hash")
@@ -46,6 +59,9 @@ def test_damaged_files_are_refused_in_one_line(small, tmp_path, damage):
         config.write_text(json.dumps({key: value for key, value in values.items() if key != "tokenizer_hash"}))
     elif damage == "unknown key":
         config.write_text(json.dumps({**values, "model": {**values["model"], "surprise": 1}}))
+    elif damage in ("unknown norm", "unknown position", "text for a number"):
+        change = {"unknown norm": {"norm": "batchnorm"}, "unknown position": {"position": "alibi"}}
+        config.write_text(json.dumps({**values, "model": {**values["model"], **change.get(damage, {"d_ff": "48"})}}))
     else:
         config.write_text(json.dumps({**values, "vocab_size": 62}))
     with pytest.raises(UserError) as error:

@@ -1,12 +1,12 @@
-"""FlashAttention-2, forward and backward (Dao 2023, arXiv 2307.08691, algorithms 1 and 2), and the operator of it.
+"""FlashAttention-2, forward and backward (Dao 2023, arXiv 2307.08691, algorithms 1 and 2), as a PyTorch operator.
 
-softmax(Q Kᵀ / sqrt(d)) V without the (T, T) scores: a tile of queries meets the keys tile by tile, and what was summed
-so far is scaled down whenever a later tile has a larger maximum. Only the output O and each row's log-sum-exp L are
-kept for the backward pass, which computes the tiles of P = exp(S - L) again. The tiles here are PyTorch's tensors; on
-CUDA the same algorithms run as the kernels of flash_kernels.py.
+It computes softmax(Q Kᵀ / sqrt(d)) V without storing the (T, T) scores. Each tile of queries visits the keys tile by
+tile; when a later tile contains a larger score, the sums so far are scaled down. For the backward pass only the output
+O and the log-sum-exp L of each row are kept, and the tiles of P = exp(S - L) are computed again. The tiles in this
+module are PyTorch tensors; on CUDA, the Triton kernels in flash_kernels.py run the same algorithms.
 
-The names are the paper's. Shapes: B batch, H heads, T sequence, d d_head, r and c the rows of a tile of queries and of
-keys; document_starts is (B, T).
+The names are the paper's. Shapes: B batch, H heads, T sequence, d d_head, r and c the number of rows in a tile of
+queries and of keys; document_starts is (B, T).
 """
 
 import math
@@ -26,14 +26,14 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, document_starts: Tensor | N
     """Causal attention: position t sees the positions s with document_starts[t] <= s <= t.
 
     Args:
-        q, k, v: (..., H, T, d), of any floating-point types: they are converted to the type of `v`.
-        document_starts: (..., T), int64, the index at which the document of each position begins, never decreasing;
-            without it, all positions are of one document.
+        q, k, v: (..., H, T, d), of any floating-point dtypes; they are converted to the dtype of `v`.
+        document_starts: (..., T), int64, the index at which the document of each position begins, never decreasing.
+            Without it, all positions belong to one document.
 
     Returns:
-        (..., H, T, d) in the type of `v`. Whatever the type, sums are kept in float32 at least.
+        (..., H, T, d) in the dtype of `v`. Sums are computed at least in float32, whatever the dtype.
 
-    Example: the second token sees both values, and as much of each where its scores are equal.
+    Example: the second token sees both values, with equal weights since its scores are equal.
         >>> q, k, v = torch.zeros(1, 1, 2, 1), torch.ones(1, 1, 2, 1), torch.tensor([[[[1.0], [3.0]]]])
         >>> flash_attention(q, k, v).flatten()
         tensor([1., 2.])
@@ -42,7 +42,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, document_starts: Tensor | N
     """
     heads, (length, d) = q.shape[:-2], q.shape[-2:]
     Q, K, V = (x.to(v.dtype).reshape(-1, heads[-1], length, d) for x in (q, k, v))
-    Q, K, V = (x if x.stride(-1) == 1 else x.contiguous() for x in (Q, K, V))  # the kernels read whole rows
+    Q, K, V = (x if x.stride(-1) == 1 else x.contiguous() for x in (Q, K, V))  # the kernels read contiguous rows
     if document_starts is not None:
         document_starts = document_starts.reshape(-1, length).contiguous()
     O, _ = _forward(Q, K, V, document_starts)
@@ -50,23 +50,23 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, document_starts: Tensor | N
 
 
 def tiled_forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Algorithm 1: Q, K, V (B, H, T, d) -> O (B, H, T, d) and L (B, H, T), L in float32 at least."""
+    """Algorithm 1: Q, K, V (B, H, T, d) -> O (B, H, T, d) and L (B, H, T), L at least in float32."""
     dtype = torch.promote_types(Q.dtype, torch.float32)
     O, L = torch.empty_like(Q), Q.new_empty(Q.shape[:-1], dtype=dtype)
     for rows, tiles in _by_queries(Q.shape[-2], document_starts):
         Q_i = Q[..., rows, :].to(dtype)  # (B, H, r, d)
         O_i = torch.zeros_like(Q_i)
         l_i = torch.zeros_like(L[..., rows])  # (B, H, r)
-        # Finite: a row that has no key in its first tiles would subtract infinity from infinity.
+        # Finite, because a row that sees no key in its first tiles would otherwise subtract infinity from infinity.
         m_i = torch.full_like(l_i, torch.finfo(dtype).min)
         for columns in tiles:
             K_j, V_j = K[..., columns, :].to(dtype), V[..., columns, :].to(dtype)  # (B, H, c, d)
             S = _scores(Q_i, K_j, rows, columns, document_starts)  # (B, H, r, c)
             m_new = torch.maximum(m_i, S.amax(-1))
             P = torch.exp(S - m_new.unsqueeze(-1))
-            shrink = torch.exp(m_i - m_new)
-            l_i = shrink * l_i + P.sum(-1)
-            O_i = shrink.unsqueeze(-1) * O_i + P @ V_j
+            scale_down = torch.exp(m_i - m_new)
+            l_i = scale_down * l_i + P.sum(-1)
+            O_i = scale_down.unsqueeze(-1) * O_i + P @ V_j
             m_i = m_new
         O[..., rows, :] = O_i / l_i.unsqueeze(-1)
         L[..., rows] = m_i + torch.log(l_i)
@@ -76,7 +76,7 @@ def tiled_forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | Non
 def tiled_backward(
     dO: Tensor, Q: Tensor, K: Tensor, V: Tensor, O: Tensor, L: Tensor, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Algorithm 2, queries outside as in the forward pass: the gradients dQ, dK, dV (B, H, T, d), of that of O."""
+    """Algorithm 2, with the outer loop over queries as in the forward pass: dO -> dQ, dK, dV (B, H, T, d)."""
     dtype, scale = L.dtype, 1 / math.sqrt(Q.shape[-1])
     dQ, dK, dV = (torch.zeros_like(x, dtype=dtype) for x in (Q, K, V))
     D = (dO.to(dtype) * O.to(dtype)).sum(-1, keepdim=True)  # (B, H, T, 1)
@@ -94,8 +94,10 @@ def tiled_backward(
 
 
 def _by_queries(length: int, document_starts: Tensor | None) -> Iterator[tuple[slice, list[slice]]]:
-    """Each tile of queries, with the tiles of keys of which at least one is seen: none of the future, nor of documents
-    that have ended in every sequence of the batch."""
+    """Each tile of queries with the tiles of keys that it has to visit.
+
+    Tiles of future keys are left out, and tiles of documents that have ended in every sequence of the batch.
+    """
     tiles = [slice(start, min(start + _TILE, length)) for start in range(0, length, _TILE)]
     first_keys = [0] * len(tiles) if document_starts is None else document_starts[:, ::_TILE].amin(0).tolist()
     for i, rows in enumerate(tiles):
@@ -115,19 +117,19 @@ def _scores(Q_i: Tensor, K_j: Tensor, rows: slice, columns: slice, document_star
 
 def _kernels() -> ModuleType:
     try:
-        from lm.model.fused import flash_kernels  # not above: only PyTorch for CUDA brings Triton with it
+        from lm.model.fused import flash_kernels  # imported here, since only PyTorch for CUDA installs Triton
     except ImportError as error:
-        raise UserError(f"runtime.attention_backend: on a GPU, flash needs Triton ({error}); use sdpa") from error
+        raise UserError(f"runtime.attention_backend: on a GPU, flash needs Triton ({error}); set it to sdpa") from error
     return flash_kernels
 
 
-# An operator of PyTorch's own kind, rather than an autograd.Function: torch.compile then leaves it whole in its graph.
+# A custom operator instead of an autograd.Function, so that torch.compile keeps it as one node of its graph.
 @torch.library.custom_op("lm::flash_attention", mutates_args=())
 def _forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
     if Q.is_cuda:
         with torch.cuda.device(Q.device):
             return _kernels().forward(Q, K, V, document_starts)
-    with torch.autocast(Q.device.type, enabled=False):  # which would round the tiles
+    with torch.autocast(Q.device.type, enabled=False):  # autocast would round the tiles
         return tiled_forward(Q, K, V, document_starts)
 
 

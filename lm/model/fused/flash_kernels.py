@@ -1,17 +1,17 @@
 """FlashAttention-2 as Triton kernels (Dao 2023, arXiv 2307.08691, algorithms 1 and 2), behind flash_attention.py.
 
-A program owns the rows that it writes, so that nothing is added up across programs and every run gives the same bits:
-a tile of queries its O and L in `flash_forward`, its D and dQ in `flash_query_gradient`; a tile of keys its dK and dV
-in `flash_key_gradients`. A tile of which no query sees a key is never visited. The tiles that the diagonal crosses are
-visited in a loop of their own: the others need no causal mask.
+Each program is the only one to write its rows, so nothing is accumulated across programs and every run gives the same
+bits. In `flash_forward` a program computes O and L for one tile of queries, in `flash_query_gradient` D and dQ for one
+tile of queries, in `flash_key_gradients` dK and dV for one tile of keys. Tiles in which no query sees a key are never
+visited. Tiles on the diagonal are visited in a separate loop, because only they need the causal mask.
 
-Beside the tensors that come and go there are L, D and where documents end: O(T) memory. Sums and softmax are float32.
-Powers are of 2, which is what the hardware has: exp(x) = 2^(x log2(e)). A product of float32 is three products in TF32
-("tf32x3"), whose error is near float32's own: one ("tf32") would keep 10 bits, and "ieee" leaves the tensor cores idle.
-That takes a GPU of compute capability 8.0 or more.
+Beyond the inputs and outputs the kernels store L, D and the ends of documents: O(T) memory. Sums and softmax are in
+float32. Exponentials use powers of 2, which the hardware computes: exp(x) = 2^(x log2(e)). A float32 product is
+computed as three TF32 products ("tf32x3"), with an error close to float32's own: "tf32" would keep 10 bits, and "ieee"
+would not use the tensor cores. This requires a GPU of compute capability 8.0 or higher.
 
-Shapes: B batch, H heads, T sequence, d d_head, W the power of two that holds d, r and c the rows of a tile of queries
-and of keys. `head` counts all B * H of them; its matrix is (T, d).
+Shapes: B batch, H heads, T sequence, d d_head, W the smallest power of two that is at least d, r and c the number of
+rows in a tile of queries and of keys. `head` is an index over all B * H heads; its matrix is (T, d).
 """
 
 import math
@@ -31,9 +31,9 @@ def _launch(r: int, c: int, num_warps: int, num_stages: int) -> dict[str, int]:
     return {"r": r, "c": c, "num_warps": num_warps, "num_stages": num_stages}
 
 
-# By type and W (64 stands for all up to it). As compiled for compute capability 8.0 and 9.0, none needs more than 99 KB
-# of shared memory, which all later GPUs have, and their registers suffice, or lack some 100 bytes. An owned tile is as
-# tall as they allow: the taller it is, the less often the other side is loaded.
+# By dtype and W (64 stands for all smaller widths too). Compiled for compute capability 8.0 and 9.0, no kernel needs
+# more than 99 KB of shared memory, which all later GPUs have, and at most about 100 bytes are spilled from registers.
+# The tile that a program writes is as tall as this allows: the taller it is, the less often the other side is loaded.
 _FORWARD = {
     (torch.bfloat16, 64): _launch(r=128, c=64, num_warps=4, num_stages=3),
     (torch.bfloat16, 128): _launch(r=128, c=64, num_warps=8, num_stages=2),
@@ -57,7 +57,7 @@ _KEY_GRADIENTS = {
 def forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> tuple[Tensor, Tensor]:
     """Q, K, V (B, H, T, d) in bfloat16 or float32 -> O (B, H, T, d) and L (B, H, T) in float32.
 
-    The numbers of a row, in its last dimension, must be next to each other in memory; `document_starts` is contiguous.
+    The last dimension of Q, K and V must have stride 1, and `document_starts` must be contiguous.
     """
     (B, H, T, d), W = Q.shape, _width(Q)
     O, L = torch.empty_like(Q), Q.new_empty(B, H, T, dtype=torch.float32)
@@ -74,9 +74,9 @@ def forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) -> 
 def backward(
     dO: Tensor, Q: Tensor, K: Tensor, V: Tensor, O: Tensor, L: Tensor, document_starts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients dQ, dK, dV (B, H, T, d), of that of O."""
+    """dO -> the gradients dQ, dK, dV (B, H, T, d)."""
     (B, H, T, d), W = Q.shape, _width(Q)
-    dO = dO if dO.stride(-1) == 1 else dO.contiguous()  # as of a sum, whose gradient is one number for all
+    dO = dO if dO.stride(-1) == 1 else dO.contiguous()  # for example the expanded gradient of a sum
     dQ, dK, dV, D = torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V), torch.empty_like(L)
     numbers = (H, T, 1 / math.sqrt(d), d, W)
 
@@ -92,7 +92,7 @@ def backward(
     num_tiles = triton.cdiv(T, tiles["c"])
     ends = None
     if document_starts is not None:
-        # The queries that see any key of a tile end where its last key's document does.
+        # No query beyond the end of the last key's document sees any key of a tile.
         last_keys = torch.arange(1, num_tiles + 1, device=Q.device) * tiles["c"] - 1
         ends = torch.searchsorted(document_starts, last_keys.repeat(B, 1), right=True)  # (B, num_tiles)
     flash_key_gradients[(B * H * num_tiles,)](
@@ -105,7 +105,7 @@ def backward(
 
 
 def _width(Q: Tensor) -> int:
-    return max(16, triton.next_power_of_2(Q.shape[-1]))  # the least that a tensor core multiplies
+    return max(16, triton.next_power_of_2(Q.shape[-1]))  # the smallest width that tensor cores multiply
 
 
 def _tiles(table: dict[tuple[torch.dtype, int], dict[str, int]], Q: Tensor) -> dict[str, int]:
@@ -113,8 +113,8 @@ def _tiles(table: dict[tuple[torch.dtype, int], dict[str, int]], Q: Tensor) -> d
         return table[Q.dtype, max(_width(Q), 64)]
     except KeyError:
         raise UserError(
-            "runtime.attention_backend: on a GPU, flash takes heads of up to 128 in float32 or bfloat16, "
-            f"got {Q.shape[-1]} in {str(Q.dtype).removeprefix('torch.')}; use sdpa"
+            "runtime.attention_backend: on a GPU, flash supports d_head up to 128 in float32 or bfloat16, "
+            f"got {Q.shape[-1]} in {str(Q.dtype).removeprefix('torch.')}; set it to sdpa"
         ) from None
 
 
@@ -126,7 +126,7 @@ def flash_forward(
     """Algorithm 1 for one tile of queries of one head."""
     tiles = tl.cdiv(T, r)
     head = tl.program_id(0) // tiles
-    first_row = (tiles - 1 - tl.program_id(0) % tiles) * r  # the last rows see most keys, and are started first
+    first_row = (tiles - 1 - tl.program_id(0) % tiles) * r  # the last rows see the most keys and start first
     rows = first_row + tl.arange(0, r)
     starts, first_key = None, 0
     if document_starts is not None:
@@ -137,7 +137,7 @@ def flash_forward(
     K, V = _matrix(K, K_strides, head, H), _matrix(V, V_strides, head, H)
     O_i = tl.zeros([r, W], tl.float32)
     l_i = tl.zeros([r], tl.float32)
-    m_i = tl.full([r], -1e30, tl.float32)  # finite: a row without a key so far would subtract infinity from infinity
+    m_i = tl.full([r], -1e30, tl.float32)  # finite: no infinity minus infinity in a row without keys
     for on_diagonal in tl.static_range(2):
         begin, end = first_key, first_row // c * c
         if on_diagonal:
@@ -145,14 +145,14 @@ def flash_forward(
         for first_column in range(begin, end, c):
             columns = first_column + tl.arange(0, c)
             K_j = _load(K, K_strides, first_column, T, d, W, c)  # (c, W)
-            S = tl.dot(Q_i, tl.trans(K_j), input_precision=_PRECISION)  # (r, c), not scaled yet
+            S = tl.dot(Q_i, tl.trans(K_j), input_precision=_PRECISION)  # (r, c), before scaling
             S = _mask(S, rows[:, None], columns[None, :], starts, on_diagonal)
             m_new = tl.maximum(m_i, tl.max(S, 1) * (scale * _LOG2_E))
             P = tl.exp2(S * (scale * _LOG2_E) - m_new[:, None])
-            shrink = tl.exp2(m_i - m_new)
-            l_i = shrink * l_i + tl.sum(P, 1)
+            scale_down = tl.exp2(m_i - m_new)
+            l_i = scale_down * l_i + tl.sum(P, 1)
             V_j = _load(V, V_strides, first_column, T, d, W, c)
-            O_i = tl.dot(P.to(V_j.dtype), V_j, O_i * shrink[:, None], input_precision=_PRECISION)
+            O_i = tl.dot(P.to(V_j.dtype), V_j, O_i * scale_down[:, None], input_precision=_PRECISION)
             m_i = m_new
     _store(_matrix(O, O_strides, head, H), O_strides, first_row, T, d, W, r, O_i / l_i[:, None])
     _store_rows(L, head, first_row, T, r, (m_i + tl.log2(l_i)) / _LOG2_E)
@@ -206,7 +206,7 @@ def flash_key_gradients(
     """dK and dV of algorithm 2 for one tile of keys of one head; all tiles are transposed, (c, r)."""
     tiles = tl.cdiv(T, c)
     head = tl.program_id(0) // tiles
-    first_column = tl.program_id(0) % tiles * c  # the first keys are seen by most rows, and are started first
+    first_column = tl.program_id(0) % tiles * c  # the first keys are seen by the most rows and start first
     columns = first_column + tl.arange(0, c)
     end_of_rows = T
     if document_starts is not None:
@@ -222,7 +222,7 @@ def flash_key_gradients(
         if off_diagonal:
             begin, end = tl.cdiv(first_column + c, r) * r, end_of_rows
         for first_row in range(begin, end, r):
-            # Rows from T on are loaded as zeros, and add nothing.
+            # Rows from T on are loaded as zeros and contribute nothing.
             rows = first_row + tl.arange(0, r)
             Q_i = _load(Q, Q_strides, first_row, T, d, W, r)
             dO_i = _load(dO, dO_strides, first_row, T, d, W, r)
@@ -244,7 +244,7 @@ def flash_key_gradients(
 
 @triton.jit
 def _mask(S, rows, columns, starts, causal: tl.constexpr):
-    """S, -inf where a query (of `rows`) may not see a key (of `columns`)."""
+    """S with -inf where the query of a row may not see the key of a column."""
     if causal:
         S = tl.where(columns <= rows, S, float("-inf"))
     if starts is not None:
@@ -254,13 +254,13 @@ def _mask(S, rows, columns, starts, causal: tl.constexpr):
 
 @triton.jit
 def _matrix(pointer, strides, head, H):
-    """Where the matrix (T, d) of a head begins; a product with a stride may pass 2^31."""
+    """A pointer to the matrix (T, d) of a head. Offsets are int64, since they may exceed 2^31."""
     return pointer + tl.cast(head // H, tl.int64) * strides[0] + tl.cast(head % H, tl.int64) * strides[1]
 
 
 @triton.jit
 def _pointers(matrix, strides, first, T, d: tl.constexpr, W: tl.constexpr, count: tl.constexpr):
-    """To the rows first, ..., first + count - 1 of a matrix (T, d), and which of their W columns there are."""
+    """Pointers to the rows first, ..., first + count - 1 of a matrix (T, d), and a mask of those that exist."""
     rows, columns = tl.arange(0, count)[:, None], tl.arange(0, W)[None, :]
     pointers = matrix + tl.cast(first, tl.int64) * strides[2] + rows * strides[2] + columns
     return pointers, (first + rows < T) & (columns < d)
@@ -268,20 +268,20 @@ def _pointers(matrix, strides, first, T, d: tl.constexpr, W: tl.constexpr, count
 
 @triton.jit
 def _load(matrix, strides, first, T, d: tl.constexpr, W: tl.constexpr, count: tl.constexpr):
-    """Rows of a matrix (T, d), widened to (count, W) by zeros."""
-    pointers, there = _pointers(matrix, strides, first, T, d, W, count)
-    return tl.load(pointers, there, other=0.0)
+    """Rows of a matrix (T, d), padded with zeros to (count, W)."""
+    pointers, exists = _pointers(matrix, strides, first, T, d, W, count)
+    return tl.load(pointers, exists, other=0.0)
 
 
 @triton.jit
 def _store(matrix, strides, first, T, d: tl.constexpr, W: tl.constexpr, count: tl.constexpr, values):
-    pointers, there = _pointers(matrix, strides, first, T, d, W, count)
-    tl.store(pointers, values.to(matrix.dtype.element_ty), there)
+    pointers, exists = _pointers(matrix, strides, first, T, d, W, count)
+    tl.store(pointers, values.to(matrix.dtype.element_ty), exists)
 
 
 @triton.jit
 def _load_rows(vectors, index, first, T, count: tl.constexpr):
-    """Elements first, ..., first + count - 1 of a row of `vectors` (..., T), zeros from T on."""
+    """Elements first, ..., first + count - 1 of one row of `vectors` (..., T), with zeros from T on."""
     rows = first + tl.arange(0, count)
     return tl.load(vectors + tl.cast(index, tl.int64) * T + rows, rows < T, other=0)
 

@@ -104,7 +104,7 @@ def test_what_the_kernels_cannot_do_is_refused(d_head, dtype):
     from lm.model.fused import flash_kernels
 
     x = torch.zeros(1, 1, 2, d_head, dtype=getattr(torch, dtype))
-    with pytest.raises(UserError, match=f"got {d_head} in {dtype}; use sdpa"):
+    with pytest.raises(UserError, match=f"got {d_head} in {dtype}; set it to sdpa"):
         flash_kernels.forward(x, x, x, None)
 
 
