@@ -1,22 +1,33 @@
-"""The stages train_bpe and encode_memmap, run as DVC runs them."""
+"""The stages train_bpe and encode_memmap."""
 
 import contextlib
 import hashlib
 import json
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from lm.errors import UserError
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens import open_tokens
 
 PROJECT = Path(__file__).resolve().parents[2]
 END = "<|endoftext|>"
+STAGES = ("train_bpe", "encode_memmap")
+
+
+class Result(NamedTuple):
+    error: str | None  # what the stage printed when it failed
+    output: str
+
+
+Run = Callable[[str], Result]
 
 
 @pytest.fixture
@@ -37,6 +48,23 @@ def work(tmp_path: Path, text: str) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a stage in this process."""
+    monkeypatch.chdir(work)
+
+    def run_stage(stage: str) -> Result:
+        monkeypatch.setattr(sys, "argv", command(stage))
+        error = None
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as exit_:
+            error = str(exit_.code)
+        return Result(error, capsys.readouterr().out)
+
+    return run_stage
+
+
 def command(stage: str) -> list[str]:
     flags = ["--raw", "data/raw", "--tokenizer", "data/tokenizer", "--timing", "data/.timing"]
     if stage == "train_bpe":
@@ -46,21 +74,10 @@ def command(stage: str) -> list[str]:
     return [str(PROJECT / "stages" / f"{stage}.py"), *flags]
 
 
-def run(stage: str, work: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command(stage)], cwd=work, capture_output=True, text=True, check=False)
-
-
-def refusal(stage: str, work: Path) -> str:
-    result = run(stage, work)
-    assert result.returncode == 1
-    return result.stderr.strip().splitlines()[-1]
-
-
-def test_both_stages_make_token_files_that_give_the_text_back(work: Path) -> None:
-    for stage in ("train_bpe", "encode_memmap"):
-        result = run(stage, work)
-        assert result.returncode == 0, result.stderr
-        assert "MB/s" in result.stdout
+def test_the_token_files_decode_to_the_text(work: Path, run: Run) -> None:
+    for stage in STAGES:
+        error, output = run(stage)
+        assert error is None and "MB/s" in output
     tokenizer = Tokenizer.load(work / "data/tokenizer")
     train, facts = open_tokens(work / "data/tokens", "train", tokenizer.hash)
     assert tokenizer.decode(train) == (work / "data/raw/train.txt").read_bytes().decode()
@@ -81,61 +98,58 @@ def test_both_stages_make_token_files_that_give_the_text_back(work: Path) -> Non
     assert {path.name for path in (work / "data/.timing").iterdir()} == {"train_bpe.json", "encode_memmap.json"}
 
 
-def test_the_same_text_and_parameters_give_the_same_bytes(work: Path) -> None:
+def test_the_same_text_and_parameters_give_the_same_bytes(work: Path, run: Run) -> None:
     outputs = []
     for _ in range(2):
-        for stage in ("train_bpe", "encode_memmap"):
-            assert run(stage, work).returncode == 0
+        for stage in STAGES:
+            assert run(stage).error is None
         folders = (work / "data/tokenizer", work / "data/tokens", work / "metrics")
         outputs.append({path: path.read_bytes() for folder in folders for path in folder.iterdir()})
     assert outputs[0] == outputs[1] and len(outputs[0]) == 8
 
 
-def test_a_vocabulary_larger_than_the_text_allows_is_said(work: Path) -> None:
+def test_a_vocabulary_larger_than_the_text_allows_is_reported(work: Path, run: Run) -> None:
     (work / "data/raw/train.txt").write_text(f"aa{END}")
-    result = run("train_bpe", work)
-    assert "the text has no more pairs to merge: 258 tokens instead of 400" in result.stdout
+    assert "the text has no more pairs to merge: 258 tokens instead of 400" in run("train_bpe").output
     assert json.loads((work / "metrics/tokenizer.json").read_text())["vocab_size"] == 258
 
 
-def test_missing_inputs_are_named_with_the_stage_that_makes_them(work: Path) -> None:
-    assert refusal("encode_memmap", work) == (
+def test_the_error_names_a_missing_input_and_the_stage_that_makes_it(work: Path, run: Run) -> None:
+    assert run("encode_memmap").error == (
         "error: data/tokenizer/pre_tokenizer.json: cannot be read (No such file or directory); "
         "make it with: dvc repro train_bpe"
     )
     (work / "data/raw/train.txt").unlink()
-    assert refusal("train_bpe", work) == "error: data/raw/train.txt: no such file; make it with: dvc repro download"
+    assert run("train_bpe").error == "error: data/raw/train.txt: no such file; make it with: dvc repro download"
 
 
-def test_text_that_is_not_utf8_is_named_by_file_and_offset(work: Path) -> None:
+def test_the_error_gives_the_offset_of_a_byte_that_is_not_utf8(work: Path, run: Run) -> None:
     with (work / "data/raw/train.txt").open("ab") as file:
         offset = file.tell()
         file.write(b"\xff")
     message = f"error: data/raw/train.txt: not UTF-8 at byte {offset:,}; convert the file to UTF-8"
-    assert refusal("train_bpe", work) == message
+    assert run("train_bpe").error == message
 
 
-def test_an_unwritable_folder_is_named_before_any_work(work: Path) -> None:
-    (work / "metrics").write_text("a file where a folder should be")
-    result = run("train_bpe", work)
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("error: metrics: cannot be written")
+def test_an_unwritable_folder_is_reported_before_any_work(work: Path, run: Run) -> None:
+    (work / "metrics").write_text("a file instead of a folder")
+    error, output = run("train_bpe")
+    assert error is not None and error.startswith("error: metrics: cannot be written") and not output
 
 
-def test_a_pattern_that_is_no_regular_expression_is_named(work: Path) -> None:
+def test_an_invalid_pattern_is_reported(work: Path, run: Run) -> None:
     path = work / "params.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("pattern: gpt2", "pattern: '(a'"), encoding="utf-8")
-    assert "tokenizer.pattern: " in refusal("train_bpe", work)
+    assert "tokenizer.pattern: " in str(run("train_bpe").error)
 
 
-def test_the_stages_import_no_torch() -> None:
-    for stage in ("train_bpe", "encode_memmap"):
-        code = f"import runpy, sys; runpy.run_path('stages/{stage}.py'); sys.exit('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+def test_the_stages_do_not_import_torch() -> None:
+    code = "import sys, stages.train_bpe, stages.encode_memmap; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 
-# Runs a stage by kernels, in small blocks, and kills it before or after the n-th call of a function.
-KILLED = """
+# Runs a stage with kernels, in small blocks, and kills it before or after the n-th call of a function.
+KILLED_STAGE = """
 import importlib, os, runpy, signal, sys
 from functools import partial
 from lm.tokenizer import tokenizer
@@ -147,12 +161,12 @@ module, name, number, when = sys.argv[1].split()
 function = getattr(importlib.import_module(module), name)
 calls = 0
 
-def killing(*arguments, **named):
+def killing(*args, **kwargs):
     global calls
     calls += 1
     if calls == int(number) and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
-    result = function(*arguments, **named)
+    result = function(*args, **kwargs)
     if calls == int(number):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
@@ -162,42 +176,45 @@ sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-# Of each split a block is counted before it is written, the file is brought to disk, then it gets its name; the
-# manifest is the third file, the metrics are the fourth.
-POINTS = [
-    "numpy bincount 1 before", "numpy bincount 9 after", "os fsync 1 before", "os fsync 1 after", "os replace 1 before",
-    "os replace 1 after", "os fsync 2 after", "os replace 2 after", "os replace 3 before", "os replace 3 after",
-]  # fmt: skip
+# For each split, a block is counted before it is written, then the file is flushed to disk and renamed. The manifest is
+# the third file, the metrics are the fourth. With each point: how many of the three files exist at that point.
+POINTS = {
+    "numpy bincount 9 after": 0, "os replace 1 after": 1, "os replace 3 before": 2,
+}  # fmt: skip
+MORE_POINTS = {
+    "numpy bincount 1 before": 0, "os fsync 1 before": 0, "os fsync 1 after": 0, "os replace 1 before": 0,
+    "os fsync 2 after": 1, "os replace 2 after": 2, "os replace 3 after": 3,
+}  # fmt: skip
 
 
 @pytest.mark.usefixtures("kernels")
-def test_a_kill_at_any_point_leaves_no_unfinished_file_and_a_second_run_succeeds(work: Path) -> None:
-    assert run("train_bpe", work).returncode == 0
-    assert run("encode_memmap", work).returncode == 0
+@pytest.mark.parametrize("points", [POINTS, pytest.param(MORE_POINTS, marks=pytest.mark.slow)], ids=["some", "more"])
+def test_a_killed_stage_leaves_no_unfinished_file_and_can_be_repeated(
+    work: Path, run: Run, points: dict[str, int]
+) -> None:
+    expected = run_both(work, run)
     folder = work / "data/tokens"
-    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(expected) == {"train.bin", "val.bin", "manifest.json"}
-    num_left = []
-    for point in POINTS:
+    for point, num_left in points.items():
         shutil.rmtree(folder)
         result = subprocess.run(
-            [sys.executable, "-c", KILLED, point, *command("encode_memmap")], cwd=work, capture_output=True, check=False
+            [sys.executable, "-c", KILLED_STAGE, point, *command("encode_memmap")],
+            cwd=work,
+            capture_output=True,
+            check=False,
         )
         assert result.returncode == -signal.SIGKILL, (point, result.stderr)
         left = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".part"}
         assert all(expected[name] == content for name, content in left.items()), point
-        num_left.append(len(left))
-    assert num_left == [0, 0, 0, 0, 0, 1, 1, 2, 2, 3], "each point should be where its name says"
-    assert run("encode_memmap", work).returncode == 0
+        assert len(left) == num_left, point
+    assert run("encode_memmap").error is None
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
-def test_a_kill_at_any_moment_leaves_no_unfinished_file(work: Path) -> None:
-    assert run("train_bpe", work).returncode == 0
-    assert run("encode_memmap", work).returncode == 0
+def test_a_stage_killed_at_any_time_leaves_no_unfinished_file(work: Path, run: Run) -> None:
+    expected = run_both(work, run)
     folder = work / "data/tokens"
-    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
     for seconds in (0.12, 0.17, 0.22, 0.27):
         shutil.rmtree(folder, ignore_errors=True)
         process = subprocess.Popen(
@@ -209,25 +226,14 @@ def test_a_kill_at_any_moment_leaves_no_unfinished_file(work: Path) -> None:
         process.wait()
         left = {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix != ".part"}
         assert all(expected[name] == content for name, content in left.items()), seconds
-    assert run("encode_memmap", work).returncode == 0
+    assert run("encode_memmap").error is None
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
 
 
-@pytest.mark.usefixtures("kernels")
-def test_a_killed_run_leaves_the_files_of_the_run_before_refused_or_whole(work: Path) -> None:
-    assert run("train_bpe", work).returncode == 0
-    assert run("encode_memmap", work).returncode == 0
-    # Another text, and a kill when its train split has taken the place of the old one.
-    raw = work / "data/raw"
-    manifest = json.loads((raw / "manifest.json").read_text())
-    (raw / "train.txt").write_bytes((raw / "val.txt").read_bytes())
-    manifest["splits"]["train"] = manifest["splits"]["val"]
-    (raw / "manifest.json").write_text(json.dumps(manifest))
-    subprocess.run(
-        [sys.executable, "-c", KILLED, "os replace 1 after", *command("encode_memmap")],
-        cwd=work, capture_output=True, check=False,
-    )  # fmt: skip
-    with pytest.raises(UserError, match=r"train\.bin: .*make it again with: dvc repro encode_memmap"):
-        open_tokens(work / "data/tokens", "train", None)
-    assert run("encode_memmap", work).returncode == 0
-    assert len(open_tokens(work / "data/tokens", "train", None)[0]) > 1000
+def run_both(work: Path, run: Run) -> dict[str, bytes]:
+    """Run both stages and return the contents of data/tokens."""
+    for stage in STAGES:
+        assert run(stage).error is None
+    contents = {path.name: path.read_bytes() for path in (work / "data/tokens").iterdir()}
+    assert set(contents) == {"train.bin", "val.bin", "manifest.json"}
+    return contents
