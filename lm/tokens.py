@@ -1,10 +1,11 @@
-"""The token file: the ids of a split as one flat little-endian array, described by a manifest beside it.
+"""Token files: the token ids of a split as one flat little-endian array, described by a manifest beside it.
 
     data/tokens/train.bin  val.bin  manifest.json
 
-The manifest says which tokenizer made the arrays, their dtype, and of each split how many tokens, documents and bytes
-of text it holds and its checksum. `encode_split` and `write_manifest` make them, `join_tokens` makes one folder of
-several, and `open_tokens` checks all of it. All work in constant memory, whatever the size of the files.
+The manifest records which tokenizer encoded the text and the dtype of the arrays; and for each split the number of
+tokens, the number of documents and bytes of its text, and a checksum. `encode_split` and `write_manifest` write the
+files, `join_tokens` joins several folders into one, and `open_tokens` checks and opens a split. All of them work in
+constant memory.
 """
 
 import hashlib
@@ -24,27 +25,46 @@ from lm.tokenizer.tokenizer import Tokenizer, token_dtype
 
 SPLITS = ("train", "val")
 
-_BLOCK = 1 << 16  # bytes
-_ORIGIN = ("tokenizer_hash", "vocab_size", "dtype")  # what the manifests of joined folders have in common
+_BLOCK_BYTES = 1 << 16
+_ORIGIN = ("tokenizer_hash", "vocab_size", "dtype")  # must be equal in the manifests of joined folders
 
 
 class TextFacts(TypedDict):
-    """What `data/raw/manifest.json` knows of the text of a split; its markers do not count as bytes."""
+    """What `data/raw/manifest.json` records about the text of a split.
+
+    Attributes:
+        bytes: The size of the text in UTF-8, without the end-of-text markers.
+        documents: The number of documents.
+        entropy_bits: -log2 of the probability of the text, if the distribution it was drawn from is known.
+    """
 
     bytes: int
     documents: int
-    entropy_bits: NotRequired[float]  # -log2 of the text's probability, where its distribution is known
+    entropy_bits: NotRequired[float]
 
 
 class SplitManifest(TextFacts):
-    """The same of its token file; `count` is the number of tokens, the end-of-text tokens among them."""
+    """What `data/tokens/manifest.json` records about a split: the facts about its text, and those about its token file.
+
+    Attributes:
+        count: The number of tokens, including the end-of-text tokens.
+        sha256: The checksum of the token file, in hexadecimal.
+    """
 
     count: int
     sha256: str
 
 
 def read_text_facts(raw: Path) -> dict[str, TextFacts]:
-    """The facts of each split in `raw`, the folder of the stage download, checked against the size of its file."""
+    """Return the facts about the text of each split.
+
+    Args:
+        raw: The folder that the stage download wrote.
+
+    Raises:
+        UserError: The manifest or a text is missing or damaged, a text does not have the size in the manifest, or a
+            split has no documents.
+    """
     manifest_path = raw / "manifest.json"
     splits = _read_json(manifest_path, "download").get("splits")
     facts: dict[str, TextFacts] = {}
@@ -54,26 +74,34 @@ def read_text_facts(raw: Path) -> dict[str, TextFacts]:
         expected = entry["bytes"] + len(END_OF_TEXT) * entry["documents"]
         if (size := _size(path, "download")) != expected:
             raise UserError(
-                f"{path}: holds {size:,} bytes, but manifest.json says {expected:,}; "
+                f"{path}: expected {expected:,} bytes as in manifest.json, got {size:,}; "
                 "make it again with: dvc repro download"
             )
         if not entry["documents"]:
-            raise UserError(f"{path}: holds no document; give the split some text in the section data")
-        facts[split] = {name: entry[name] for name in ("bytes", "documents", "entropy_bits") if name in entry}
+            raise UserError(f"{path}: contains no document; give the split some text in the section data")
+        facts[split] = {"bytes": entry["bytes"], "documents": entry["documents"]}
+        if "entropy_bits" in entry:
+            facts[split]["entropy_bits"] = entry["entropy_bits"]
     return facts
 
 
 def encode_split(
     text_path: Path, facts: TextFacts, tokenizer: Tokenizer, path: Path
 ) -> tuple[SplitManifest, np.ndarray]:
-    """Write the ids of a text file to `path`, in an existing folder, whole or not at all.
+    """Encode a text file and write the token ids to `path`, either completely or not at all.
+
+    Args:
+        text_path: The text of a split.
+        facts: What its manifest records about it.
+        tokenizer: The tokenizer.
+        path: The token file to write, in an existing folder.
 
     Returns:
-        The entry of the manifest, and how often each id occurs.
+        The split's entry for the manifest of the token files, and how often each id occurs.
 
     Raises:
-        UserError: the text cannot be read, is not UTF-8 or holds another number of documents than `facts` say, or
-            the token file cannot be written.
+        UserError: The text cannot be read, is not UTF-8, or does not have as many documents as `facts` says, or the
+            token file cannot be written.
     """
     occurrences = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     digest = hashlib.sha256()
@@ -85,17 +113,18 @@ def encode_split(
             file.write(batch.data)
             last = batch[-1]
         documents = int(occurrences[tokenizer.end_of_text_id])
-        if documents != facts["documents"] or last != tokenizer.end_of_text_id:
+        ends_with_marker = last == tokenizer.end_of_text_id
+        if documents != facts["documents"] or not ends_with_marker:
             raise UserError(
-                f"{text_path}: expected {facts['documents']:,} documents, each ended by {END_OF_TEXT}, got "
-                f"{documents:,} such tokens{'' if last == tokenizer.end_of_text_id else ' and an open end'}; "
+                f"{text_path}: expected {facts['documents']:,} documents, each followed by {END_OF_TEXT}, got "
+                f"{documents:,} such tokens{'' if ends_with_marker else ' and none at the end'}; "
                 "check tokenizer.special_tokens, or make the text again with: dvc repro download"
             )
     return {**facts, "count": int(occurrences.sum()), "sha256": digest.hexdigest()}, occurrences
 
 
 def write_manifest(folder: Path, tokenizer: Tokenizer, splits: dict[str, SplitManifest]) -> None:
-    """Write the manifest, after the token files: until then a reader refuses them."""
+    """Write the manifest. Write it after the token files, since without it they cannot be opened."""
     manifest = {
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "tokenizer_hash": tokenizer.hash,
@@ -106,57 +135,62 @@ def write_manifest(folder: Path, tokenizer: Tokenizer, splits: dict[str, SplitMa
 
 
 def open_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[np.memmap, SplitManifest]:
-    """The tokens of a split, mapped read-only from disk, and what the manifest says of them.
+    """Open the token file of a split.
 
     Args:
-        folder: what the stage encode_memmap made, such as data/tokens.
+        folder: The folder that the stage encode_memmap wrote, such as data/tokens.
         split: `train` or `val`.
-        tokenizer_hash: of the tokenizer that the reader uses; None accepts any.
+        tokenizer_hash: The hash of the tokenizer that the caller uses, or None to accept any tokenizer.
+
+    Returns:
+        The tokens as a read-only memory map, and the split's entry in the manifest.
 
     Raises:
-        UserError: a file is missing, of another tokenizer, cut short, of another dtype, or changed since it was made.
+        UserError: A file is missing or truncated, was changed after it was written, has another dtype, or was encoded
+            by another tokenizer.
     """
     path, dtype, entry = _find_tokens(folder, split, tokenizer_hash)
     if _sha256(path) != entry.get("sha256"):
         raise _changed(path)
-    # Mode "r": in a hard-linked DVC cache, writing here would change the cache.
+    # Read-only, because DVC may link this file to its cache: writing here would corrupt the cache.
     return np.memmap(path, dtype=dtype, mode="r"), entry
 
 
 def join_tokens(folders: list[Path], out: Path) -> dict[str, Any]:
-    """Join token folders, such as those of several machines, into one: split by split, in the order given.
+    """Join the token files of several folders, for example from several machines, split by split in the order given.
 
-    Each document ends with its end-of-text token, so the result is that of encoding the joined text at once. Each file
-    is read twice: all are checked before anything is written.
+    Every document ends with an end-of-text token, so the result equals encoding the concatenated text. Every file is
+    read twice: all files are checked before anything is written.
 
     Args:
-        folders: what the stage encode_memmap made with one tokenizer, each of another share of the corpus.
-        out: a folder without a manifest; made if it is not there.
+        folders: Folders that the stage encode_memmap wrote with the same tokenizer, each for another share of the
+            corpus.
+        out: A folder without a manifest; created if it does not exist.
 
     Returns:
-        The manifest of `out`; it knows the entropy of a split where all folders do.
+        The manifest of `out`. It includes the entropy of a split if the manifests of all folders do.
 
     Raises:
-        UserError: there are no folders, two of them hold the same tokens or are of different tokenizers, one is
-            damaged as `open_tokens` says, or `out` holds tokens already or cannot be written.
+        UserError: `folders` is empty, two folders contain the same train tokens or were encoded by different
+            tokenizers, a folder is damaged (see `open_tokens`), or `out` has a manifest or cannot be written.
 
-    >>> join_tokens([Path("a"), Path("b")], Path("joined"))["splits"]["train"]  # of 3 documents and of 1
+    >>> join_tokens([Path("a"), Path("b")], Path("joined"))["splits"]["train"]  # 3 documents and 1 document
     {'bytes': 24, 'documents': 4, 'count': 18, 'sha256': '...'}
     """
     if not folders:
         raise UserError("no folders of token files to join; name at least one")
     if (out / "manifest.json").exists():
-        raise UserError(f"{out}: holds token files already; name another folder for the joined ones, or delete it")
+        raise UserError(f"{out}: contains token files already; name another folder for the joined ones, or delete it")
     origin = _common_origin(folders)
     parts = {split: [_find_tokens(folder, split, None) for folder in folders] for split in SPLITS}
     _require_different(folders, [entry for _, _, entry in parts["train"]])
     size = sum(dtype.itemsize * entry["count"] for split in SPLITS for _, dtype, entry in parts[split])
-    with tqdm(desc="checking", total=size, unit="B", unit_scale=True, delay=1) as bar:
+    with tqdm(desc="checking", total=size, unit="B", unit_scale=True, delay=1, disable=None) as bar:
         for path, _, entry in parts["train"] + parts["val"]:
             if _sha256(path, bar) != entry.get("sha256"):
                 raise _changed(path)
     make_folder(out)
-    with tqdm(desc="joining", total=size, unit="B", unit_scale=True, delay=1) as bar:
+    with tqdm(desc="joining", total=size, unit="B", unit_scale=True, delay=1, disable=None) as bar:
         splits = {split: _join_split(parts[split], out / f"{split}.bin", bar) for split in SPLITS}
     manifest = {**origin, "splits": splits}
     write_json(out / "manifest.json", manifest)
@@ -164,17 +198,17 @@ def join_tokens(folders: list[Path], out: Path) -> dict[str, Any]:
 
 
 def _require_different(folders: list[Path], entries: list[SplitManifest]) -> None:
-    """Refuse a folder that is named twice, and a copy of one: its text would count twice in the training."""
+    """Reject a folder that is named twice, or a copy of another: its text would count twice in training."""
     seen: dict[str, Path] = {}
     for folder, entry in zip(folders, entries, strict=True):
         checksum = entry.get("sha256", str(folder))
         if checksum in seen:
-            raise UserError(f"{folder}: the same train tokens as in {seen[checksum]}; name each share once")
+            raise UserError(f"{folder}: has the same train tokens as {seen[checksum]}; name each share once")
         seen[checksum] = folder
 
 
 def _common_origin(folders: list[Path]) -> dict[str, Any]:
-    """What the manifests say of the tokenizer, if it is the same in all."""
+    """Return what the manifests record about the tokenizer, after checking that it is the same in all of them."""
     origins = []
     for folder in folders:
         manifest = _read_json(folder / "manifest.json", "encode_memmap")
@@ -183,13 +217,14 @@ def _common_origin(folders: list[Path]) -> dict[str, Any]:
         for name in _ORIGIN:
             if origin[name] != origins[0][name]:
                 raise UserError(
-                    f"{folder}: its {name} is {origin[name]}, but that of {folders[0]} is {origins[0][name]}; "
-                    "encode all with one copy of data/tokenizer"
+                    f"{folder}: expected the {name} of {folders[0]}, {origins[0][name]}, got {origin[name]}; "
+                    "encode all shares with the same copy of data/tokenizer"
                 )
     return origins[0]
 
 
 def _join_split(parts: list[tuple[Path, np.dtype, SplitManifest]], path: Path, bar: "tqdm[Any]") -> SplitManifest:
+    """Write the concatenation of token files to `path` and return its entry for the manifest."""
     digest = hashlib.sha256()
     with atomic_write(path) as file:
         for part, _, _ in parts:
@@ -209,7 +244,7 @@ def _join_split(parts: list[tuple[Path, np.dtype, SplitManifest]], path: Path, b
 
 
 def _find_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[Path, np.dtype, SplitManifest]:
-    """The token file of a split, all of it checked but its checksum, which takes a while for a large one."""
+    """Find the token file of a split and check everything except its checksum, which takes a while for a large file."""
     manifest_path = folder / "manifest.json"
     manifest = _read_json(manifest_path, "encode_memmap")
     again = "make it again with: dvc repro encode_memmap"
@@ -217,9 +252,9 @@ def _find_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[
     entry = _require_counts(manifest.get("splits"), split, counts, manifest_path, "encode_memmap")
     vocab_size = manifest.get("vocab_size")
     if type(vocab_size) is not int:
-        raise UserError(f"{manifest_path}: expected a whole number under 'vocab_size', got {vocab_size!r}; {again}")
+        raise UserError(f"{manifest_path}: expected an integer under 'vocab_size', got {vocab_size!r}; {again}")
     if tokenizer_hash is not None and manifest.get("tokenizer_hash") != tokenizer_hash:
-        raise UserError(f"{folder}: the tokens were made by another tokenizer; {again}")
+        raise UserError(f"{folder}: the tokens were encoded by another tokenizer; {again}")
     dtype = token_dtype(vocab_size)
     if manifest.get("dtype") != dtype.name:
         raise UserError(
@@ -230,22 +265,22 @@ def _find_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[
     expected = entry["count"] * dtype.itemsize
     if (size := _size(path, "encode_memmap")) != expected:
         raise UserError(
-            f"{path}: {entry['count']:,} tokens of {dtype.name} take {expected:,} bytes, but it holds {size:,}; {again}"
+            f"{path}: expected {expected:,} bytes for {entry['count']:,} tokens of {dtype.name}, got {size:,}; {again}"
         )
     if not size:
-        raise UserError(f"{path}: holds no tokens; give the split some text")
+        raise UserError(f"{path}: contains no tokens; give the split some text")
     return path, dtype, entry
 
 
 def _changed(path: Path) -> UserError:
     return UserError(
-        f"{path}: changed since it was made (its sha256 is not the manifest's); "
+        f"{path}: changed since it was written (its sha256 is not the one in the manifest); "
         "make it again with: dvc repro encode_memmap"
     )
 
 
 def _require_counts(splits: Any, split: str, names: tuple[str, ...], path: Path, stage: str) -> Any:
-    """The entry of a split, with its counts checked."""
+    """Return the entry of a split, after checking that it has these counts."""
     entry = splits.get(split) if isinstance(splits, dict) else None
     if not isinstance(entry, dict):
         raise UserError(f"{path}: no entry for the split {split!r}; make it again with: dvc repro {stage}")
@@ -285,10 +320,10 @@ def _sha256(path: Path, bar: "tqdm[Any] | None" = None) -> str:
 
 
 def _blocks(path: Path, bar: "tqdm[Any] | None") -> Iterator[bytes]:
-    """The bytes of a file, counted on the bar."""
+    """Yield the bytes of a file in blocks, and advance the bar."""
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
+            while block := file.read(_BLOCK_BYTES):
                 yield block
                 if bar is not None:
                     bar.update(len(block))

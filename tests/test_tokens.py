@@ -42,7 +42,7 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, raw: Path, tokenizer: Tokenizer) -> Path:
-    """A folder of token files, made as the stage does."""
+    """A folder of token files, written as the stage does."""
     folder = tmp_path / "tokens"
     folder.mkdir()
     splits = {
@@ -61,14 +61,14 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 def test_the_array_holds_the_ids_by_hand(folder: Path, tokenizer: Tokenizer) -> None:
     tokens, facts = open_tokens(folder, "train", tokenizer.hash)
-    # Ids: 257 "the", 258 " the", 259 the end of a document; 220 " ", "c" 66, "a" 64, "t" 83, "é" is C3 A9.
+    # 257 is "the", 258 is " the", 259 ends a document, 220 is " ", 66 "c", 64 "a", 83 "t"; 127 and 102 are "é", C3 A9.
     assert tokens.tolist() == [257, 220, 66, 64, 83, 259, 127, 102, 258, 258, 259, 259]
     assert (folder / "train.bin").read_bytes()[:4] == b"\x01\x01\xdc\x00"
     assert facts == {"bytes": 17, "documents": 3, "count": 12, "sha256": facts["sha256"]}
     assert facts["sha256"] == hashlib.sha256((folder / "train.bin").read_bytes()).hexdigest()
 
 
-def test_the_text_and_its_entropy_come_back(folder: Path, tokenizer: Tokenizer) -> None:
+def test_the_text_and_its_entropy_round_trip(folder: Path, tokenizer: Tokenizer) -> None:
     tokens, facts = open_tokens(folder, "val", None)
     assert tokenizer.decode(tokens) == TEXTS["val"]
     assert (facts["bytes"], facts["documents"], facts["entropy_bits"]) == (3, 1, 7.5)
@@ -100,30 +100,33 @@ def test_the_dtype_is_the_smallest_that_holds_every_id(vocab_size: int, dtype: s
 
 
 def test_a_vocabulary_of_more_than_65_536_is_written_in_32_bits(tmp_path: Path, raw: Path) -> None:
-    padding = [f"<|{number}|>" for number in range(65_536)]
-    tokenizer = Tokenizer(build_vocab([], []), [], [*padding, END])
+    merges = [(bytes([left]), bytes([right])) for left in range(256) for right in range(256)]
+    tokenizer = Tokenizer(build_vocab(merges, [END]), merges, [END])
     entry, _ = encode_split(raw / "val.txt", FACTS["val"], tokenizer, tmp_path / "val.bin")
     write_manifest(tmp_path, tokenizer, {"val": entry})
     tokens, _ = open_tokens(tmp_path, "val", tokenizer.hash)
     assert tokens.dtype == np.dtype("<u4")
-    assert tokens.tolist() == [64, 198, 198, 65_536 + 256]
+    assert tokens.tolist() == [64, 256 + 10 * 256 + 10, 65_536 + 256]
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda manifest: manifest.update(tokenizer_hash="0" * 64), "the tokens were made by another tokenizer"),
+        (lambda manifest: manifest.update(tokenizer_hash="0" * 64), "the tokens were encoded by another tokenizer"),
         (lambda manifest: manifest.update(dtype="uint32"), "expected dtype uint16 for a vocabulary of 260, got uint32"),
         (lambda manifest: manifest.update(vocab_size=70_000), "expected dtype uint32 for a vocabulary of 70,000"),
-        (lambda manifest: manifest.pop("vocab_size"), "expected a whole number under 'vocab_size', got None"),
+        (lambda manifest: manifest.pop("vocab_size"), "expected an integer under 'vocab_size', got None"),
         (lambda manifest: manifest.pop("splits"), "manifest.json: no entry for the split 'train'"),
         (lambda manifest: manifest["splits"].pop("train"), "manifest.json: no entry for the split 'train'"),
         (lambda manifest: manifest["splits"]["train"].update(count="12"), "expected a count under splits.train.count"),
-        (lambda manifest: manifest["splits"]["train"].update(count=13), "13 tokens of uint16 take 26 bytes"),
-        (lambda manifest: manifest["splits"]["train"].pop("sha256"), "train.bin: changed since it was made"),
+        (
+            lambda manifest: manifest["splits"]["train"].update(count=13),
+            "expected 26 bytes for 13 tokens of uint16, got 24",
+        ),
+        (lambda manifest: manifest["splits"]["train"].pop("sha256"), "train.bin: changed since it was written"),
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused(
+def test_a_manifest_that_does_not_fit_is_rejected(
     folder: Path, tokenizer: Tokenizer, edit: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     change(folder / "manifest.json", edit)
@@ -132,35 +135,35 @@ def test_a_manifest_that_does_not_fit_is_refused(
     assert message in str(error.value) and "dvc repro encode_memmap" in str(error.value)
 
 
-def test_a_file_cut_short_is_refused(folder: Path) -> None:
+def test_a_truncated_file_is_rejected(folder: Path) -> None:
     path = folder / "train.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(UserError, match=r"train\.bin: 12 tokens of uint16 take 24 bytes, but it holds 22;"):
+    with pytest.raises(UserError, match=r"train\.bin: expected 24 bytes for 12 tokens of uint16, got 22;"):
         open_tokens(folder, "train", None)
 
 
-def test_a_changed_byte_is_refused(folder: Path) -> None:
+def test_a_changed_byte_is_rejected(folder: Path) -> None:
     path = folder / "train.bin"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(UserError, match=r"train\.bin: changed since it was made"):
+    with pytest.raises(UserError, match=r"train\.bin: changed since it was written"):
         open_tokens(folder, "train", None)
 
 
-def test_the_tokens_of_another_tokenizer_are_refused(folder: Path) -> None:
+def test_the_tokens_of_another_tokenizer_are_rejected(folder: Path) -> None:
     other = Tokenizer(build_vocab(MERGES, [END]), MERGES, [END], "gpt4")
-    with pytest.raises(UserError, match="made by another tokenizer; make it again with: dvc repro encode_memmap"):
+    with pytest.raises(UserError, match="encoded by another tokenizer; make it again with: dvc repro encode_memmap"):
         open_tokens(folder, "val", other.hash)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "train.bin"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+def test_the_error_names_a_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{name}: cannot be read \(No such file.*dvc repro encode_memmap"):
         open_tokens(folder, "train", None)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]"])
-def test_a_manifest_that_is_no_json_object_is_named(folder: Path, content: bytes) -> None:
+def test_a_manifest_that_is_not_a_json_object_is_rejected(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(UserError, match=r"manifest\.json: .*make it again with: dvc repro encode_memmap"):
         open_tokens(folder, "train", None)
@@ -169,13 +172,13 @@ def test_a_manifest_that_is_no_json_object_is_named(folder: Path, content: bytes
 @pytest.mark.parametrize(
     ("text", "documents", "got"),
     [
-        (f"a{END}b", 1, r"1 such tokens and an open end"),
+        (f"a{END}b", 1, r"1 such tokens and none at the end"),
         (f"a{END}b{END}", 3, r"2 such tokens"),
         ("", 1, r"0 such tokens"),
-        ("a", 0, r"0 such tokens and an open end"),
+        ("a", 0, r"0 such tokens and none at the end"),
     ],
 )
-def test_text_with_other_documents_than_its_manifest_says_leaves_no_token_file(
+def test_a_wrong_number_of_documents_leaves_no_token_file(
     tmp_path: Path, tokenizer: Tokenizer, text: str, documents: int, got: str
 ) -> None:
     (tmp_path / "train.txt").write_text(text)
@@ -185,34 +188,34 @@ def test_text_with_other_documents_than_its_manifest_says_leaves_no_token_file(
     assert [path.name for path in tmp_path.iterdir()] == ["train.txt"]
 
 
-def test_a_longer_special_token_that_swallows_an_end_of_text_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_a_longer_special_token_that_contains_an_end_of_text_is_rejected(raw: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer(build_vocab([], []), [], [END, END + END])
-    with pytest.raises(UserError, match=r"got 1 such tokens and an open end; check tokenizer\.special_tokens"):
+    with pytest.raises(UserError, match=r"got 1 such tokens and none at the end; check tokenizer\.special_tokens"):
         encode_split(raw / "train.txt", FACTS["train"], tokenizer, tmp_path / "train.bin")
 
 
-def test_text_of_another_size_than_its_manifest_says_is_refused(raw: Path) -> None:
+def test_a_text_of_the_wrong_size_is_rejected(raw: Path) -> None:
     (raw / "val.txt").write_text(f"longer{END}")
-    with pytest.raises(UserError, match=r"val\.txt: holds 19 bytes, but manifest\.json says 16; make it again"):
+    with pytest.raises(UserError, match=r"val\.txt: expected 16 bytes as in manifest\.json, got 19; make it again"):
         read_text_facts(raw)
 
 
-def test_a_split_without_documents_is_refused(raw: Path) -> None:
+def test_a_split_without_documents_is_rejected(raw: Path) -> None:
     (raw / "val.txt").write_text("")
     change(raw / "manifest.json", lambda manifest: manifest["splits"]["val"].update(bytes=0, documents=0))
-    with pytest.raises(UserError, match=r"val\.txt: holds no document"):
+    with pytest.raises(UserError, match=r"val\.txt: contains no document"):
         read_text_facts(raw)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "train.txt"])
-def test_a_missing_input_is_named_with_the_stage_that_makes_it(raw: Path, name: str) -> None:
+def test_the_error_names_a_missing_input_and_the_stage_that_makes_it(raw: Path, name: str) -> None:
     (raw / name).unlink()
     with pytest.raises(UserError, match=rf"{name}: cannot be read \(No such file.*make it with: dvc repro download"):
         read_text_facts(raw)
 
 
 def peak_of_encoding(folder: Path, documents: int) -> int:
-    """The bytes that writing and checking the tokens of a text takes at most."""
+    """Return the peak memory of writing and opening the tokens of a text, in bytes."""
     path = folder / "train.txt"
     path.write_text(f"the quick brown fox jumps over the lazy dogs, all of them, again and again{END}" * documents)
     facts = {"bytes": path.stat().st_size - 13 * documents, "documents": documents}
@@ -228,17 +231,17 @@ def peak_of_encoding(folder: Path, documents: int) -> int:
 
 
 def test_memory_does_not_depend_on_the_length_of_the_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # With more threads, chance says how many chunks are worked on at once.
+    # With more threads, the number of chunks that are processed at the same time would vary.
     monkeypatch.setattr("lm.tokenizer.tokenizer.resolve_num_threads", lambda num_threads, length: 1)
-    short = peak_of_encoding(tmp_path, 60_000)
-    long = peak_of_encoding(tmp_path, 240_000)
-    assert long < short + 2_000_000, f"{short:,} bytes for 5 MB of text, {long:,} for 21"
+    short = peak_of_encoding(tmp_path, 20_000)
+    long = peak_of_encoding(tmp_path, 80_000)
+    assert long < short + 2_000_000, f"{short:,} bytes for 1.8 MB of text, {long:,} for 7"
     assert long < 64_000_000
 
 
 @pytest.fixture
 def other(tmp_path: Path, tokenizer: Tokenizer) -> Path:
-    """The token files of another share, by hand: "the cat" and "the"."""
+    """The token files of another share: "the cat" and "the"."""
     return encode_texts(tmp_path / "other", {"train": ["the cat"], "val": ["the"]}, tokenizer)
 
 
@@ -258,7 +261,8 @@ def encode_texts(folder: Path, documents: dict[str, list[str]], tokenizer: Token
 def test_joined_tokens_by_hand(folder: Path, other: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
     manifest = join_tokens([folder, other], tmp_path / "new/joined")
     tokens, facts = open_tokens(tmp_path / "new/joined", "train", tokenizer.hash)
-    assert tokens.tolist() == [257, 220, 66, 64, 83, 259, 127, 102, 258, 258, 259, 259] + [257, 220, 66, 64, 83, 259]
+    first, second = [257, 220, 66, 64, 83, 259, 127, 102, 258, 258, 259, 259], [257, 220, 66, 64, 83, 259]
+    assert tokens.tolist() == first + second
     assert facts == {"bytes": 24, "documents": 4, "count": 18, "sha256": facts["sha256"]}
     assert open_tokens(tmp_path / "new/joined", "val", None)[0].tolist() == [64, 198, 198, 259, 257, 259]
     assert manifest == json.loads((tmp_path / "new/joined/manifest.json").read_text())
@@ -266,12 +270,12 @@ def test_joined_tokens_by_hand(folder: Path, other: Path, tmp_path: Path, tokeni
     assert sorted(path.name for path in (tmp_path / "new/joined").iterdir()) == names
 
 
-def test_the_order_of_the_folders_is_that_of_the_tokens(folder: Path, other: Path, tmp_path: Path) -> None:
+def test_the_tokens_are_in_the_order_of_the_folders(folder: Path, other: Path, tmp_path: Path) -> None:
     join_tokens([other, folder], tmp_path / "joined")
     assert open_tokens(tmp_path / "joined", "train", None)[0][:7].tolist() == [257, 220, 66, 64, 83, 259, 257]
 
 
-def test_the_entropy_is_known_where_all_folders_know_it(folder: Path, other: Path, tmp_path: Path) -> None:
+def test_the_entropy_is_known_if_all_folders_know_it(folder: Path, other: Path, tmp_path: Path) -> None:
     val = join_tokens([folder, other], tmp_path / "partly")["splits"]["val"]
     assert "entropy_bits" not in val
     change(other / "manifest.json", lambda manifest: manifest["splits"]["val"].update(entropy_bits=0.25))
@@ -283,16 +287,16 @@ def test_the_entropy_is_known_where_all_folders_know_it(folder: Path, other: Pat
 @given(
     shares=st.lists(st.lists(st.text("the é\n", max_size=9), min_size=1, max_size=4), min_size=1, max_size=4),
 )
-def test_joined_shares_are_the_whole_encoded_at_once(
+def test_joined_shares_equal_the_whole_text_encoded_at_once(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer, shares: list[list[str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("shares")
-    shares = [[f"{number}", *texts] for number, texts in enumerate(shares)]  # no two shares the same
+    shares = [[f"{number}", *texts] for number, texts in enumerate(shares)]  # so that no two shares are equal
     folders = [
         encode_texts(folder / f"{number}", {"train": texts, "val": texts[:1]}, tokenizer)
         for number, texts in enumerate(shares)
     ]
-    documents = {"train": sum(shares, []), "val": [texts[0] for texts in shares]}
+    documents = {"train": [text for texts in shares for text in texts], "val": [texts[0] for texts in shares]}
     whole = encode_texts(folder / "whole", documents, tokenizer)
     join_tokens(folders, folder / "joined")
     for name in ("train.bin", "val.bin"):
@@ -307,8 +311,8 @@ def test_tokens_of_two_tokenizers_are_not_joined(folder: Path, tmp_path: Path, t
     with pytest.raises(UserError) as error:
         join_tokens([folder, foreign], tmp_path / "joined")
     assert str(error.value) == (
-        f"{foreign}: its tokenizer_hash is {second.hash}, but that of {folder} is {tokenizer.hash}; "
-        "encode all with one copy of data/tokenizer"
+        f"{foreign}: expected the tokenizer_hash of {folder}, {tokenizer.hash}, got {second.hash}; "
+        "encode all shares with the same copy of data/tokenizer"
     )
     assert not (tmp_path / "joined").exists()
 
@@ -316,17 +320,23 @@ def test_tokens_of_two_tokenizers_are_not_joined(folder: Path, tmp_path: Path, t
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: change(path / "manifest.json", lambda of: of.update(vocab_size=70_000)), "vocab_size is 70000"),
-        (lambda path: change(path / "manifest.json", lambda of: of.update(dtype="uint32")), "its dtype is uint32"),
+        (
+            lambda path: change(path / "manifest.json", lambda of: of.update(vocab_size=70_000)),
+            "expected the vocab_size of",
+        ),
+        (lambda path: change(path / "manifest.json", lambda of: of.update(dtype="uint32")), "expected the dtype of"),
         (lambda path: (path / "manifest.json").unlink(), "manifest.json: cannot be read (No such file"),
         (lambda path: (path / "val.bin").unlink(), "val.bin: cannot be read (No such file"),
-        (lambda path: (path / "val.bin").write_bytes(b"\1\1"), "val.bin: 2 tokens of uint16 take 4 bytes"),
-        (lambda path: (path / "val.bin").write_bytes(b"\1\1\1\0"), "val.bin: changed since it was made"),
-        (lambda path: (path / "train.bin").write_bytes(bytes(12)), "train.bin: changed since it was made"),
+        (
+            lambda path: (path / "val.bin").write_bytes(b"\1\1"),
+            "val.bin: expected 4 bytes for 2 tokens of uint16, got 2",
+        ),
+        (lambda path: (path / "val.bin").write_bytes(b"\1\1\1\0"), "val.bin: changed since it was written"),
+        (lambda path: (path / "train.bin").write_bytes(bytes(12)), "train.bin: changed since it was written"),
         (lambda path: shutil.rmtree(path), "manifest.json: cannot be read (No such file"),
     ],
 )
-def test_a_damaged_share_is_named_before_anything_is_written(
+def test_a_damaged_share_is_reported_before_anything_is_written(
     folder: Path, other: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(other)
@@ -336,31 +346,31 @@ def test_a_damaged_share_is_named_before_anything_is_written(
     assert not (tmp_path / "joined").exists()
 
 
-def test_no_folders_are_refused(tmp_path: Path) -> None:
+def test_an_empty_list_of_folders_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folders of token files to join"):
         join_tokens([], tmp_path / "joined")
 
 
-def test_a_share_named_twice_is_refused(folder: Path, other: Path, tmp_path: Path) -> None:
+def test_a_share_named_twice_is_rejected(folder: Path, other: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     for again in (folder, folder.parent / "other/../tokens", tmp_path / "copy"):
         with pytest.raises(UserError) as error:
             join_tokens([folder, other, again], tmp_path / "joined")
-        assert str(error.value) == f"{again}: the same train tokens as in {folder}; name each share once"
+        assert str(error.value) == f"{again}: has the same train tokens as {folder}; name each share once"
     assert not (tmp_path / "joined").exists()
 
 
 def test_tokens_are_never_joined_over_others(folder: Path, other: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in other.iterdir()}
     for folders in ([folder, other], [folder]):
-        with pytest.raises(UserError, match="other: holds token files already; name another folder"):
+        with pytest.raises(UserError, match="other: contains token files already; name another folder"):
             join_tokens(folders, other)
     assert {path: path.read_bytes() for path in other.iterdir()} == before
 
 
 def test_a_full_disk_leaves_no_manifest_and_joining_can_be_repeated(folder: Path, other: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))  # less than the 36 bytes of both train splits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))  # the two train splits have 36 bytes
     try:
         with pytest.raises(UserError, match=r"train\.bin: the disk is full"):
             join_tokens([folder, other], tmp_path / "joined")
@@ -372,7 +382,7 @@ def test_a_full_disk_leaves_no_manifest_and_joining_can_be_repeated(folder: Path
 
 
 def peak_of_joining(folder: Path, count: int, tokenizer: Tokenizer) -> int:
-    """The bytes that joining two splits of `count` tokens takes at most."""
+    """Return the peak memory of joining two splits of `count` tokens, in bytes."""
     shares = []
     for number in range(2):
         share = encode_texts(folder / f"{count}-{number}", {"train": ["a"], "val": ["a"]}, tokenizer)

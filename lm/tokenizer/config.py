@@ -41,6 +41,5 @@ class TokenizerConfig:
             regex.compile(self.pattern)
         except regex.error as error:
             raise ValueError(
-                f"pattern: expected 'gpt2', 'gpt4' or a regular expression, got {self.pattern!r}: "
-                f"{error.msg} at position {error.pos}"
+                f"pattern: expected 'gpt2', 'gpt4' or a regular expression, got {self.pattern!r}: {error}"
             ) from None

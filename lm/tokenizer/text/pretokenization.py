@@ -55,8 +55,7 @@ class PreTokenizer:
             self._regex = regex.compile(self.pattern)
         except regex.error as error:
             raise UserError(
-                f"tokenizer.pattern: expected 'gpt2', 'gpt4' or a regular expression, got {pattern!r}: "
-                f"{error.msg} at position {error.pos}"
+                f"tokenizer.pattern: expected 'gpt2', 'gpt4' or a regular expression, got {pattern!r}: {error}"
             ) from error
         if "" in special_tokens:
             raise UserError("tokenizer.special_tokens: expected non-empty texts, got ''")
