@@ -19,6 +19,7 @@ from functools import cache, cached_property
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +53,7 @@ class Library:
         self._package = package
         self._modules = modules
         self._kernels: SimpleNamespace | None = None
+        self._lock = Lock()
 
     def is_loaded(self) -> bool:
         return self._kernels is not None
@@ -62,9 +64,10 @@ class Library:
 
     def load(self) -> SimpleNamespace:
         """Return a namespace with one function per kernel; compile the kernels if their code is not on disk."""
-        if self._kernels is None:
-            self._kernels = self._load()
-        return self._kernels
+        with self._lock:  # a second engine would replace the first one, and free code that another thread is running
+            if self._kernels is None:
+                self._kernels = self._load()
+            return self._kernels
 
     def _load(self) -> SimpleNamespace:
         from llvmlite import binding

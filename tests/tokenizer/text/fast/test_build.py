@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from lm.tokenizer.text.fast import library
-from lm.tokenizer.text.fast.build import can_load
+from lm.tokenizer.text.fast.build import Library, can_load
 
 PROJECT = Path(__file__).resolve().parents[4]
 COMPILING = "compiling the kernels in lm.tokenizer.text.fast, once on this machine ..."
@@ -129,6 +130,22 @@ def test_processes_that_start_at_the_same_time_compile_once(tmp_path: Path, comp
         results = list(threads.map(run, [call_without_compiler(compiled_file, seconds=0.5)] * 3, [tmp_path] * 3))
     assert [result.returncode for result in results] == [0, 0, 0]
     assert sorted(result.stderr for result in results) == ["", "", "compiled\n"]
+
+
+def test_threads_that_start_at_the_same_time_load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def load(self: Library) -> SimpleNamespace:
+        loaded.append(SimpleNamespace())
+        time.sleep(0.1)  # the other thread asks meanwhile
+        return loaded[-1]
+
+    monkeypatch.setattr(Library, "_load", load)
+    fresh = Library("lm.tokenizer.text.fast", "utf8")
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(fresh.load) for _ in range(2))
+    assert first.result() is second.result() is loaded[0]
+    assert len(loaded) == 1
 
 
 def test_short_inputs_neither_compile_nor_load_kernels(tmp_path: Path) -> None:
