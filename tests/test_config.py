@@ -1,12 +1,19 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from lm import config
 from lm.config import Params
 from lm.errors import UserError
+from lm.model.config import AttentionBackend, FeedForward, Norm
+
+
+def one_of(kind: Any) -> str:
+    """The values of a Literal as messages list them."""
+    return " | ".join(map(repr, get_args(kind)))
 
 
 def edited(params_text: str, key: str, value: str) -> str:
@@ -43,8 +50,8 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.norm", "false", "model.norm: expected 'rmsnorm' | 'layernorm' | 'none', got False"),
-        ("model.norm", "off", "model.norm: expected 'rmsnorm' | 'layernorm' | 'none', got 'off'"),
+        ("model.norm", "false", f"model.norm: expected {one_of(Norm)}, got False"),
+        ("model.norm", "off", f"model.norm: expected {one_of(Norm)}, got 'off'"),
         ("model.num_layers", "4.0", "model.num_layers: expected a whole number, got 4.0"),
         ("model.num_layers", "true", "model.num_layers: expected a whole number, got True"),
         ("model.num_heads", "5", "model.d_model: expected a multiple of num_heads = 5, got"),
@@ -75,7 +82,7 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         ("model.d_model", "1" + "0" * 5000, "not valid YAML: Exceeds the limit"),
         ("ablate.seeds", "[1, 1]", "ablate.seeds: expected at least one entry and no duplicates"),
         ("model.qk_norm", "off", "model.qk_norm: expected true or false, got 'off'"),
-        ("model.ffn", "relu", "model.ffn: expected 'swiglu' | 'silu', got 'relu'"),
+        ("model.ffn", "relu", f"model.ffn: expected {one_of(FeedForward)}, got 'relu'"),
         ("optim.optimizer", "sgd", "optim.optimizer: expected 'adamw' | 'muon', got 'sgd'"),
         ("optim.momentum", "1", "optim.momentum: expected 0 or more and less than 1, got 1.0"),
         ("optim.momentum", "-0.1", "optim.momentum: expected 0 or more and less than 1, got -0.1"),
@@ -85,7 +92,7 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         (
             "runtime.attention_backend",
             "flash2",
-            "runtime.attention_backend: expected 'reference' | 'sdpa' | 'flash', got 'flash2'",
+            f"runtime.attention_backend: expected {one_of(AttentionBackend)}, got 'flash2'",
         ),
         ("ablate.switches", "[]", "ablate.switches: expected a section of keys, got []"),
         ("ablate.variants", "none", "ablate.variants: expected a mapping, got 'none'"),
@@ -126,7 +133,7 @@ NO_NORM = "    no-norm:\n      norm: none\n"
     [
         ("      nrm: none\n", "ablate.variants.no-norm.nrm: unknown key; did you mean ablate.variants.no-norm.norm?"),
         ("      d_model: 64\n", "ablate.variants.no-norm.d_model: unknown key; "),
-        ("      norm: off\n", "ablate.variants.no-norm.norm: expected 'rmsnorm' | 'layernorm' | 'none', got 'off'"),
+        ("      norm: off\n", f"ablate.variants.no-norm.norm: expected {one_of(Norm)}, got 'off'"),
         ("      optimizer: sgd\n", "ablate.variants.no-norm.optimizer: expected 'adamw' | 'muon', got 'sgd'"),
         ("      learning_rate_scale: 0\n", "ablate.variants.no-norm.learning_rate_scale: expected a positive number"),
         ("      decay_steps: 1.5\n", "ablate.variants.no-norm.decay_steps: expected a whole number, got 1.5"),

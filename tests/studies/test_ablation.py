@@ -73,7 +73,7 @@ def test_the_released_variants_change_what_their_names_say_and_build(base, ablat
         "silu": {"ffn": "silu"},
     }
     plain = {"norm": "rmsnorm", "norm_position": "pre", "position": "rope", "ffn": "swiglu", "tie_embeddings": False}
-    assert ablate.run == list(expected)
+    assert set(expected) <= set(ablate.run)
     for variant, changes in expected.items():
         model = cell(base, ablate, variant, 1).model
         assert {name: getattr(model, name) for name in plain} == plain | changes
