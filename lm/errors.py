@@ -1,5 +1,6 @@
 """Errors that the user can fix, reported in one line instead of a traceback."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -12,17 +13,33 @@ class UserError(Exception):
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Run an entry point and exit without a traceback on expected errors.
 
-    A UserError prints one line to stderr and exits with status 1, and Ctrl-C exits with status 130. If the reader of
-    stdout has closed the pipe, as in `... | head`, the exit is silent with status 1.
+    A UserError prints one line to stderr and exits with status 1, and Ctrl-C exits with status 130. A full disk and
+    text that stdout's encoding cannot represent are reported like a UserError. If the reader of stdout has closed the
+    pipe, as in `... | head`, the exit is silent with status 1.
     """
     try:
         main()
+        print(end="", flush=True)  # now, so that an error is caught here
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The interpreter flushes stdout on exit, which would fail again on the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         sys.exit(1)
+    except UnicodeEncodeError as error:
+        if sys.stdout.encoding.lower() == "utf-8":
+            raise  # it was not stdout that refused the text
+        character, encoding = error.object[error.start], sys.stdout.encoding
+        sys.exit(f"error: output: cannot be written as {encoding} ({character!a}); set PYTHONIOENCODING=utf-8")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _discard_stdout()
+        sys.exit(f"error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
+
+
+def _discard_stdout() -> None:
+    """Redirect stdout to nowhere, because the interpreter's flush of it on exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,32 @@ def test_a_closed_pipe_gives_no_traceback():
     script = "from lm.errors import exit_cleanly\nexit_cleanly(lambda: [print(i, flush=True) for i in range(100_000)])"
     result = subprocess.run(f"{sys.executable} -c '{script}' | head -n 1", shell=True, capture_output=True, text=True)
     assert result.stdout == "0\n" and result.stderr == ""
+
+
+FULL_DISK = "/dev/full"
+
+
+@pytest.mark.skipif(not Path(FULL_DISK).exists(), reason=f"no {FULL_DISK}")
+@pytest.mark.parametrize("flush", [False, True])
+def test_a_full_disk_is_one_line_and_status_1(flush):
+    script = f"from lm.errors import exit_cleanly\nexit_cleanly(lambda: print('text', flush={flush}))"
+    with open(FULL_DISK, "w") as full:
+        result = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: output: cannot be written (No space left on device); free some space\n"
+
+
+def test_text_that_stdout_cannot_encode_is_one_line_and_status_1():
+    script = "from lm.errors import exit_cleanly\nexit_cleanly(lambda: print('caf\xe9'))"
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: output: cannot be written as ascii ('\\xe9'); set PYTHONIOENCODING=utf-8\n"
+
+
+def test_an_encoding_error_elsewhere_keeps_its_traceback():
+    with pytest.raises(UnicodeEncodeError):
+        exit_cleanly(lambda: "\ud800".encode())
 
 
 def test_any_other_exception_keeps_its_traceback():

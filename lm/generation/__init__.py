@@ -1,1 +1,1 @@
-"""From a model to text: the cache, batches of texts, samplers, a terminal."""
+"""Generate text with a trained model: decoding with the cache, batches, samplers and the terminal."""

@@ -1,4 +1,4 @@
-"""Several texts that grow together, a token each at every step, each as if it were alone.
+"""Generate several texts at once, one token of each per step.
 
     batch = Batch(Decoder(model, num_rows=8))
     row = batch.add(request)  # at any time, as long as a row is free
@@ -12,25 +12,42 @@ Shapes: V vocabulary.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from lm.errors import UserError
 from lm.generation.config import SamplerConfig
-from lm.generation.decoder import Decoder
 from lm.generation.sampling import distribution, draw
+from lm.model.transformer import TransformerLM
 
-Finish = Literal["stop", "length", "context", "diverged"]
+FinishReason = Literal["stop", "length", "context", "diverged"]
+
+
+class BatchDecoder(Protocol):
+    """What a `Batch` needs of its decoder; `Decoder` documents the methods, and `NumbaDecoder` has them too."""
+
+    @property
+    def model(self) -> TransformerLM: ...
+
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor: ...
+
+    def decode(self, token_ids: Sequence[int | None]) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A text to be continued until one of `stop_ids` or `max_new_tokens` came, or the model's context is full.
+    """A prompt to continue.
 
-    With `slide` the last case is none: at every further token the model reads the last `context_length` tokens again,
-    and the beginning is forgotten. `num_logprobs` asks for the log-probabilities of so many of the likeliest tokens.
+    The text ends with the first token of `stop_ids`, after `max_new_tokens` tokens, or when the context window is full.
+    With `slide`, a full window does not end it: each further token is predicted from the last `context_length` tokens,
+    which the model reads again, and the beginning is forgotten.
+
+    `num_logprobs` is the number of most likely tokens to report with each token, or None for no log-probabilities.
     """
 
     prompt_ids: Sequence[int]
@@ -44,36 +61,45 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """What a step adds to a text.
+    """The token that a step adds to a text.
 
-    `logprob` is the natural logarithm of the probability that the model itself gives the token, before any sampler, and
-    `top` holds the likeliest tokens with theirs, if they were asked for. `finish` tells that it is the last one, and
-    why: a token that stops (no part of the text), as many as were asked for, no more room in the context, or a largest
-    logit that is not finite: nothing can be drawn then, and there is no token.
+    `logprob` is the natural logarithm of the model's own probability of the token, before any sampler changed it.
+    `top` has the most likely tokens with their log-probabilities, most likely first. Both are None unless requested.
+
+    `finish` is None, or the reason why this token is the last one:
+        stop: it is one of `stop_ids`, and not part of the text.
+        length: the text has `max_new_tokens` new tokens.
+        context: the context window is full.
+        diverged: the model's largest logit is not finite, so no token can be drawn, and `token_id` is None.
     """
 
     token_id: int | None
     logprob: float | None = None
     top: list[tuple[int, float]] | None = None
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
 
 @dataclass
 class _Text:
+    """A text that is being generated: its request, and the tokens of its prompt and its continuation.
+
+    `is_cached` tells whether the decoder's row holds all tokens but the last.
+    """
+
     request: Request
     ids: list[int]
     generator: torch.Generator
-    is_cached: bool = False  # all of its tokens but the last
+    is_cached: bool = False
 
 
 class Batch:
-    """Texts under way, each in a row of the decoder; true while there are any.
+    """The texts that are being generated, each in one row of the decoder; true while there are any.
 
-    A text depends on its request only, never on its neighbours, up to rounding: every one draws with a generator of its
-    own.
+    A text depends only on its request and not on the other texts, up to rounding, because each has its own random
+    number generator.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: BatchDecoder) -> None:
         self._decoder = decoder
         self._context_length = decoder.model.config.context_length
         self._texts: dict[int, _Text] = {}
@@ -83,68 +109,73 @@ class Batch:
 
     @property
     def num_free(self) -> int:
+        """The number of rows without a text."""
         return len(self._decoder.lengths) - len(self._texts)
 
     def add(self, request: Request) -> int:
-        """Begin a text; the row that names it in `step`.
+        """Start a text and return its row, which identifies it in `step`.
 
         Raises:
-            UserError: the prompt is empty, or it may not slide and does not fit into the context.
+            UserError: the prompt is empty, or it is longer than the context window and must not slide.
             IndexError: no row is free.
         """
         length = len(request.prompt_ids)
         if not length:
-            raise UserError("the prompt has no tokens; begin with the end of a text")
+            raise UserError("the prompt has no tokens; start with the end-of-text token")
         if length > self._context_length and not request.slide:
             raise UserError(f"the prompt has {length} tokens, and the model sees {self._context_length}; shorten it")
         row = next((row for row in range(len(self._decoder.lengths)) if row not in self._texts), None)
         if row is None:
             raise IndexError("no row is free")
-        # On the CPU: the same draws on any device.
+        # The generator is on the CPU, so that every device draws the same numbers.
         self._texts[row] = _Text(request, list(request.prompt_ids), torch.Generator().manual_seed(request.seed))
         return row
 
     def remove(self, row: int) -> None:
-        """End a text before its time; nothing happens if it has ended."""
+        """Stop generating the text in this row; does nothing if it has already finished."""
         self._texts.pop(row, None)
 
     def step(self) -> dict[int, Token]:
-        """One more token for every text; those that it finishes make room."""
+        """Generate one more token for every text, by row. The rows of texts that finish become free."""
         tokens: dict[int, Token] = {}
         for rows, logits in self._logits():
-            # NumPy's takes one thread, and leaves the others to the decoder.
+            # NumPy's argmax uses one thread, and leaves the others to the decoder.
             likeliest = logits.numpy().argmax(-1).tolist()
-            for row, of_row, token_id in zip(rows, logits, likeliest):
+            for row, row_logits, token_id in zip(rows, logits, likeliest):
                 if row is not None:
-                    tokens[row] = self._extend(self._texts[row], of_row, token_id)
+                    tokens[row] = self._extend(self._texts[row], row_logits, token_id)
         for row, token in tokens.items():
             if token.finish:
                 del self._texts[row]
         return tokens
 
     def _logits(self) -> Iterator[tuple[list[int | None], Tensor]]:
-        """Rows and the logits (rows, V) of their next token: of those that go on, and of those that are read anew."""
+        """Yield rows and the logits (rows, V) of their next tokens: first those of cached texts, then all others.
+
+        The logits at None have no meaning: `decode` returns those of all rows up to the last cached text.
+        """
         cached = {row: text.ids[-1] for row, text in self._texts.items() if text.is_cached}
-        fresh = {row: text.ids[-self._context_length :] for row, text in self._texts.items() if not text.is_cached}
+        uncached = {row: text.ids[-self._context_length :] for row, text in self._texts.items() if not text.is_cached}
         if cached:
             rows = [row if row in cached else None for row in range(max(cached) + 1)]
-            yield rows, self._decoder.decode([cached.get(row) for row in rows]).float().cpu()
-        if fresh:
-            yield list(fresh), self._decoder.prefill(list(fresh), list(fresh.values())).float().cpu()
+            last_ids = [None if row is None else cached[row] for row in rows]
+            yield rows, self._decoder.decode(last_ids).float().cpu()
+        if uncached:
+            yield list(uncached), self._decoder.prefill(list(uncached), list(uncached.values())).float().cpu()
 
     def _extend(self, text: _Text, logits: Tensor, likeliest: int) -> Token:
-        """The token that follows on `logits` (V,), of which that of `likeliest` is the largest, or not a number."""
+        """Draw the next token from `logits` (V,), whose largest value, or NaN, is at `likeliest`."""
         request = text.request
         if not math.isfinite(logits[likeliest]):
-            return Token(token_id=None, finish="diverged")  # a model that diverged has nothing to say
+            return Token(token_id=None, finish="diverged")
         if request.sampler.temperature == 0 and request.sampler.repetition_penalty == 1:
-            token_id = likeliest  # the only token of the distribution
+            token_id = likeliest  # the only token with a probability above 0
         else:
             token_id = draw(distribution(logits, torch.tensor(text.ids), request.sampler), text.generator)
         text.ids.append(token_id)
-        # The window holds its tokens but the last, which `decode` brings, as long as there is a column for that.
+        # `decode` appends the last token, so the row needs room for it.
         text.is_cached = len(text.ids) <= self._context_length
-        finish: Finish | None = None
+        finish: FinishReason | None = None
         if token_id in request.stop_ids:
             finish = "stop"
         elif len(text.ids) == len(request.prompt_ids) + request.max_new_tokens:

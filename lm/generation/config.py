@@ -1,4 +1,4 @@
-"""The section `sample`."""
+"""The section `sample` of params.yaml."""
 
 import math
 from dataclasses import dataclass
@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """How a token is drawn.
+    """How the next token is drawn.
 
-    `temperature: 0` is greedy; `top_k: 0`, `top_p: 1` and `min_p: 0` keep every token, `repetition_penalty: 1` all as
-    likely as they are.
+    `temperature: 0` always takes the most likely token. `top_k: 0`, `top_p: 1` and `min_p: 0` keep all tokens, and
+    `repetition_penalty: 1` leaves the probabilities unchanged.
+
+    Raises:
+        ValueError: a value is out of range; the message starts with its name.
     """
 
     temperature: float
@@ -19,21 +22,18 @@ class SamplerConfig:
     repetition_penalty: float
 
     def __post_init__(self) -> None:
-        if self.temperature != 0 and not 0.001 <= self.temperature < math.inf:
-            raise ValueError(f"temperature: expected 0, or 0.001 or more, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k: expected 0 or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: expected more than 0 and at most 1, got {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p: expected 0 to 1, got {self.min_p}")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty: expected a positive number, got {self.repetition_penalty}")
+        _check_sampler(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """`num_samples` texts of each prompt, with the seeds `seed`, `seed` + 1, ...; see `SamplerConfig`."""
+    """Which texts are generated: `num_samples` of each prompt, with the seeds `seed`, `seed` + 1, ...
+
+    Each has at most `max_new_tokens` tokens after its prompt. `SamplerConfig` explains the other fields.
+
+    Raises:
+        ValueError: a value is out of range; the message starts with its name.
+    """
 
     prompts: list[str]
     num_samples: int
@@ -53,10 +53,11 @@ class SampleConfig:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
-        _ = self.sampler  # which checks the rest
+        _check_sampler(self)
 
     @property
     def sampler(self) -> SamplerConfig:
+        """The fields that say how a token is drawn."""
         return SamplerConfig(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -64,3 +65,16 @@ class SampleConfig:
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
         )
+
+
+def _check_sampler(config: SamplerConfig | SampleConfig) -> None:
+    if config.temperature != 0 and not 0.001 <= config.temperature < math.inf:
+        raise ValueError(f"temperature: expected 0, or 0.001 or more, got {config.temperature}")
+    if config.top_k < 0:
+        raise ValueError(f"top_k: expected 0 or more, got {config.top_k}")
+    if not 0 < config.top_p <= 1:
+        raise ValueError(f"top_p: expected more than 0 and at most 1, got {config.top_p}")
+    if not 0 <= config.min_p <= 1:
+        raise ValueError(f"min_p: expected 0 to 1, got {config.min_p}")
+    if not 0 < config.repetition_penalty < math.inf:
+        raise ValueError(f"repetition_penalty: expected a positive number, got {config.repetition_penalty}")

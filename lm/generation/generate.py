@@ -1,10 +1,10 @@
-"""Texts of a trained model: from a prompt to requests, and from the tokens that come to text."""
+"""From a prompt to requests, and from the tokens of their batch to texts."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lm.generation.batch import Batch, Finish, Request, Token
+from lm.generation.batch import Batch, FinishReason, Request, Token
 from lm.generation.config import SampleConfig
 from lm.generation.text import TextStream
 from lm.tokenizer.tokenizer import Tokenizer
@@ -12,7 +12,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Sample:
-    """`ended` tells whether the model or a stop string ended the text, or it was cut off."""
+    """A prompt with its continuation; `ended` is false if the text was cut off, for example at `max_new_tokens`."""
 
     prompt: str
     seed: int
@@ -21,16 +21,22 @@ class Sample:
 
 
 class Reply:
-    """What a request has drawn, as text; `ended` as in `Sample`, `finish` that of the last token, if it came."""
+    """Turns the tokens that continue a request into text, which ends at the first of the `stop` strings.
+
+    `ended` tells whether a stop token or a stop string ended the text. `finish` is the one of the last token fed.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._text = TextStream(stop)
         self.ended = False
-        self.finish: Finish | None = None
+        self.finish: FinishReason | None = None
 
     def feed(self, token: Token) -> str:
-        """The text that is certain now; with the last token, all that is left."""
+        """Add a token and return the new text that is certain; with the last token, all of the remaining text.
+
+        The text never ends within a character or within what may become a stop string, so it may be empty.
+        """
         piece = ""
         if token.token_id is not None and token.finish != "stop":
             piece = self._text.feed(self._tokenizer.decode_bytes([token.token_id]))
@@ -39,11 +45,17 @@ class Reply:
         return piece + self._text.finish() if token.finish else piece
 
 
-def requests(tokenizer: Tokenizer, prompt: str, config: SampleConfig, slide: bool = True) -> list[Request]:
-    """`num_samples` requests with the seeds `seed`, `seed` + 1, ...; an empty prompt begins a text."""
+def requests(tokenizer: Tokenizer, prompt: str, config: SampleConfig, slide: bool = True) -> Iterator[Request]:
+    """Return an iterator over `num_samples` requests to continue the prompt, with the seeds `seed`, `seed` + 1, ...
+
+    An empty prompt becomes the end-of-text token, after which a new text begins.
+
+    Raises:
+        UserError: the prompt cannot be encoded.
+    """
     end_of_text_id = tokenizer.end_of_text_id
     prompt_ids = tokenizer.encode(prompt) or [end_of_text_id]
-    return [
+    return (
         Request(
             prompt_ids=prompt_ids,
             sampler=config.sampler,
@@ -53,30 +65,36 @@ def requests(tokenizer: Tokenizer, prompt: str, config: SampleConfig, slide: boo
             slide=slide,
         )
         for index in range(config.num_samples)
-    ]
+    )
 
 
-def grow(batch: Batch, asked: Sequence[Request], replies: Sequence[Reply]) -> Iterator[tuple[int, str]]:
-    """Continue the requests, as many at once as the batch has rows; a number and a piece of text for every token.
+def stream(
+    batch: Batch, tokenizer: Tokenizer, pending: Iterable[Request], stop: Sequence[str] = ()
+) -> Generator[tuple[int, str, Reply], None, None]:
+    """Generate the texts of the pending requests, as many at once as the batch has free rows.
 
-    A piece comes through the reply of the same number, which at last tells how the text ended. It never ends within a
-    character, nor within what may become a stop string: it may be empty.
+    Yields, for every token, the index of its request, the new text that is certain (see `Reply.feed`), and the reply of
+    that request, which tells after the last token how the text ended.
+
+    `batch` must be empty, and only this generator may use it. `pending` is read one by one as rows become free. Closing
+    the generator removes unfinished texts from the batch.
     """
-    waiting = deque(range(len(asked)))
-    growing: dict[int, int] = {}  # by row
+    numbered = enumerate(pending)
+    running: dict[int, tuple[int, Reply]] = {}  # by row
     try:
-        while waiting or growing:
-            while waiting and batch.num_free:
-                index = waiting.popleft()
-                growing[batch.add(asked[index])] = index
+        while True:
+            for index, request in itertools.islice(numbered, batch.num_free):
+                running[batch.add(request)] = index, Reply(tokenizer, stop)
+            if not running:
+                return
             for row, token in batch.step().items():
-                index = growing[row]
-                yield index, replies[index].feed(token)
-                if token.finish or replies[index].ended:
+                index, reply = running[row]
+                yield index, reply.feed(token), reply
+                if token.finish or reply.ended:
                     batch.remove(row)
-                    del growing[row]
-    finally:  # the reader may have had enough
-        for row in growing:
+                    del running[row]
+    finally:
+        for row in running:
             batch.remove(row)
 
 
@@ -88,23 +106,23 @@ def complete(
     stop: Sequence[str] = (),
     slide: bool = True,
 ) -> list[Sample]:
-    """`num_samples` continuations of one prompt; `stop` as in `TextStream`, `slide` as in `Request`."""
-    asked = requests(tokenizer, prompt, config, slide)
-    replies = [Reply(tokenizer, stop) for _ in asked]
-    texts = [prompt] * len(asked)
-    for index, piece in grow(batch, asked, replies):
+    """Generate `num_samples` continuations of a prompt; see `Reply` for `stop` and `Request` for `slide`."""
+    texts = [prompt] * config.num_samples
+    ended = [False] * config.num_samples
+    for index, piece, reply in stream(batch, tokenizer, requests(tokenizer, prompt, config, slide), stop):
         texts[index] += piece
-    return [Sample(prompt, request.seed, text, reply.ended) for request, text, reply in zip(asked, texts, replies)]
+        ended[index] = reply.ended
+    return [Sample(prompt, config.seed + index, texts[index], ended[index]) for index in range(config.num_samples)]
 
 
 def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int, slide: bool = True) -> str | None:
-    """What to tell about a prompt, or a text to come, that does not fit into the model's context; None if all fits."""
+    """Return what happens to a prompt or a text that does not fit into the context window; None if all of it fits."""
     if prompt_tokens > context_length and slide:
         return (
             f"the prompt has {prompt_tokens} tokens and the model sees {context_length}: "
-            f"its first {prompt_tokens - context_length} are not seen"
+            f"the first {prompt_tokens - context_length} are ignored"
         )
     if prompt_tokens + max_new_tokens > context_length:
-        what = "it forgets the beginning" if slide else "the text ends"
-        return f"the model sees {context_length} tokens: beyond them {what}"
+        what = "the beginning of a longer text is forgotten" if slide else "the text ends there"
+        return f"the model sees {context_length} tokens: {what}"
     return None

@@ -1,11 +1,15 @@
-"""A decoding step as machine code, compiled by numba: on a CPU, where a step reads every weight for little work.
+"""One decoding step as machine code, compiled by numba for the CPU.
 
-The weights may be float32 or bfloat16; all else is float32. numba has no bfloat16: it is the upper half of a float32,
-kept as uint16. Several threads do a step together, each a share of the outputs of every product and of the heads, and
-wait for each other where one reads what another wrote.
+With few rows, a step does little arithmetic per weight, and the overhead of many separate PyTorch operations would be
+a large part of its time.
 
-Shapes: L layers, B rows, S positions, V vocabulary, D d_model, H heads, G key/value heads, K d_head, F width inside the
-feed-forward layer, N = 2L + 1 norms: what each sub-layer reads, and the head, passes one.
+The weights are float32 or bfloat16, and everything else is float32. Since numba has no bfloat16, such weights are
+stored as uint16, the upper half of a float32. Several threads compute a step together: each computes a part of the
+outputs of every matrix multiplication and some of the attention heads. At a barrier they wait for each other before
+they read what another thread wrote.
+
+Shapes: L layers, B rows, S positions, V vocabulary, D d_model, H heads, G key/value heads, K d_head, F d_ff,
+N = 2L + 1 norms, one before each sublayer and one before the output head.
 """
 
 import math
@@ -17,13 +21,13 @@ from numba.extending import intrinsic, overload
 
 NO_NORM, RMS_NORM, LAYER_NORM = 0, 1, 2
 _EPS = np.float32(1e-5)
-_SPINS = 2000  # some microseconds
-_YIELDS = 20_000  # some milliseconds
-_LONGEST_SLEEP = 10_000  # microseconds
-_TILE = 4
+_MAX_SPINS = 2000  # checks of a counter before a waiting thread yields its processor: some microseconds
+_MAX_YIELDS = 20_000  # checks before a waiting worker sleeps: some milliseconds
+_MAX_SLEEP = 10_000  # microseconds
+_TILE = 4  # rows and outputs per tile of a matrix multiplication
 _CACHE_LINE = 64  # bytes
 
-# Sums may be taken in any order, as in every fast product.
+# Sums may be computed in any order, as in every fast matrix multiplication.
 _FAST = {"reassoc", "contract", "nsz"}
 
 _yield_processor = types.ExternalFunction("sched_yield", types.int32())
@@ -31,111 +35,145 @@ _sleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def lead(num_threads, orders, arrived, model, scratch, token_ids, positions, keys, values, logits):
-    """Do a step together with the threads that `follow`.
+def run_step(num_threads, commands, arrived, model, scratch, token_ids, positions, keys, values, logits):
+    """Compute one step together with the threads that run `worker_loop`.
 
-    `orders` are the steps asked for so far and the number of rows in the next one, `arrived` a counter that is 0 at
-    first; see `lm.generation.numba_decoder`, which packs `model` and `scratch`. Each of the first rows brings
-    `token_ids[row]` at `positions[row]`; `keys` and `values` (L, B, G, S, K) get what it adds, `logits` (B, V) the
-    outcome. A step begins and ends within machine code: nothing is left half done when Ctrl-C comes.
+    Row r of the first `commands[1]` rows appends token `token_ids[r]` at position `positions[r]`. Its keys and values
+    are written into the cache, and the logits of the next token into `logits[r]`. The whole step is machine code, so
+    Ctrl-C cannot interrupt it halfway.
+
+    Args:
+        commands: (2,) int64, the number of steps requested so far and the number of rows of the next one.
+        arrived: (1,) int64, the counter of the barrier, initially 0.
+        model, scratch: tuples of arrays and switches, packed by `lm.generation.numba_decoder`.
+        token_ids, positions: (B,) int64.
+        keys, values: (L, B, G, S, K), the cache.
+        logits: (B, V) float32.
     """
-    waits = _current(arrived) // num_threads  # nobody is within a step now
-    _increment(orders)
+    barriers = _atomic_load(arrived) // num_threads  # exact, because no thread is in a step now
+    _atomic_increment(commands)
     state = token_ids, positions, keys, values, logits
-    _step(0, waits, num_threads, orders[1], arrived, model, scratch, state)
+    _step(0, barriers, num_threads, commands[1], arrived, model, scratch, state)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def follow(thread, num_threads, orders, arrived, model, scratch, token_ids, positions, keys, values, logits):
-    """What every other thread does, with the same arrays: its share of each step, until `orders` are negative."""
-    waits = done = 0
+def worker_loop(thread, num_threads, commands, arrived, model, scratch, token_ids, positions, keys, values, logits):
+    """Compute one thread's part of every step, until `commands[0]` is negative.
+
+    `thread` is 1 to `num_threads` - 1; thread 0 is the one that calls `run_step`, with the same arrays.
+    """
+    barriers = steps = 0
     state = token_ids, positions, keys, values, logits
     while True:
-        idle = 0
-        while _current(orders) == done:
-            idle = _pause(idle)
-            if idle > _YIELDS:  # nobody is generating: look again ever more seldom
-                _sleep(min(idle - _YIELDS, _LONGEST_SLEEP))
-        done = _current(orders)
-        if done < 0:
+        num_pauses = 0
+        while _atomic_load(commands) == steps:
+            num_pauses = _pause(num_pauses)
+            if num_pauses > _MAX_YIELDS:  # no text is being generated: check less and less often
+                _sleep(min(num_pauses - _MAX_YIELDS, _MAX_SLEEP))
+        steps = _atomic_load(commands)
+        if steps < 0:
             return
-        waits = _step(thread, waits, num_threads, orders[1], arrived, model, scratch, state)
+        barriers = _step(thread, barriers, num_threads, commands[1], arrived, model, scratch, state)
 
 
 @njit(error_model="numpy")
-def _step(thread, waits, num_threads, num_rows, arrived, model, scratch, state):
-    """One thread's share of a step. `waits` counts how often it has waited for the others; returns that.
+def _step(thread, barriers, num_threads, num_rows, arrived, model, scratch, state):
+    """Compute one thread's part of a step.
 
-    A sub-layer reads h, x after a norm. Its output is added to x where the norm is its own, and to h where it is the
-    one behind the sub-layer before.
+    `barriers` is the number of barriers that the thread has passed; the new number is returned.
+
+    Each sublayer reads h = norm(x). With pre-norm, x is the residual stream, the norm belongs to the sublayer that
+    reads h, and its output is added to x. With post-norm, the norm belongs to the sublayer before, so h is the residual
+    stream, and the output is added to h.
+
+    Shapes of `model`: `token_embeddings` (V, D), `position_embeddings` (S, D) or empty, `cos` and `sin` (S, K) or
+    empty, `norm_kinds` (N,), `norms` (N, 2, D) with weight and bias, `qk_norms` (L, 2, K) or (L, 2, 0), `qkv`
+    (L, (H + 2G)K, D), `output` (L, D, HK), `w1_w3` (L, 2F, D) if `is_gated` and otherwise (L, F, D), `w2` (L, D, F),
+    `lm_head` (V, D). Shapes of `scratch`: `x` (B, D), `normed` (threads, B, D), `projected` (B, at least D and
+    (H + 2G)K), `heads` (B, HK), `activations` (B, 2F) or (B, F), `scores` (threads, S).
     """
-    embeddings, learned, cos, sin, norm_kinds, norms, post, qk_norms, qkv, output, inner, outer, head, gated = model
+    (
+        token_embeddings,
+        position_embeddings,
+        cos,
+        sin,
+        norm_kinds,
+        norms,
+        is_post_norm,
+        qk_norms,
+        qkv,
+        output,
+        w1_w3,
+        w2,
+        lm_head,
+        is_gated,
+    ) = model
     x, normed, projected, heads, activations, scores = scratch
     token_ids, positions, keys, values, logits = state
     num_layers, d_model = len(qkv), x.shape[1]
     x, projected, heads, activations = x[:num_rows], projected[:num_rows], heads[:num_rows], activations[:num_rows]
     num_kv_heads, d_head = keys.shape[2], keys.shape[4]
     num_heads = heads.shape[1] // d_head
-    group = num_heads // num_kv_heads
-    d_ff = outer.shape[2]
-    h = normed[thread, :num_rows]
+    group_size = num_heads // num_kv_heads  # query heads that share a key/value head
+    d_ff = w2.shape[2]
+    h = normed[thread, :num_rows]  # every thread computes all norms for itself, which is cheaper than a barrier
     if thread == 0:
         for row in range(num_rows):
             for d in range(d_model):
-                x[row, d] = widen(embeddings[token_ids[row], d])
-                if len(learned):
-                    x[row, d] += widen(learned[positions[row], d])
-    waits = _wait(arrived, waits, num_threads)
+                x[row, d] = widen(token_embeddings[token_ids[row], d])
+                if len(position_embeddings):
+                    x[row, d] += widen(position_embeddings[positions[row], d])
+    barriers = _barrier(arrived, barriers, num_threads)
     for layer in range(num_layers):
         _norm(norm_kinds[2 * layer], norms[2 * layer], x, h)
-        base = h if post else x
-        first, last = _share(thread, num_threads, qkv.shape[1], _TILE)
-        _product(qkv[layer], h, d_model, projected, first, last)
-        waits = _wait(arrived, waits, num_threads)
-        first, last = _share(thread, num_threads, num_rows * num_kv_heads)
+        residual = h if is_post_norm else x
+        first, last = _partition(thread, num_threads, qkv.shape[1], _TILE)
+        _matmul(qkv[layer], h, d_model, projected, first, last)
+        barriers = _barrier(arrived, barriers, num_threads)
+        first, last = _partition(thread, num_threads, num_rows * num_kv_heads)
         for unit in range(first, last):
             row, kv_head = unit // num_kv_heads, unit % num_kv_heads
-            at = positions[row]
+            position = positions[row]
             k = projected[row, (num_heads + kv_head) * d_head :][:d_head]
             v = projected[row, (num_heads + num_kv_heads + kv_head) * d_head :][:d_head]
-            _turn(k, qk_norms[layer, 1:], cos, sin, at)
+            _rotate(k, qk_norms[layer, 1:], cos, sin, position)
             for d in range(d_head):
-                keys[layer, row, kv_head, at, d] = narrow(k[d], keys)
-                values[layer, row, kv_head, at, d] = narrow(v[d], values)
-            for q_head in range(kv_head * group, (kv_head + 1) * group):
+                keys[layer, row, kv_head, position, d] = narrow(k[d], keys)
+                values[layer, row, kv_head, position, d] = narrow(v[d], values)
+            for q_head in range(kv_head * group_size, (kv_head + 1) * group_size):
                 q = projected[row, q_head * d_head :][:d_head]
-                _turn(q, qk_norms[layer, :1], cos, sin, at)
-                own_keys, own_values = keys[layer, row, kv_head], values[layer, row, kv_head]
-                _attend(q, own_keys, own_values, at + 1, scores[thread], heads[row, q_head * d_head :][:d_head])
-        waits = _wait(arrived, waits, num_threads)
-        first, last = _share(thread, num_threads, d_model, _TILE)
-        _product(output[layer], heads, heads.shape[1], projected, first, last)
-        _add(base, projected, x, first, last)
-        waits = _wait(arrived, waits, num_threads)
+                _rotate(q, qk_norms[layer, :1], cos, sin, position)
+                k_cache, v_cache = keys[layer, row, kv_head], values[layer, row, kv_head]
+                _attend(q, k_cache, v_cache, position + 1, scores[thread], heads[row, q_head * d_head :][:d_head])
+        barriers = _barrier(arrived, barriers, num_threads)
+        first, last = _partition(thread, num_threads, d_model, _TILE)
+        _matmul(output[layer], heads, heads.shape[1], projected, first, last)
+        _add(residual, projected, x, first, last)
+        barriers = _barrier(arrived, barriers, num_threads)
 
         _norm(norm_kinds[2 * layer + 1], norms[2 * layer + 1], x, h)
-        first, last = _share(thread, num_threads, d_ff, _TILE)
-        _product(inner[layer], h, d_model, activations, first, last)
-        if gated:
-            _product(inner[layer], h, d_model, activations, d_ff + first, d_ff + last)
+        first, last = _partition(thread, num_threads, d_ff, _TILE)
+        _matmul(w1_w3[layer], h, d_model, activations, first, last)
+        if is_gated:
+            _matmul(w1_w3[layer], h, d_model, activations, d_ff + first, d_ff + last)
         for row in range(num_rows):
             for f in range(first, last):
                 a = activations[row, f]
-                a /= np.float32(1) + _exp(-a)
-                activations[row, f] = a * activations[row, d_ff + f] if gated else a
-        waits = _wait(arrived, waits, num_threads)
-        first, last = _share(thread, num_threads, d_model, _TILE)
-        _product(outer[layer], activations, d_ff, projected, first, last)
-        _add(base, projected, x, first, last)
-        waits = _wait(arrived, waits, num_threads)
+                a /= np.float32(1) + _exp(-a)  # SiLU
+                activations[row, f] = a * activations[row, d_ff + f] if is_gated else a
+        barriers = _barrier(arrived, barriers, num_threads)
+        first, last = _partition(thread, num_threads, d_model, _TILE)
+        _matmul(w2[layer], activations, d_ff, projected, first, last)
+        _add(residual, projected, x, first, last)
+        barriers = _barrier(arrived, barriers, num_threads)
     _norm(norm_kinds[2 * num_layers], norms[2 * num_layers], x, h)
-    first, last = _share(thread, num_threads, len(head), _TILE)
-    _product(head, h, d_model, logits, first, last)
-    return _wait(arrived, waits, num_threads)
+    first, last = _partition(thread, num_threads, len(lm_head), _TILE)
+    _matmul(lm_head, h, d_model, logits, first, last)
+    return _barrier(arrived, barriers, num_threads)
 
 
 def widen(number):
-    """A float32, whether it is kept as such or as the upper half of its bits."""
+    """Convert a stored number to float32: a float32 as it is, a uint16 as the upper half of the bits."""
     raise NotImplementedError
 
 
@@ -147,7 +185,7 @@ def _widen(number):
 
 
 def narrow(number, like):
-    """The inverse: rounded to the nearest number of `like`'s dtype, of two the even one."""
+    """Convert a float32 to the dtype of the array `like`: the inverse of `widen`, rounding to nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -164,11 +202,11 @@ def _narrow(number, like):
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _product(weights, x, d_in, out, first, last):
-    """out[:, first:last] = x Wᵀ over the first `d_in` inputs.
+def _matmul(weights, x, d_in, out, first, last):
+    """out[:, first:last] = x Wᵀ, summed over the first `d_in` inputs; `weights` is (outputs, inputs).
 
-    By tiles of four rows and four outputs, whose sums stay in registers: 16 products for 8 numbers that are read.
-    Meanwhile the weights of the next tiles come from memory, a share with each.
+    The work is done in tiles of four rows by four outputs whose sums stay in registers, so that 8 numbers read give 16
+    products. Each tile also prefetches a part of the weights of the next four outputs.
     """
     num_rows = len(x)
     zeros = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
@@ -176,12 +214,12 @@ def _product(weights, x, d_in, out, first, last):
         row = 0
         while row + 4 <= num_rows and o + 4 <= last:
             if o + 8 <= last:
-                share = 4 * d_in * weights.itemsize // (num_rows // 4)
-                for byte in range(row // 4 * share, (row // 4 + 1) * share, _CACHE_LINE):
+                num_bytes = 4 * d_in * weights.itemsize // (num_rows // 4)
+                for byte in range(row // 4 * num_bytes, (row // 4 + 1) * num_bytes, _CACHE_LINE):
                     _prefetch(weights[o + 4], byte)
             w0, w1, w2, w3 = weights[o], weights[o + 1], weights[o + 2], weights[o + 3]
             x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
-            sums0 = sums1 = sums2 = sums3 = zeros  # of an output, a row each
+            sums0 = sums1 = sums2 = sums3 = zeros  # one tuple per output, one sum per row
             for i in range(d_in):
                 inputs = x0[i], x1[i], x2[i], x3[i]
                 sums0 = _add_products(sums0, widen(w0[i]), inputs)
@@ -192,8 +230,8 @@ def _product(weights, x, d_in, out, first, last):
                 out[row + r, o : o + 4] = sums0[r], sums1[r], sums2[r], sums3[r]
             row += 4
         for r in range(row, num_rows):
-            for each in range(o, min(o + 4, last)):
-                out[r, each] = _dot(weights[each], x[r], d_in)
+            for remaining in range(o, min(o + 4, last)):
+                out[r, remaining] = _dot(weights[remaining], x[r], d_in)
 
 
 @njit(fastmath=_FAST, error_model="numpy")
@@ -215,35 +253,38 @@ def _dot(weights, x, d_in):
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _attend(q, keys, values, seen, scores, out):
-    """out = softmax(q Kᵀ / sqrt(K)) V over the first `seen` positions of keys and values (S, K), by four at a time."""
+def _attend(q, keys, values, length, scores, out):
+    """out = softmax(q Kᵀ / sqrt(K)) V over the first `length` of the keys and values (S, K), four positions at a time.
+
+    `scores` (S,) is overwritten.
+    """
     d_head = len(q)
-    in_fours = seen // 4 * 4
-    for s in range(0, in_fours, 4):
+    blocked = length // 4 * 4  # positions in whole blocks of four
+    for s in range(0, blocked, 4):
         k0, k1, k2, k3 = keys[s], keys[s + 1], keys[s + 2], keys[s + 3]
         sums = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
         for d in range(d_head):
             sums = _add_products(sums, q[d], (widen(k0[d]), widen(k1[d]), widen(k2[d]), widen(k3[d])))
         scores[s : s + 4] = sums
-    for s in range(in_fours, seen):
+    for s in range(blocked, length):
         scores[s] = _dot(keys[s], q, d_head)
 
     scale = np.float32(1 / math.sqrt(d_head))
     largest = np.float32(-np.inf)
-    for s in range(seen):
+    for s in range(length):
         largest = max(largest, scores[s])
     total = np.float32(0)
-    for s in range(seen):
+    for s in range(length):
         scores[s] = _exp((scores[s] - largest) * scale)
         total += scores[s]
 
     out[:] = 0
-    for s in range(0, in_fours, 4):
+    for s in range(0, blocked, 4):
         p0, p1, p2, p3 = scores[s], scores[s + 1], scores[s + 2], scores[s + 3]
         v0, v1, v2, v3 = values[s], values[s + 1], values[s + 2], values[s + 3]
         for d in range(d_head):
             out[d] += p0 * widen(v0[d]) + p1 * widen(v1[d]) + p2 * widen(v2[d]) + p3 * widen(v3[d])
-    for s in range(in_fours, seen):
+    for s in range(blocked, length):
         for d in range(d_head):
             out[d] += scores[s] * widen(values[s, d])
     for d in range(d_head):
@@ -252,10 +293,10 @@ def _attend(q, keys, values, seen, scores, out):
 
 @njit(error_model="numpy")
 def _exp(x):
-    """exp(x) for x up to 88, by operations that the compiler can do for many numbers at once; 0 is 1e-38.
+    """exp(x) for x from -87 to 88, in operations that the compiler can vectorize; x outside is clamped to that range.
 
-    With x = (n + f) ln 2 and |f| <= 1/2 it is 2^n, which is a float's exponent, times the Taylor series of 2^f, whose
-    term of the seventh power is below half a unit in the last place.
+    With x = (n + f) ln 2, n whole and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
+    and 2^f is its Taylor series up to the sixth power; the seventh would be less than half a unit in the last place.
     """
     x = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1 / math.log(2))
     n = np.floor(x + np.float32(0.5))
@@ -272,6 +313,7 @@ def _exp(x):
 
 @njit(fastmath=_FAST, error_model="numpy")
 def _norm(kind, weight_and_bias, x, out):
+    """out = the norm of each row of x (B, D), with `weight_and_bias` (2, D); for NO_NORM only those are applied."""
     for row in range(len(x)):
         mean = np.float32(0)
         if kind == LAYER_NORM:
@@ -287,8 +329,8 @@ def _norm(kind, weight_and_bias, x, out):
 
 
 @njit(fastmath=_FAST, error_model="numpy")
-def _turn(head, weight, cos, sin, position):
-    """Normalise a query or a key, if there is a weight for that, and turn it to its position, if there are angles."""
+def _rotate(head, weight, cos, sin, position):
+    """Apply, in place, QK norm to a query or key unless `weight` (1, K) is empty, and RoPE unless `cos` (S, K) is."""
     if weight.shape[1]:
         squares = np.float32(0)
         for d in range(len(head)):
@@ -304,42 +346,47 @@ def _turn(head, weight, cos, sin, position):
 
 
 @njit(error_model="numpy")
-def _add(base, change, x, first, last):
+def _add(residual, update, x, first, last):
+    """x[:, first:last] = residual + update."""
     for row in range(len(x)):
         for d in range(first, last):
-            x[row, d] = base[row, d] + change[row, d]
+            x[row, d] = residual[row, d] + update[row, d]
 
 
 @njit(error_model="numpy")
-def _share(thread, num_threads, count, unit=1):
-    """The first of a thread's share, and the first of the next; in whole units, which `_product` adds up alike."""
+def _partition(thread, num_threads, count, unit=1):
+    """Return the range [first, last) of `count` items that a thread computes.
+
+    A range starts at a multiple of `unit`. With the tile of `_matmul` as the unit, every output is summed in the same
+    order for any number of threads.
+    """
     units = (count + unit - 1) // unit
     first, last = units * thread // num_threads, units * (thread + 1) // num_threads
     return first * unit, min(last * unit, count)
 
 
 @njit(error_model="numpy")
-def _wait(arrived, waits, num_threads):
-    """Wait until every thread has come here as often as this one; returns how often that is."""
-    waits += 1
-    _increment(arrived)
-    spins = 0
-    while _current(arrived) < waits * num_threads:
-        spins = _pause(spins)
-    return waits
+def _barrier(arrived, barriers, num_threads):
+    """Wait until every thread has passed as many barriers as this one, including this one; return their number."""
+    barriers += 1
+    _atomic_increment(arrived)
+    num_pauses = 0
+    while _atomic_load(arrived) < barriers * num_threads:
+        num_pauses = _pause(num_pauses)
+    return barriers
 
 
 @njit(error_model="numpy")
-def _pause(times):
-    """Wait a moment; returns how often that was. Soon another program may have the processor meanwhile."""
-    if times > _SPINS:
+def _pause(num_pauses):
+    """Wait for a moment and return the number of pauses so far; after `_MAX_SPINS`, let other threads run meanwhile."""
+    if num_pauses > _MAX_SPINS:
         _yield_processor()
-    return times + 1
+    return num_pauses + 1
 
 
 @intrinsic
-def _increment(_, counter):
-    """counter[0] += 1, by several threads at once; what was written before can be seen by who sees the new value."""
+def _atomic_increment(_, counter):
+    """counter[0] += 1, safe with several threads: whoever sees the new value also sees all earlier writes."""
 
     def generate(context, builder, signature, arguments):
         pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -350,8 +397,8 @@ def _increment(_, counter):
 
 
 @intrinsic
-def _current(_, counter):
-    """counter[0], as other threads have made it."""
+def _atomic_load(_, counter):
+    """Return counter[0], including the changes that other threads made."""
 
     def generate(context, builder, signature, arguments):
         pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -362,15 +409,15 @@ def _current(_, counter):
 
 @intrinsic
 def _prefetch(_, array, byte):
-    """Ask for the cache line that holds that byte of the array, and go on."""
+    """Start loading the cache line with this byte of the array, without waiting for it."""
 
     def generate(context, builder, signature, arguments):
         pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         pointer = builder.gep(builder.bitcast(pointer, ir.IntType(8).as_pointer()), [arguments[1]])
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(prefetch, [pointer, number(0), number(3), number(1)])  # to read, into every cache, data
+        int32 = ir.IntType(32)
+        prefetch_type = ir.FunctionType(ir.VoidType(), [pointer.type, int32, int32, int32])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], prefetch_type)
+        builder.call(prefetch, [pointer, int32(0), int32(3), int32(1)])  # for reading, into all cache levels, data
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate

@@ -1,4 +1,4 @@
-"""Texts in a terminal as they come, and a conversation in which the model stays and the settings change."""
+"""Print texts in a terminal as they are generated, and ask for prompts and settings in an interactive session."""
 
 import contextlib
 import dataclasses
@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from lm.errors import UserError
 from lm.generation.batch import Batch
 from lm.generation.config import SampleConfig
-from lm.generation.generate import Reply, grow, requests, window_notice
+from lm.generation.generate import requests, stream, window_notice
 from lm.tokenizer.tokenizer import Tokenizer
 
 _SETTINGS = [field.name for field in dataclasses.fields(SampleConfig) if field.name != "prompts"]
-_HELP = """Type the beginning of a text; an empty line leaves it to the model. Ctrl-C ends a text, Ctrl-D all.
-/NAME VALUE changes a setting, /NAME shows one, / shows all."""
+_HELP = """Type the beginning of a text, or an empty line to let the model begin. Ctrl-C stops a text, Ctrl-D quits.
+/NAME VALUE changes a setting, /NAME shows it, / shows all settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terminal:
-    """What writes: a batch of one row, and what ends a text (see `TextStream` and `Request`)."""
+    """Generates texts for a terminal, one at a time.
+
+    `batch` has one row. `TextStream` explains `stop`, and `Request` explains `slide`.
+    """
 
     batch: Batch
     tokenizer: Tokenizer
@@ -31,30 +34,39 @@ class Terminal:
     slide: bool
 
     def write(self, prompt: str, config: SampleConfig) -> None:
-        """Write samples one after the other to the standard output, and what there is to say to the error output."""
-        asked = requests(self.tokenizer, prompt, config, self.slide)
-        length = len(self.tokenizer.encode(prompt))
-        if notice := window_notice(length, config.max_new_tokens, self.context_length, self.slide):
-            _say(notice)
-        replies = [Reply(self.tokenizer, self.stop) for _ in asked]
+        """Print the samples of a prompt to stdout as they are generated, and notices and the speed to stderr.
+
+        Raises:
+            UserError: the prompt cannot be encoded or is too long, or the model's logits are not finite.
+        """
+        pending = requests(self.tokenizer, prompt, config, self.slide)
+        prompt_tokens = len(self.tokenizer.encode(prompt))
+        if notice := window_notice(prompt_tokens, config.max_new_tokens, self.context_length, self.slide):
+            _print_to_stderr(notice)
         started, num_tokens, last = time.perf_counter(), 0, -1
-        for index, piece in grow(self.batch, asked, replies):
-            start = "" if index == last else ("\n" if index else "") + prompt
-            print(start + piece, end="", flush=True)
-            num_tokens, last = num_tokens + (replies[index].finish != "diverged"), index
+        with contextlib.closing(stream(self.batch, self.tokenizer, pending, self.stop)) as pieces:
+            for index, piece, reply in pieces:
+                start = "" if index == last else ("\n" if index else "") + prompt
+                print(start + piece, end="", flush=True)
+                if reply.finish == "diverged":
+                    print()
+                    raise UserError("the model's logits are not finite, because its training diverged; train it again")
+                num_tokens, last = num_tokens + 1, index
         print()
-        if any(reply.finish == "diverged" for reply in replies):
-            _say("the model gives logits that are not finite: its training diverged")
         rate = num_tokens / (time.perf_counter() - started)
-        _say(f"{num_tokens} tokens, {rate:,.0f} tokens/s, seed {config.seed}")
+        _print_to_stderr(f"{num_tokens} tokens, {rate:,.0f} tokens/s, seed {config.seed}")
 
     def converse(self, config: SampleConfig, read: Callable[[str], str] = input) -> None:
-        """Write a text for every line read, until the input ends; after it the seed counts on."""
+        """Read lines with a prompt or a setting until the input ends, and write the samples of each prompt.
+
+        `num_samples` is added to the seed after each prompt, so that the same prompt gives new texts.
+        """
         with contextlib.suppress(ImportError):  # on Windows
-            importlib.import_module("readline")  # the arrow keys, for `input`
+            importlib.import_module("readline")  # gives `input` the arrow keys and a history
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 is refused below, and no end
-        _say(_HELP)
+            # Bytes that are not UTF-8 become surrogates, which `write` refuses, instead of ending the session.
+            sys.stdin.reconfigure(errors="surrogateescape")
+        _print_to_stderr(_HELP)
         while True:
             try:
                 line = read("> ").rstrip("\r")
@@ -64,30 +76,33 @@ class Terminal:
                 self.write(line, config)
             except EOFError:
                 return
-            except UserError as error:  # a beginning that is too long, or no text
-                _say(f"error: {error}")
-            except KeyboardInterrupt:  # in a text, or in a line that is typed
+            except UserError as error:
+                _print_to_stderr(f"error: {error}")
+            except KeyboardInterrupt:  # while a text is generated or a line is typed
                 print()
             config = dataclasses.replace(config, seed=(config.seed + config.num_samples) % 2**32)
 
 
 def _set(words: str, config: SampleConfig) -> SampleConfig:
-    """`temperature 0.5`; what is wrong is said, and changes nothing."""
+    """Return the config changed by words such as `temperature 0.5`; without a value, show the setting instead.
+
+    A mistake is reported, and the config returned unchanged.
+    """
     name, _, value = words.strip().partition(" ")
     if name not in _SETTINGS or not value:
         shown = [name] if name in _SETTINGS else _SETTINGS
         if name not in ("", *_SETTINGS):
-            _say(f"there is no setting {name!r}; these are:")
-        _say("\n".join(f"/{each} {getattr(config, each)}" for each in shown))
+            _print_to_stderr(f"there is no setting {name!r}; the settings are:")
+        _print_to_stderr("\n".join(f"/{each} {getattr(config, each)}" for each in shown))
         return config
     kind = type(getattr(config, name))
     try:
         return dataclasses.replace(config, **{name: kind(value)})
     except ValueError as error:
         what = "a whole number" if kind is int else "a number"
-        _say(str(error) if str(error).startswith(name) else f"{name}: expected {what}, got {value!r}")
+        _print_to_stderr(str(error) if str(error).startswith(name) else f"{name}: expected {what}, got {value!r}")
         return config
 
 
-def _say(text: str) -> None:
+def _print_to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -26,6 +26,7 @@ def request_(plain) -> Request:
 
 
 def alone(model: TransformerLM, request: Request) -> list[Token]:
+    """Return the tokens that the request gets in a batch of its own."""
     batch = Batch(Decoder(model, num_rows=1))
     batch.add(request)
     tokens = []
@@ -34,7 +35,7 @@ def alone(model: TransformerLM, request: Request) -> list[Token]:
     return tokens
 
 
-def ids(tokens: list[Token]) -> list[int | None]:
+def ids_of(tokens: list[Token]) -> list[int | None]:
     return [token.token_id for token in tokens]
 
 
@@ -47,20 +48,20 @@ def plain_greedy(model: TransformerLM, text: list[int], num_tokens: int) -> list
 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [4] * 16, list(range(20))])
-def test_a_window_that_slides_gives_what_an_argmax_loop_gives(prompt, model, request_):
+def test_a_sliding_window_gives_the_tokens_of_an_argmax_loop(prompt, model, request_):
     greedy = replace(request_, prompt_ids=prompt, sampler=replace(request_.sampler, temperature=0.0))
     tokens = alone(model, greedy)
-    assert ids(tokens) == plain_greedy(model, prompt, 30)
+    assert ids_of(tokens) == plain_greedy(model, prompt, 30)
     assert [token.finish for token in tokens] == [None] * 29 + ["length"]
 
 
 @pytest.mark.parametrize(("length", "num_tokens"), [(3, 14), (15, 2), (16, 1)])
-def test_without_sliding_a_text_ends_where_the_context_is_full(length, num_tokens, model, request_):
-    """The model can still tell what follows a full context, and no more."""
+def test_without_slide_a_text_ends_when_the_context_is_full(length, num_tokens, model, request_):
+    """The model still predicts the token after a full context, but no more."""
     prompt = [1] * length
     fixed = replace(request_, prompt_ids=prompt, sampler=replace(request_.sampler, temperature=0.0), slide=False)
     tokens = alone(model, fixed)
-    assert ids(tokens) == plain_greedy(model, prompt, num_tokens)
+    assert ids_of(tokens) == plain_greedy(model, prompt, num_tokens)
     assert tokens[-1].finish == "context"
     with pytest.raises(UserError, match="17 tokens, and the model sees 16"):
         Batch(Decoder(model, 1)).add(replace(fixed, prompt_ids=[1] * 17))
@@ -69,8 +70,8 @@ def test_without_sliding_a_text_ends_where_the_context_is_full(length, num_token
 @settings(deadline=None, max_examples=20)
 @given(data=st.data())
 def test_a_request_gives_the_same_tokens_in_any_batch(data, model, plain):
-    """Requests of different lengths and samplers join at different times, some leave early."""
-    drawn = st.builds(
+    """Requests with different lengths and samplers join at different times, and some are removed early."""
+    any_request = st.builds(
         Request,
         prompt_ids=st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=18),
         sampler=st.builds(
@@ -87,32 +88,32 @@ def test_a_request_gives_the_same_tokens_in_any_batch(data, model, plain):
         stop_ids=st.frozensets(st.integers(0, VOCAB_SIZE - 1), max_size=3),
         num_logprobs=st.sampled_from([None, 2]),
     )
-    waiting = data.draw(st.lists(drawn, min_size=1, max_size=5))
+    waiting = data.draw(st.lists(any_request, min_size=1, max_size=5))
     batch = Batch(Decoder(model, num_rows=3))
-    under_way: dict[int, tuple[Request, list[Token]]] = {}
+    running: dict[int, tuple[Request, list[Token]]] = {}
     while waiting or batch:
         while waiting and batch.num_free and (not batch or data.draw(st.booleans())):
             request = waiting.pop()
-            under_way[batch.add(request)] = request, []
+            running[batch.add(request)] = request, []
         for row, token in batch.step().items():
-            request, tokens = under_way[row]
+            request, tokens = running[row]
             tokens.append(token)
-            leaves = data.draw(st.integers(0, 9)) == 0
-            if token.finish or leaves:
+            is_removed = data.draw(st.integers(0, 9)) == 0
+            if token.finish or is_removed:
                 expected = alone(model, request)[: len(tokens)]
-                assert ids(tokens) == ids(expected)
+                assert ids_of(tokens) == ids_of(expected)
                 assert [token.finish for token in tokens] == [token.finish for token in expected]
                 batch.remove(row)
 
 
-def test_draws_follow_the_models_distribution(model, request_):
+def test_tokens_are_drawn_from_the_models_distribution(model, request_):
     with torch.no_grad():
         expected = model(torch.tensor([1, 2, 3]))[-1].softmax(-1).double() * 2000
     batch = Batch(Decoder(model, num_rows=2000))
     for seed in range(2000):
         batch.add(replace(request_, seed=seed))
-    counts = torch.bincount(torch.tensor(ids(list(batch.step().values()))), minlength=VOCAB_SIZE).double()
-    # 19 degrees of freedom, p = 0.001
+    counts = torch.bincount(torch.tensor(ids_of(list(batch.step().values()))), minlength=VOCAB_SIZE).double()
+    # chi-squared with 19 degrees of freedom, p = 0.001
     assert ((counts - expected) ** 2 / expected).sum() < 43.8
 
 
@@ -125,7 +126,7 @@ def test_a_stop_token_ends_the_text(model, request_):
 
 
 def test_log_probabilities_are_the_models_own(model, request_):
-    """Whatever the samplers make of them."""
+    """The samplers do not change them."""
     sampler = replace(request_.sampler, temperature=0.3, top_k=4, repetition_penalty=1.5)
     tokens = alone(model, replace(request_, sampler=sampler, max_new_tokens=5, num_logprobs=3))
     text = [1, 2, 3]
@@ -141,13 +142,13 @@ def test_log_probabilities_are_the_models_own(model, request_):
         text.append(token.token_id)
 
 
-def test_a_model_that_is_not_finite_says_nothing(small, request_):
+def test_a_diverged_model_gives_no_token(small, request_):
     model = TransformerLM(small, VOCAB_SIZE)
     model.lm_head.weight.data.fill_(float("nan"))
     assert alone(model, request_) == [Token(token_id=None, finish="diverged")]
 
 
-def test_a_batch_takes_as_many_requests_as_it_has_rows(model, request_):
+def test_a_batch_has_one_row_per_text(model, request_):
     batch = Batch(Decoder(model, num_rows=2))
     assert not batch and batch.num_free == 2
     assert [batch.add(request_), batch.add(request_)] == [0, 1]

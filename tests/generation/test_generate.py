@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 
@@ -8,7 +9,7 @@ import torch
 from lm.generation.batch import Batch
 from lm.generation.config import SampleConfig
 from lm.generation.decoder import Decoder
-from lm.generation.generate import Reply, Sample, complete, grow, requests, window_notice
+from lm.generation.generate import Sample, complete, requests, stream, window_notice
 from lm.generation.numba_decoder import NumbaDecoder
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
@@ -28,15 +29,15 @@ def greedy(config) -> SampleConfig:
 
 @pytest.fixture
 def model(small, tokenizer) -> TransformerLM:
-    """Random weights; the end of text comes after some tens of tokens."""
+    """A model with random weights, which ends a text after some tens of tokens."""
     torch.manual_seed(0)
     return TransformerLM(small, tokenizer.vocab_size).eval()
 
 
-def follows(text: bytes, small, tokenizer: Tokenizer) -> TransformerLM:
-    """After every byte comes the next byte of `text`, and at last the end of text.
+def model_of(text: bytes, small, tokenizer: Tokenizer) -> TransformerLM:
+    """Build a model that predicts, after each byte of `text`, the next one, and after the last the end of text.
 
-    The residual stream is the token itself, one-hot, to which the blocks add nothing.
+    The bytes must differ. The residual stream is the one-hot token itself, to which the blocks add nothing.
     """
     size = tokenizer.vocab_size
     shape = dataclasses.replace(small, d_model=size, num_heads=1, num_kv_heads=1, position="none", norm="none")
@@ -57,12 +58,12 @@ def samples_of(
 
 
 def pieces_of(model: TransformerLM, tokenizer: Tokenizer, prompt: str, config: SampleConfig, stop=()) -> list[str]:
-    asked = requests(tokenizer, prompt, config)
-    return [piece for _, piece in grow(Batch(Decoder(model, 1)), asked, [Reply(tokenizer, stop) for _ in asked])]
+    pending = requests(tokenizer, prompt, config)
+    return [piece for _, piece, _ in stream(Batch(Decoder(model, 1)), tokenizer, pending, stop)]
 
 
 def test_greedy_generation_follows_the_model_to_the_end_of_text(small, tokenizer, greedy):
-    model = follows(b"abcdefgh", small, tokenizer)
+    model = model_of(b"abcdefgh", small, tokenizer)
     (sample,) = samples_of(model, tokenizer, "ab", greedy)
     assert (sample.text, sample.ended, sample.prompt) == ("abcdefgh", True, "ab")
     (sample,) = samples_of(model, tokenizer, "ab", dataclasses.replace(greedy, max_new_tokens=3))
@@ -70,16 +71,16 @@ def test_greedy_generation_follows_the_model_to_the_end_of_text(small, tokenizer
 
 
 def test_a_stop_string_ends_the_text_and_is_cut_off(small, tokenizer, greedy):
-    model = follows(b"abcdefgh", small, tokenizer)
+    model = model_of(b"abcdefgh", small, tokenizer)
     (sample,) = samples_of(model, tokenizer, "ab", greedy, stop=["x", "efg", "hi"])
     assert (sample.text, sample.ended) == ("abcd", True)
     assert pieces_of(model, tokenizer, "ab", greedy, stop=["efg"]) == ["c", "d", "", "", ""]
-    # The beginning of one that never comes is not lost.
+    # The beginning of a stop string that is never completed is part of the text.
     assert pieces_of(model, tokenizer, "ab", greedy, stop=["hi"]) == [*"cdefg", "", "h"]
 
 
-def test_a_text_outgrows_the_context_or_ends_with_it(small, tokenizer, greedy):
-    model = follows(b"abcdefghijklmnopqrstuvwxyz", small, tokenizer)  # which sees 16
+def test_a_text_slides_past_the_context_or_ends_there(small, tokenizer, greedy):
+    model = model_of(b"abcdefghijklmnopqrstuvwxyz", small, tokenizer)  # with a context of 16
     (sample,) = samples_of(model, tokenizer, "abc", greedy)
     assert (sample.text, sample.ended) == ("abcdefghijklmnopqrstuvwxyz", True)
     (sample,) = samples_of(model, tokenizer, "abc", greedy, slide=False)
@@ -94,7 +95,7 @@ def test_a_sample_depends_on_its_own_seed_only(model, tokenizer, config):
     assert len({sample.text for sample in together}) == 3
 
 
-def test_a_text_is_what_the_model_without_a_cache_and_the_seeds_generator_give(model, tokenizer, config):
+def test_a_text_is_the_one_drawn_without_a_cache(model, tokenizer, config):
     (sample,) = samples_of(model, tokenizer, "Hello", dataclasses.replace(config, num_samples=1))
     ids, generator = tokenizer.encode("Hello"), torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -108,10 +109,9 @@ def test_a_text_is_what_the_model_without_a_cache_and_the_seeds_generator_give(m
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3])
 def test_texts_wait_for_a_free_row_and_stay_the_same(model, tokenizer, config, num_rows):
-    asked = requests(tokenizer, "a", config)
     batch = Batch(Decoder(model, num_rows))
     texts, order = ["a"] * 3, []
-    for index, piece in grow(batch, asked, [Reply(tokenizer) for _ in asked]):
+    for index, piece, _ in stream(batch, tokenizer, requests(tokenizer, "a", config)):
         texts[index] += piece
         order.append(index)
     assert texts == [sample.text for sample in samples_of(model, tokenizer, "a", config)]
@@ -120,47 +120,52 @@ def test_texts_wait_for_a_free_row_and_stay_the_same(model, tokenizer, config, n
     assert not batch and batch.num_free == num_rows
 
 
-def test_who_has_read_enough_leaves_no_text_behind(model, tokenizer, config):
-    asked = requests(tokenizer, "a", config)
+def test_a_closed_stream_removes_its_texts_from_the_batch(model, tokenizer, config):
     batch = Batch(Decoder(model, 2))
-    growth = grow(batch, asked, [Reply(tokenizer) for _ in asked])
-    next(growth)
-    growth.close()
+    pieces = stream(batch, tokenizer, requests(tokenizer, "a", config))
+    next(pieces)
+    pieces.close()
     assert not batch and batch.num_free == 2
 
 
-def test_the_compiled_decoder_gives_the_same_texts(model, tokenizer, config):
+def test_a_request_is_only_built_when_a_row_is_free(model, tokenizer, config):
+    many = dataclasses.replace(config, num_samples=10**15)
+    with contextlib.closing(stream(Batch(Decoder(model, 2)), tokenizer, requests(tokenizer, "a", many))) as pieces:
+        assert [index for index, _, _ in itertools.islice(pieces, 4)] == [0, 1, 0, 1]
+
+
+def test_the_numba_decoder_gives_the_same_texts(model, tokenizer, config):
     batch = Batch(NumbaDecoder(model, config.num_samples))
     assert complete(batch, tokenizer, "a", config) == samples_of(model, tokenizer, "a", config)
 
 
 def test_streaming_never_cuts_a_character(small, tokenizer, greedy):
     text = "aé→😀"
-    pieces = pieces_of(follows(text.encode(), small, tokenizer), tokenizer, "a", greedy)
+    pieces = pieces_of(model_of(text.encode(), small, tokenizer), tokenizer, "a", greedy)
     assert pieces == ["", "é", "", "", "→", "", "", "", "😀", ""]
 
 
-def test_half_a_character_at_the_end_is_shown_as_such(small, tokenizer, greedy):
+def test_an_incomplete_character_at_the_end_becomes_u_fffd(small, tokenizer, greedy):
     short = dataclasses.replace(greedy, max_new_tokens=2)
-    model = follows("a😀".encode(), small, tokenizer)
+    model = model_of("a😀".encode(), small, tokenizer)
     assert pieces_of(model, tokenizer, "a", short) == ["", "\ufffd"]
     assert samples_of(model, tokenizer, "a", short)[0].text == "a\ufffd"
 
 
-def test_a_model_that_is_not_finite_says_nothing(model, tokenizer, config):
+def test_a_diverged_model_adds_nothing_to_the_prompt(model, tokenizer, config):
     model.lm_head.weight.data.fill_(float("nan"))
     samples = samples_of(model, tokenizer, "a", config)
     assert [(sample.text, sample.ended) for sample in samples] == [("a", False)] * 3
 
 
-def test_an_empty_prompt_begins_a_text(model, tokenizer, config):
+def test_an_empty_prompt_starts_a_new_text(model, tokenizer, config):
     (sample,) = samples_of(model, tokenizer, "", dataclasses.replace(config, num_samples=1))
     (same,) = samples_of(model, tokenizer, "<|endoftext|>", dataclasses.replace(config, num_samples=1))
     assert same.text == "<|endoftext|>" + sample.text and sample.text
 
 
-def test_what_does_not_fit_into_the_context_is_said():
+def test_a_notice_says_what_does_not_fit_into_the_context():
     assert window_notice(10, 6, 16) is None
-    assert "beyond them it forgets the beginning" in window_notice(10, 7, 16)
-    assert "beyond them the text ends" in window_notice(10, 7, 16, slide=False)
-    assert "its first 4 are not seen" in window_notice(20, 1, 16)
+    assert "the beginning of a longer text is forgotten" in window_notice(10, 7, 16)
+    assert "the text ends there" in window_notice(10, 7, 16, slide=False)
+    assert "the first 4 are ignored" in window_notice(20, 1, 16)

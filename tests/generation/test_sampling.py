@@ -13,7 +13,7 @@ from lm.generation.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
-    penalise_repetition,
+    penalize_repetition,
 )
 
 
@@ -31,7 +31,7 @@ def test_temperature_by_hand():
     assert probabilities_of(apply_temperature(logits_of(0.8, 0.2), 2.0)) == pytest.approx([2 / 3, 1 / 3])
 
 
-def test_temperature_zero_is_greedy_and_takes_the_first_of_equals(plain):
+def test_temperature_zero_takes_the_first_of_the_most_likely(plain):
     greedy = replace(plain, temperature=0.0)
     assert distribution(torch.tensor([1.0, 3.0, 3.0]), torch.tensor([0]), greedy).tolist() == [0, 1, 0]
 
@@ -57,14 +57,14 @@ def test_top_p_by_hand(top_p, expected):
     [(0.0, [0.2, 0.5, 0.3]), (0.4, [0.2, 0.5, 0.3]), (0.41, [0, 5 / 8, 3 / 8]), (0.7, [0, 1, 0]), (1.0, [0, 1, 0])],
 )
 def test_min_p_by_hand(min_p, expected):
-    # 0.4 times the likeliest's 0.5 is 0.2; the logarithm of float32 is not exact, so a little less
+    # 0.4 times the largest probability 0.5 is exactly 0.2. Use a little less, because float32 logarithms are rounded.
     assert probabilities_of(keep_min_p(logits_of(0.2, 0.5, 0.3), min_p * 0.9999)) == pytest.approx(expected)
 
 
 def test_repetition_penalty_by_hand():
     logits = torch.tensor([2.0, -2.0, 2.0, -2.0])
-    assert penalise_repetition(logits, torch.tensor([2, 3, 3, 2]), 2.0).tolist() == [2.0, -2.0, 1.0, -4.0]
-    assert penalise_repetition(logits, torch.tensor([0]), 0.5).tolist() == [4.0, -2.0, 2.0, -2.0]
+    assert penalize_repetition(logits, torch.tensor([2, 3, 3, 2]), 2.0).tolist() == [2.0, -2.0, 1.0, -4.0]
+    assert penalize_repetition(logits, torch.tensor([0]), 0.5).tolist() == [4.0, -2.0, 2.0, -2.0]
 
 
 def test_samplers_work_row_by_row(plain):
@@ -76,9 +76,9 @@ def test_samplers_work_row_by_row(plain):
     ]
     for one in (replace(plain, top_p=0.6), replace(plain, min_p=0.6)):
         assert distribution(rows, seen, one).tolist() == [pytest.approx([1, 0, 0], abs=1e-6), [0, 0, 1]]
-    penalised = distribution(rows, torch.tensor([[0], [2]]), replace(plain, repetition_penalty=2.0))
-    # all logits are negative: squared where seen
-    assert penalised.tolist() == [
+    penalized = distribution(rows, torch.tensor([[0], [2]]), replace(plain, repetition_penalty=2.0))
+    # All logits are negative, so the probabilities of seen tokens are squared.
+    assert penalized.tolist() == [
         pytest.approx([36 / 76, 30 / 76, 10 / 76]),
         pytest.approx([10 / 79, 20 / 79, 49 / 79]),
     ]
@@ -93,7 +93,7 @@ def test_samplers_work_row_by_row(plain):
     top_p=st.floats(0.1, 0.99),
     min_p=st.floats(0.01, 0.5),
 )
-def test_all_together_are_those_of_transformers(seed, penalty, temperature, top_k, top_p, min_p):
+def test_the_distribution_is_the_one_of_transformers(seed, penalty, temperature, top_k, top_p, min_p):
     from transformers import (
         MinPLogitsWarper,
         RepetitionPenaltyLogitsProcessor,
@@ -124,21 +124,21 @@ def test_all_together_are_those_of_transformers(seed, penalty, temperature, top_
         ({"top_k": 2}, [4 / 7, 3 / 7, 0, 0]),
         ({"top_p": 0.8}, [4 / 9, 3 / 9, 2 / 9, 0]),
         ({"min_p": 0.6}, [4 / 7, 3 / 7, 0, 0]),
-        ({"repetition_penalty": 2.0}, [16 / 76, 30 / 76, 20 / 76, 10 / 76]),  # of the first, which was seen
+        ({"repetition_penalty": 2.0}, [16 / 76, 30 / 76, 20 / 76, 10 / 76]),  # the first token was seen
     ],
 )
 def test_draws_follow_the_distribution_worked_out_by_hand(changes, expected, plain):
     generator = torch.Generator().manual_seed(0)
     drawn_from = distribution(logits_of(0.4, 0.3, 0.2, 0.1), torch.tensor([0]), replace(plain, **changes))
-    counts = torch.bincount(torch.tensor([draw(drawn_from, generator) for _ in range(20_000)]), minlength=4).double()
-    wanted = 20_000 * torch.tensor(expected, dtype=torch.float64)
+    counts = torch.bincount(torch.tensor([draw(drawn_from, generator) for _ in range(5000)]), minlength=4).double()
+    wanted = 5000 * torch.tensor(expected, dtype=torch.float64)
     kept = wanted > 0
     assert counts[~kept].sum() == 0
-    # at most 3 degrees of freedom, p = 0.001
+    # chi-squared with at most 3 degrees of freedom, p = 0.001
     assert ((counts - wanted)[kept] ** 2 / wanted[kept]).sum() < 16.3
 
 
-def test_equals_of_the_last_token_within_top_p_stay():
+def test_top_p_keeps_tokens_equal_to_the_last_one_it_keeps():
     assert probabilities_of(keep_top_p(logits_of(0.5, 0.2, 0.2, 0.1), 0.6)) == pytest.approx([5 / 9, 2 / 9, 2 / 9, 0])
 
 
@@ -152,6 +152,6 @@ def test_equals_of_the_last_token_within_top_p_stay():
         ("repetition_penalty", 0.0, "a positive number"),
     ],
 )
-def test_what_is_out_of_range_is_refused_by_name(name, value, expected, plain):
+def test_a_value_out_of_range_is_refused_by_name(name, value, expected, plain):
     with pytest.raises(ValueError, match=f"^{name}: expected {expected}, got {value}$"):
         replace(plain, **{name: value})

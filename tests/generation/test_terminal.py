@@ -1,8 +1,10 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
+from lm.errors import UserError
 from lm.generation.batch import Batch
 from lm.generation.config import SampleConfig
 from lm.generation.decoder import Decoder
@@ -40,7 +42,7 @@ def converse(terminal: Terminal, config: SampleConfig, *lines: str) -> None:
     terminal.converse(config, read)
 
 
-def test_samples_come_one_after_the_other_and_the_rate_at_the_end(terminal, config, capsys):
+def test_samples_are_printed_in_order_and_the_rate_at_the_end(terminal, config, capsys):
     expected = texts(terminal, "Hello", config)
     terminal.write("Hello", config)
     out, err = capsys.readouterr()
@@ -50,9 +52,9 @@ def test_samples_come_one_after_the_other_and_the_rate_at_the_end(terminal, conf
     assert float(rate.removesuffix(" tokens/s").replace(",", "")) > 0 and err.endswith(", seed 5\n")
 
 
-def test_what_does_not_fit_into_the_context_is_said_first(terminal, config, capsys):
+def test_a_notice_about_the_context_comes_first(terminal, config, capsys):
     dataclasses.replace(terminal, slide=False).write("0123456789", config)
-    assert capsys.readouterr().err.startswith("the model sees 16 tokens: beyond them the text ends\n")
+    assert capsys.readouterr().err.startswith("the model sees 16 tokens: the text ends there\n")
 
 
 def test_stop_strings_end_the_texts(terminal, config, capsys):
@@ -61,15 +63,28 @@ def test_stop_strings_end_the_texts(terminal, config, capsys):
     assert capsys.readouterr().out == f"{whole[: whole.index(whole[7], 5)]}\n"
 
 
-def test_a_model_that_is_not_finite_is_named(terminal, config, capsys):
+def test_a_diverged_model_is_an_error(terminal, config, capsys):
     terminal.batch._decoder.model.lm_head.weight.data.fill_(float("nan"))
-    terminal.write("Hello", config)
-    out, err = capsys.readouterr()
-    assert out == "Hello\nHello\n"
-    assert "the model gives logits that are not finite" in err and "\n0 tokens" in err
+    with pytest.raises(UserError, match="the model's logits are not finite"):
+        terminal.write("Hello", config)
+    assert capsys.readouterr().out == "Hello\n" and not terminal.batch
 
 
-def test_a_conversation_continues_every_line_with_the_settings_of_that_moment(terminal, config, capsys):
+def test_many_samples_start_at_once(terminal, config, monkeypatch):
+    steps = itertools.count()
+    decode = terminal.batch._decoder.decode
+
+    def interrupted(token_ids):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return decode(token_ids)
+
+    monkeypatch.setattr(terminal.batch._decoder, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        terminal.write("Hello", dataclasses.replace(config, num_samples=10**15))
+
+
+def test_each_line_is_continued_with_the_current_settings(terminal, config, capsys):
     expected = [
         texts(terminal, "One", config),
         texts(terminal, "Two", dataclasses.replace(config, temperature=0.5, num_samples=1, seed=7)),
@@ -83,25 +98,25 @@ def test_a_conversation_continues_every_line_with_the_settings_of_that_moment(te
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("/temperature", "/temperature 1.0\n"),
         ("/temperature -1", "temperature: expected 0, or 0.001 or more, got -1.0\n"),
         ("/temperature hot", "temperature: expected a number, got 'hot'\n"),
         ("/max_new_tokens 2.5", "max_new_tokens: expected a whole number, got '2.5'\n"),
         ("/max_new_tokens 0", "max_new_tokens: expected 1 or more, got 0\n"),
-        ("/heat 1", "there is no setting 'heat'; these are:\n/num_samples 2\n/max_new_tokens 8\n"),
+        ("/heat 1", "there is no setting 'heat'; the settings are:\n/num_samples 2\n/max_new_tokens 8\n"),
         ("/", "/num_samples 2\n/max_new_tokens 8\n/temperature 1.0\n"),
     ],
 )
-def test_a_setting_is_shown_and_a_wrong_one_said_and_nothing_else_happens(terminal, config, capsys, line, said):
+def test_showing_or_mistyping_a_setting_changes_nothing(terminal, config, capsys, line, message):
     expected = texts(terminal, "One", config)
     converse(terminal, config, line, "One")
     out, err = capsys.readouterr()
-    assert said in err and out == expected
+    assert message in err and out == expected
 
 
-def test_ctrl_c_ends_a_text_and_not_the_conversation(terminal, config, capsys, monkeypatch):
+def test_ctrl_c_ends_the_text_but_not_the_session(terminal, config, capsys, monkeypatch):
     expected = texts(terminal, "Two", dataclasses.replace(config, seed=7))
     decode, calls = terminal.batch._decoder.decode, []
 
@@ -117,7 +132,7 @@ def test_ctrl_c_ends_a_text_and_not_the_conversation(terminal, config, capsys, m
     assert out.startswith("One") and out.endswith(f"\n{expected}") and not terminal.batch
 
 
-def test_ctrl_c_in_a_line_leaves_the_line(terminal, config, capsys):
+def test_ctrl_c_discards_the_line_that_is_being_typed(terminal, config, capsys):
     expected = texts(terminal, "Two", dataclasses.replace(config, seed=7))
     waiting = iter([KeyboardInterrupt, "Two", EOFError])
 
@@ -131,9 +146,9 @@ def test_ctrl_c_in_a_line_leaves_the_line(terminal, config, capsys):
     assert capsys.readouterr().out == f"\n{expected}"
 
 
-def test_a_beginning_that_is_too_long_does_not_end_the_conversation(terminal, config, capsys):
+def test_a_prompt_that_is_too_long_does_not_end_the_session(terminal, config, capsys):
     fixed = dataclasses.replace(terminal, slide=False)
     converse(fixed, dataclasses.replace(config, max_new_tokens=2), "x" * 17, "Two")
     out, err = capsys.readouterr()
-    assert "the prompt has 17 tokens, and the model sees 16; shorten it" in err and "are not seen" not in err
+    assert "the prompt has 17 tokens, and the model sees 16; shorten it" in err and "are ignored" not in err
     assert out.count("Two") == 2
