@@ -66,7 +66,7 @@ def test_every_code_point_alone(scan: Scanner) -> None:
         assert scan(data) == [0, len(data)]
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(
     text=st.text() | st.text(st.sampled_from(OF_EACH_CLASS), max_size=200),
     shift=st.integers(0, 70),
@@ -76,7 +76,7 @@ def test_any_text(scan: Scanner, text: str, shift: int) -> None:
         assert scan((start + text).encode()) == starts_by_regex(start + text)
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(
     text=st.text(st.sampled_from(OF_EACH_CLASS), max_size=150),
     before=st.binary(max_size=80),

@@ -37,7 +37,7 @@ def find_invalid(kernels: SimpleNamespace) -> Callable[..., int]:
     return find
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(
     parts=st.lists(st.text().map(str.encode) | st.binary(max_size=6) | st.sampled_from([*NOT_UTF8, UTF8.encode()])),
     shift=st.integers(0, 130),
@@ -63,7 +63,7 @@ def test_the_first_and_last_code_points_of_every_length_are_valid(find_invalid) 
 
 
 def test_every_pair_of_bytes_and_beginnings_of_longer_characters(find_invalid) -> None:
-    for lead in range(256):
+    for lead in range(0x7F, 256):
         for second in range(256):
             for data in (bytes([lead, second]), bytes([lead, second, 0x80]), bytes([lead, second, 0x80, 0xBF])):
                 assert find_invalid(data) == position_by_python(data)
@@ -90,7 +90,7 @@ def find_special(kernels: SimpleNamespace) -> Callable[..., int]:
     return find
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(
     text=PARTS,
     tokens=st.lists(st.sampled_from(SPECIAL), unique=True) | st.lists(st.text(min_size=1, max_size=4), unique=True),
