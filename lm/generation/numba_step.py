@@ -116,7 +116,7 @@ def _step(thread, barriers, num_threads, num_rows, arrived, model, scratch, stat
     num_heads = heads.shape[1] // d_head
     group_size = num_heads // num_kv_heads  # query heads that share a key/value head
     d_ff = w2.shape[2]
-    h = normed[thread, :num_rows]  # every thread computes all norms for itself, which is cheaper than a barrier
+    h = normed[thread, :num_rows]  # every thread computes all norms for itself, which saves a barrier
     if thread == 0:
         for row in range(num_rows):
             for d in range(d_model):
