@@ -31,10 +31,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
-from tqdm import tqdm
 
 from lm.atomic import write_text
 from lm.errors import UserError
+from lm.training.console import write_line
 from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
 
 History = list[dict[str, Any]]
@@ -218,7 +218,7 @@ class Checkpoints:
             progress = Progress(**facts["progress"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             others = [other for other in self.steps() if other < step]
-            tqdm.write(
+            write_line(
                 f"{path}: the checkpoint is damaged ({error}); "
                 + (f"resuming from the previous one, of step {others[-1]}" if others else "starting from the beginning")
             )

@@ -23,6 +23,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import batch
 from lm.training.checkpoint import Checkpoints, History, Progress
 from lm.training.config import RunConfig, RuntimeConfig
+from lm.training.console import write_line
 from lm.training.data import Data
 from lm.training.distributed import (
     any_process,
@@ -99,7 +100,7 @@ class TrainingLoop:
         self.optimizer = make_optimizer(self.model, config.optim)
         reason = why_not_compile(device) if runtime.compile else None
         if reason:
-            tqdm.write(f"runtime.compile: training without torch.compile: {reason}")
+            write_line(f"runtime.compile: training without torch.compile: {reason}")
         self.train_step = TrainStep(
             self.model,
             self.optimizer,
@@ -112,7 +113,7 @@ class TrainingLoop:
         self.progress = checkpoints.restore(self.model, self.optimizer) or Progress(step=0, history=[], losses=[])
         self.saved_step = self.progress.step
         if self.progress.history:
-            tqdm.write(f"resuming from step {self.progress.step} of {config.train.max_steps} ({checkpoints.folder})")
+            write_line(f"resuming from step {self.progress.step} of {config.train.max_steps} ({checkpoints.folder})")
             self._write_history()
 
     def run(self, interruption: Interruption, log: Log) -> Result:
@@ -221,7 +222,7 @@ class TrainingLoop:
         if self.saved_step != self.progress.step:
             self._save()
         self.checkpoints.wait()
-        tqdm.write(
+        write_line(
             f"interrupted: step {self.progress.step} of {self.config.train.max_steps} is saved; run the same command "
             "to resume"
         )

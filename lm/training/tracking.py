@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lm.atomic import make_folder
 from lm.errors import UserError
 from lm.training.config import Tracking
+from lm.training.console import write_line
 
 Log = Callable[[int, dict[str, float | None]], None]
 
@@ -52,7 +51,7 @@ def tracker(kind: Tracking, folder: Path, name: str, config: dict[str, Any], ste
                 action(*arguments)
         except Exception as error:
             works = False
-            tqdm.write(f"runtime.tracking: training continues without {kind}: {_reason(error)}")
+            write_line(f"runtime.tracking: training continues without {kind}: {_reason(error)}")
 
     try:
         yield lambda step, values: attempt(send, step, {k: v for k, v in values.items() if v is not None})
@@ -87,7 +86,7 @@ def _wandb(path: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]
         id=path.name, name=path.name, resume="allow", config=config, dir=str(path), mode=mode, settings=settings
     )
     if run.offline:
-        tqdm.write(f"runtime.tracking: wandb is offline; upload the run with: wandb sync {path}/wandb/offline-run-*")
+        write_line(f"runtime.tracking: wandb is offline; upload the run with: wandb sync {path}/wandb/offline-run-*")
 
     run.define_metric("*", step_metric="step")
 

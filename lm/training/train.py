@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lm.device import check_precision, keep_freed_memory, pick_device
 from lm.errors import UserError
 from lm.model.files import weights_hash
@@ -13,6 +11,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import num_windows
 from lm.training.checkpoint import Checkpoints, fingerprint
 from lm.training.config import RunConfig, RuntimeConfig
+from lm.training.console import write_line
 from lm.training.data import Data
 from lm.training.distributed import is_first, num_processes, process_group
 from lm.training.initial_model import check_initial_model
@@ -29,7 +28,7 @@ def train(
     runtime: RuntimeConfig,
     paths: OutputPaths,
     write: Callable[[Result], None],
-    report: Report = tqdm.write,
+    report: Report = write_line,
 ) -> None:
     """Train a model, or resume an interrupted run with the same configuration, data and code.
 

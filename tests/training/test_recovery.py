@@ -57,7 +57,7 @@ def test_kill_minus_nine_in_every_phase_changes_nothing(start, ended, tmp_path, 
         else:
             message = f"error: process {rank} of 2: killed by SIGKILL; run again to resume from the last checkpoint\n"
             assert status == 1 and errors.endswith(message) and "Traceback" not in errors, (phase, errors)
-            assert phase in ("start", "mid step") or "resuming from step" in said, phase
+        assert phase in ("start", "mid step") or "resuming from step" in said, phase
     status, said, errors = ended(start(run, processes))
     assert status == 0 and "resuming from step 12 of 12" in said, errors
     assert_same_bits(run, undisturbed)
