@@ -44,7 +44,8 @@ def errors(dtype: torch.dtype, length: int, d_head: int, device: torch.device) -
     exact = [x.detach().double().requires_grad_() for x in inputs]
     weights = torch.randn(2, 3, length, d_head, device=device)
     out = flash_attention(*inputs)
-    expected = torch.nn.functional.scaled_dot_product_attention(*exact, is_causal=True)
+    q, k, v = exact
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     gradients = torch.autograd.grad((out.float() * weights).sum(), inputs)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), exact)
     pairs = zip([out, *gradients], [expected, *expected_gradients], strict=True)
