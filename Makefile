@@ -21,7 +21,7 @@ all: .venv/installed
 	@echo '  lm generate "Once upon a time"'
 
 test: .venv/installed-test
-	@python -m pytest --numprocesses logical --dist worksteal
+	@OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: .venv/installed-dev
 	@ruff check
