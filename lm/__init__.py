@@ -1,1 +1,1 @@
-"""A decoder-only Transformer language model from scratch, room by room: see the file tree in the README."""
+"""A decoder-only Transformer language model written from scratch; the README describes its folders."""

@@ -1,6 +1,6 @@
 """The parameters in params.yaml as typed, frozen dataclasses.
 
-The dataclass of a section is in the `config.py` of the room it configures. It has no default values, because
+The dataclass of a section is in the `config.py` of the folder it configures. It has no default values, because
 params.yaml is the only place for them. `load` validates the whole file, so a mistake in any section is reported before
 a stage starts its work:
 
@@ -75,7 +75,7 @@ def load(path: Path) -> Params:
 
 
 def _complete_variants(values: Any) -> None:
-    """Fill each of `ablate.variants`, which holds only what it changes, with the values of `ablate.switches`."""
+    """Complete each of `ablate.variants`, which names only the switches it changes, from `ablate.switches`."""
     match values:
         case {"ablate": {"switches": dict(switches), "variants": dict(variants)}}:
             for name, changes in variants.items():

@@ -1,4 +1,4 @@
-"""What this machine offers a run: its device, precision, compiler and peak speed."""
+"""What this machine can do: its device, precision, memory allocator, compiler and peak speed."""
 
 import ctypes
 import sys
@@ -36,7 +36,7 @@ def pick_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
 
 
 def check_precision(device: torch.device, precision: str) -> None:
-    """Raise UserError for bfloat16 on a GPU that would have to emulate it, which takes hours."""
+    """Raise UserError for bfloat16 on a GPU that would have to emulate it, which is far too slow."""
     if (
         precision == "bfloat16"
         and device.type == "cuda"

@@ -30,7 +30,7 @@ def exit_cleanly(main: Callable[[], None]) -> None:
         sys.exit(1)
     except UnicodeEncodeError as error:
         if sys.stdout.encoding.lower() == "utf-8":
-            raise  # it was not stdout that refused the text
+            raise  # the error did not come from stdout
         character, encoding = error.object[error.start], sys.stdout.encoding
         sys.exit(f"error: output: cannot be written as {encoding} ({character!a}); set PYTHONIOENCODING=utf-8")
     except OSError as error:

@@ -124,7 +124,7 @@ def encode_split(
 
 
 def write_manifest(folder: Path, tokenizer: Tokenizer, splits: dict[str, SplitManifest]) -> None:
-    """Write the manifest. Write it after the token files, since without it they cannot be opened."""
+    """Write the manifest. Call this last, since the token files can be opened only with a manifest."""
     manifest = {
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "tokenizer_hash": tokenizer.hash,
@@ -146,8 +146,8 @@ def open_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[n
         The tokens as a read-only memory map, and the split's entry in the manifest.
 
     Raises:
-        UserError: A file is missing or truncated, was changed after it was written, has another dtype, or was encoded
-            by another tokenizer.
+        UserError: A file is missing or truncated, was changed after it was written, has the wrong dtype, or was encoded
+            by a different tokenizer.
     """
     path, dtype, entry = _find_tokens(folder, split, tokenizer_hash)
     if _sha256(path) != entry.get("sha256"):
@@ -163,8 +163,8 @@ def join_tokens(folders: list[Path], out: Path) -> dict[str, Any]:
     read twice: all files are checked before anything is written.
 
     Args:
-        folders: Folders that the stage encode_memmap wrote with the same tokenizer, each for another share of the
-            corpus.
+        folders: Folders that the stage encode_memmap wrote with the same tokenizer, each for a different share of
+            the corpus.
         out: A folder without a manifest; created if it does not exist.
 
     Returns:
@@ -254,7 +254,7 @@ def _find_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[
     if type(vocab_size) is not int:
         raise UserError(f"{manifest_path}: expected an integer under 'vocab_size', got {vocab_size!r}; {again}")
     if tokenizer_hash is not None and manifest.get("tokenizer_hash") != tokenizer_hash:
-        raise UserError(f"{folder}: the tokens were encoded by another tokenizer; {again}")
+        raise UserError(f"{folder}: the tokens were encoded by a different tokenizer; {again}")
     dtype = token_dtype(vocab_size)
     if manifest.get("dtype") != dtype.name:
         raise UserError(

@@ -47,7 +47,7 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(text: str) -> Any:
     """Parse YAML text.
 
-    >>> parse_yaml("[3e-05, off, 010]")  # PyYAML alone reads ['3e-05', False, 8]
+    >>> parse_yaml("[3e-05, off, 010]")  # PyYAML by itself reads ['3e-05', False, 8]
     [3e-05, 'off', 10]
 
     Raises:
@@ -58,7 +58,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def build(kind: type[T], value: Any) -> T:
-    """Convert a parsed mapping into the dataclass `kind`, whose fields may be dataclasses, lists and dicts themselves.
+    """Convert a parsed mapping into the dataclass `kind`, whose fields may themselves be dataclasses, lists and dicts.
 
     Every field needs a value of exactly its type, except that a whole number is accepted for a float.
 

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def summary(variant: str, seed: int, result: Result) -> str:
-    """The one line that the console shows of a cell."""
+    """The line that the console shows for a cell."""
     loss = f"val loss {result.metrics['val_loss']:.4f}" if "val_loss" in result.metrics else "no finite val loss"
     diverged = ", diverged" if result.metrics["diverged"] else ""
     return f"{variant}, seed {seed}: {loss}{diverged}, {result.timing['seconds']:.1f} s"

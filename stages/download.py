@@ -1,4 +1,4 @@
-"""Stage `download`: writes the corpus that the section `data` describes to train.txt, val.txt and manifest.json."""
+"""Write the corpus described by params.yaml to train.txt, val.txt and manifest.json."""
 
 import argparse
 from pathlib import Path
@@ -13,10 +13,10 @@ from lm.errors import exit_cleanly
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
-    parser.add_argument("--raw", type=Path, required=True, help="output folder for the text and the manifest")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
+    parser.add_argument("--raw", type=Path, required=True, help="folder to write the text and the manifest to")
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps downloads between runs")
-    parser.add_argument("--metrics", type=Path, required=True, help="output JSON file for sizes and the entropy")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     paths = parser.parse_args()
     data = config.load(paths.params).data
 

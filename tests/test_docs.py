@@ -27,7 +27,7 @@ SECTIONS = get_type_hints(Params)
 FOLDERS = ("lm", "stages", "tests", "docs", "bench", "metrics", "data", ".dvc")
 ROOT_FILE = re.compile(r"[\w.-]+\.(md|yaml|toml|cff|lock)|Makefile|LICENSE|requirements\.txt|constraints\.txt")
 NOT_IN_GIT = {".dvc/config.local", "uv.lock"}
-PLACEHOLDERS = {"ROOM", "MODULE"}
+PLACEHOLDERS = {"FOLDER", "MODULE"}
 
 # What a reader of docs/change-something.md adds to the project.
 NEW_PATHS = {"stages/common_tokens.py", "metrics/common_tokens.json"}

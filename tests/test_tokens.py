@@ -112,7 +112,7 @@ def test_a_vocabulary_of_more_than_65_536_is_written_in_32_bits(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda manifest: manifest.update(tokenizer_hash="0" * 64), "the tokens were encoded by another tokenizer"),
+        (lambda manifest: manifest.update(tokenizer_hash="0" * 64), "the tokens were encoded by a different tokenizer"),
         (lambda manifest: manifest.update(dtype="uint32"), "expected dtype uint16 for a vocabulary of 260, got uint32"),
         (lambda manifest: manifest.update(vocab_size=70_000), "expected dtype uint32 for a vocabulary of 70,000"),
         (lambda manifest: manifest.pop("vocab_size"), "expected an integer under 'vocab_size', got None"),
@@ -151,7 +151,7 @@ def test_a_changed_byte_is_rejected(folder: Path) -> None:
 
 def test_the_tokens_of_another_tokenizer_are_rejected(folder: Path) -> None:
     other = Tokenizer(build_vocab(MERGES, [END]), MERGES, [END], "gpt4")
-    with pytest.raises(UserError, match="encoded by another tokenizer; make it again with: dvc repro encode_memmap"):
+    with pytest.raises(UserError, match="by a different tokenizer; make it again with: dvc repro encode_memmap"):
         open_tokens(folder, "val", other.hash)
 
 

@@ -1,8 +1,8 @@
-"""Build the parser from the modules of the verbs, and run the verb that was asked for.
+"""Build the parser from the modules of the verbs, and run the requested verb.
 
 Each module has `add_arguments(parser)` and `run(args)`. The first line of its docstring is its line in `lm --help`, and
 the whole docstring is the description in `lm VERB --help`. The modules import torch and other large libraries inside
-`run`, so that the help and the small verbs start at once.
+`run`, so that `--help` and the small verbs start quickly.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Estimate FLOPs, memory, disk and time before training.
 
-The estimate is for the training that params.yaml describes, on this machine.
+The estimate is for the run that params.yaml describes, on this machine.
 The time comes from a few training steps on random tokens, so no data is needed.
-Exit status 1 means that the training does not fit; the message names the
-nearest settings that do.
+Exit status 1 means that the run does not fit; the message names the nearest
+settings that do.
 
 Example:
   lm preset tinystories && lm plan
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoints",
         type=Path,
         default=Path("data/.checkpoints"),
-        help="folder of in-flight checkpoints (%(default)s)",
+        help="folder for checkpoints of unfinished runs (%(default)s)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Show the results of the last run of the pipeline.
+"""Show the results of the last pipeline run.
 
 These are the metrics, the ablation table, one sample and the paths of the
 pictures.

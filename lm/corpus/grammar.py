@@ -77,7 +77,7 @@ class Grammar:
         return template % bindings, template_bits + bindings.bits
 
     def sample_template(self, random: Callable[[], float]) -> tuple[str, float]:
-        """Generate a text whose slots are still open, written %(phrase)s, and the -log2 p of its rules' choices."""
+        """Generate a text with unfilled slots, written %(phrase)s, and the -log2 p of the choices of its rules."""
         pieces: list[str] = []
         bits = 0.0
         pending: list[_CompiledRule | str] = [self._compiled]
@@ -129,7 +129,7 @@ class Grammar:
         return found
 
     def _check_rule(self, rule: Rule, bound: frozenset[str]) -> frozenset[str]:
-        """Check a rule before which the variables in `bound` have their words.
+        """Check a rule, assuming that the variables in `bound` have their words before it.
 
         Returns the variables that have their words after it, whichever alternative is picked.
         """

@@ -246,7 +246,7 @@ def _check_status(url: str, offset: int, part: Path, response: requests.Response
     if status == 429 or status >= 500:
         raise _Interrupted(f"the server answered {status} {response.reason}")
     if status in (401, 403):
-        raise UserError(f"{url}: access denied ({status} {response.reason}); the URL requires a login or a permission")
+        raise UserError(f"{url}: access denied ({status} {response.reason}); the URL requires a login or permission")
     if status in (404, 410):
         raise UserError(f"{url}: no such file ({status} {response.reason}); check the URL")
     raise UserError(f"{url}: the server answered {status} {response.reason}; check the URL")

@@ -40,7 +40,7 @@ def export_gguf(model_folder: Path, tokenizer_folder: Path, out: Path, weight_ty
 
     Raises:
         UserError: the format cannot represent the model, its tokenizer or this type of weights, a file cannot be read,
-            `out` exists, or gguf is not installed; nothing has been written then. Or `out` cannot be written.
+            `out` exists, gguf is not installed, or `out` cannot be written.
     """
     if importlib.util.find_spec("gguf") is None:
         raise UserError("the package gguf is not installed; run: pip install gguf")

@@ -29,7 +29,7 @@ def export_hugging_face(
 
     Raises:
         UserError: the format cannot represent the model or its tokenizer, a file cannot be read, or `out` already
-            contains a model; nothing has been written then. Or a file cannot be written.
+            contains a model; all of this is checked before anything is written. Also if a file cannot be written.
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = load_model(model_folder, tokenizer.hash)

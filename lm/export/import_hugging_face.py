@@ -48,7 +48,7 @@ def import_hugging_face(folder: Path, model_folder: Path, tokenizer_folder: Path
 
     Raises:
         UserError: a file is missing or damaged, our model or tokenizer cannot represent this one, or one of the folders
-            to write is in use; nothing has been written then. Or a file cannot be written.
+            to write is in use; all of this is checked before anything is written. Also if a file cannot be written.
     """
     for out, name in ((model_folder, "config.json"), (tokenizer_folder, "vocab.json")):
         if (out / name).exists():

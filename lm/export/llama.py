@@ -1,8 +1,8 @@
 """The Llama layout (Touvron et al. 2023), which many programs read: its configuration and the names of its weights.
 
-A model has this layout with `norm: rmsnorm`, `norm_position: pre`, `position: rope` and `ffn: swiglu`. With `qk_norm`
-it has the layout of Qwen3 (Yang et al. 2025), which differs only in that. Both allow any number of key/value heads and
-tied embeddings.
+A model has this layout if it has `norm: rmsnorm`, `norm_position: pre`, `position: rope` and `ffn: swiglu`. With
+`qk_norm` it has the layout of Qwen3 (Yang et al. 2025), which differs only in that. Both allow any number of key/value
+heads and tied embeddings.
 
 RoPE pairs the K dimensions of a head in one of two ways. Ours is interleaved, as in the paper: it rotates the pairs
 (2i, 2i + 1). transformers uses the half-split form ("rotate_half"), which rotates the pairs (i, i + K/2). Attention
@@ -112,7 +112,7 @@ def norm_eps(model: TransformerLM) -> float:
     """Return the `eps` of all norms, which the layout stores once.
 
     Raises:
-        UserError: the norms differ in it.
+        UserError: the norms have different values.
     """
     values = {module.eps for module in model.modules() if isinstance(module, RMSNorm)}
     if len(values) != 1:
@@ -155,12 +155,12 @@ def to_interleaved(rows: Tensor, d_head: int) -> Tensor:
 
 
 def llama_weights(model: TransformerLM, half_split: bool) -> dict[str, torch.Tensor]:
-    """Return the weights by their names in Llama, with a tied matrix once.
+    """Return the weights by their names in Llama; a tied matrix is included only once.
 
     `half_split` permutes the rows that RoPE rotates from the interleaved order to the half-split one.
 
     Raises:
-        UserError: the layout has other parameters than the model.
+        UserError: the layout and the model have different parameters.
     """
     weights = {}
     for name, weight in model.named_parameters():

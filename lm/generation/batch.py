@@ -93,7 +93,7 @@ class _Text:
 
 
 class Batch:
-    """The texts that are being generated, each in one row of the decoder; true while there are any.
+    """The texts that are being generated, each in one row of the decoder; it is true while there are any.
 
     A text depends only on its request and not on the other texts, up to rounding, because each has its own random
     number generator.
@@ -116,7 +116,7 @@ class Batch:
         """Start a text and return its row, which identifies it in `step`.
 
         Raises:
-            UserError: the prompt is empty, or it is longer than the context window and must not slide.
+            UserError: the prompt is empty, or it is longer than the context window and `slide` is false.
             IndexError: no row is free.
         """
         length = len(request.prompt_ids)

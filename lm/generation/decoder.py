@@ -26,7 +26,8 @@ class Decoder:
     appends one token per row.
 
     Args:
-        compiled: let PyTorch compile the step, always for all rows and columns: on CUDA into one graph of kernels.
+        compiled: whether to compile the step with torch.compile, always for all rows and columns. On CUDA, it then runs
+            as a CUDA graph.
     """
 
     def __init__(self, model: TransformerLM, num_rows: int, compiled: bool = False) -> None:
@@ -70,7 +71,7 @@ class Decoder:
         """
         self.lengths[:] = extended(self.lengths, token_ids, self.model.config.context_length)
         num_rows, num_columns = len(token_ids), max(1, *self.lengths)
-        if self._compiled_step:  # for a single size
+        if self._compiled_step:  # compiled for one size only
             num_rows, num_columns = len(self.lengths), self.model.config.context_length
         ids = torch.zeros(num_rows, dtype=torch.long)
         ids[: len(token_ids)] = torch.tensor([token_id or 0 for token_id in token_ids])
@@ -78,7 +79,7 @@ class Decoder:
         device = self.cache.keys.device
         step = self._compiled_step or self._step
         logits = step(ids.to(device), positions.to(device), num_columns)
-        return logits[: len(token_ids)].clone()  # a graph writes into the same memory again
+        return logits[: len(token_ids)].clone()  # a CUDA graph reuses the memory of its output
 
     def _step(self, token_ids: Tensor, positions: Tensor, num_columns: int) -> Tensor:
         """Logits (B, V) after token (B,) at position (B,) of the first B rows, of which the first columns are read."""

@@ -1,4 +1,4 @@
-"""From a prompt to requests, and from the tokens of their batch to texts."""
+"""Turn a prompt into requests, and the tokens of a batch into texts."""
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ class Sample:
 class Reply:
     """Turns the tokens that continue a request into text, which ends at the first of the `stop` strings.
 
-    `ended` tells whether a stop token or a stop string ended the text. `finish` is the one of the last token fed.
+    `ended` tells whether a stop token or a stop string ended the text. `finish` is that of the last token fed.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -116,7 +116,7 @@ def complete(
 
 
 def window_notice(prompt_tokens: int, max_new_tokens: int, context_length: int, slide: bool = True) -> str | None:
-    """Return what happens to a prompt or a text that does not fit into the context window; None if all of it fits."""
+    """Describe what happens to a prompt or text that does not fit into the context window; None if it fits."""
     if prompt_tokens > context_length and slide:
         return (
             f"the prompt has {prompt_tokens} tokens and the model sees {context_length}: "

@@ -1,6 +1,6 @@
 """A decoder whose step is compiled by numba, for models on the CPU in float32 or bfloat16.
 
-PyTorch reads the prompts, since its products of many rows are fast, and writes into the same cache.
+PyTorch reads the prompts, since its matrix multiplications are fast for many rows, and writes into the same cache.
 """
 
 import sys
@@ -40,7 +40,7 @@ _OTHER_LAYERS = {
     nn.ModuleList,
     nn.Identity,
 }
-# The switches whose effect is not a layer of its own, with the values that the step computes.
+# The switches that do not select a type of layer, with the values that the step computes.
 _SWITCHES: dict[str, set[Any]] = {
     "norm_position": {"pre", "post"},
     "position": {"rope", "learned", "none"},
@@ -55,8 +55,9 @@ _EPS = 1e-5  # as in numba_step.py
 def fastest_decoder(model: TransformerLM, num_rows: int) -> "Decoder | NumbaDecoder":
     """The fastest decoder that supports the model.
 
-    On the CPU that is the step compiled by numba, which takes seconds the first time on a machine; on CUDA, PyTorch's
-    own step as a graph. A model with a layer that the compiled step does not know decodes with PyTorch.
+    On the CPU, this is the one with the step compiled by numba, which takes seconds the first time on a machine; on
+    CUDA, the one in PyTorch, whose step runs as a CUDA graph. A model with a layer that the compiled step does not know
+    decodes with PyTorch.
     """
     if supports(model):
         return NumbaDecoder(model, num_rows)
@@ -99,7 +100,7 @@ class NumbaDecoder:
         self._torch_decoder = Decoder(model, num_rows)
         self.prefill = self._torch_decoder.prefill
         if not any(Path(run_step.stats.cache_path or "").glob("numba_step.run_step-*")):
-            print("compiling the decoding step, once per precision: this takes some seconds", file=sys.stderr)
+            print("compiling the decoding step, once per precision: this takes a few seconds", file=sys.stderr)
         num_threads = torch.get_num_threads()
         self._commands, arrived = np.array([_END, 1]), np.zeros(1, np.int64)
         self._token_ids, self._positions = np.zeros(num_rows, np.int64), np.zeros(num_rows, np.int64)
@@ -134,7 +135,7 @@ class NumbaDecoder:
 
 
 def _end(workers: list[Thread], commands: np.ndarray) -> None:
-    """End the threads before the decoder is gone, or the interpreter, which a thread in machine code would crash."""
+    """Stop the threads; the interpreter would crash on exit if one of them were still running machine code."""
     commands[0] = _END
     for worker in workers:
         worker.join()
@@ -145,7 +146,7 @@ def _pack(model: TransformerLM) -> tuple[Any, ...]:
     config = model.config
     dtype = model.token_embeddings.weight.dtype
     blocks = _blocks(model)
-    # The norm before each sublayer and before the head: its own, or in post-norm the one after the sublayer before it.
+    # The norm before each sublayer and before the head: its own in pre-norm, the preceding sublayer's in post-norm.
     norms: list[nn.Module] = [norm for block in blocks for norm in (block.ln1, block.ln2)]
     norms = [*norms, model.ln_final] if config.norm_position == "pre" else [NoNorm(config.d_model), *norms]
     attns = [block.attn for block in blocks]

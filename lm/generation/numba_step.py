@@ -21,8 +21,8 @@ from numba.extending import intrinsic, overload
 
 NO_NORM, RMS_NORM, LAYER_NORM = 0, 1, 2
 _EPS = np.float32(1e-5)
-_MAX_SPINS = 2000  # checks of a counter before a waiting thread yields its processor: some microseconds
-_MAX_YIELDS = 20_000  # checks before a waiting worker sleeps: some milliseconds
+_MAX_SPINS = 2000  # checks of a counter before a waiting thread yields its processor: a few microseconds
+_MAX_YIELDS = 20_000  # checks before a waiting worker sleeps: a few milliseconds
 _MAX_SLEEP = 10_000  # microseconds
 _TILE = 4  # rows and outputs per tile of a matrix multiplication
 _CACHE_LINE = 64  # bytes
@@ -295,7 +295,7 @@ def _attend(q, keys, values, length, scores, out):
 def _exp(x):
     """exp(x) for x from -87 to 88, in operations that the compiler can vectorize; x outside is clamped to that range.
 
-    With x = (n + f) ln 2, n whole and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
+    With x = (n + f) ln 2, integer n and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
     and 2^f is its Taylor series up to the sixth power; the seventh would be less than half a unit in the last place.
     """
     x = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1 / math.log(2))
@@ -367,7 +367,7 @@ def _partition(thread, num_threads, count, unit=1):
 
 @njit(error_model="numpy")
 def _barrier(arrived, barriers, num_threads):
-    """Wait until every thread has passed as many barriers as this one, including this one; return their number."""
+    """Wait until every thread has reached this barrier; return the number of barriers passed, including this one."""
     barriers += 1
     _atomic_increment(arrived)
     num_pauses = 0
@@ -386,7 +386,7 @@ def _pause(num_pauses):
 
 @intrinsic
 def _atomic_increment(_, counter):
-    """counter[0] += 1, safe with several threads: whoever sees the new value also sees all earlier writes."""
+    """counter[0] += 1, safe with several threads: a thread that sees the new value also sees all earlier writes."""
 
     def generate(context, builder, signature, arguments):
         pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data

@@ -37,7 +37,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor |
 def causal_attention(
     q: Tensor, k: Tensor, v: Tensor, backend: AttentionBackend, document_starts: Tensor | None = None
 ) -> Tensor:
-    """Attention in which position t sees the positions 0 to t, or with `document_starts` (B, T) its own document's.
+    """Attention where position t sees positions 0 to t, or only those of its document with `document_starts` (B, T).
 
     Queries are (B, H, T, K), keys and values (B, G, T, K): with G < H, groups of heads share them. The backends compute
     the same: `reference` is the equation above, which torch.compile makes fast on a CPU; `sdpa` is PyTorch's kernel
@@ -62,7 +62,7 @@ def causal_attention(
 def attention_to_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention of one new token per row to the columns of a cache: q (B, H, 1, K), k and v (B, G, S, K) -> q's shape.
 
-    The heads that share keys and values are laid side by side as if they were positions, so that nothing is repeated.
+    The query heads that share keys and values are treated like positions, so that keys and values are not repeated.
     This is the equation itself: for one position, PyTorch's kernel takes up to four times as long on a CPU.
     """
     grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # (B, G, H/G, K)
@@ -73,9 +73,9 @@ class MultiHeadSelfAttention(nn.Module):
     """Causal self-attention with `num_heads` heads, groups of which share the `num_kv_heads` keys and values.
 
     num_kv_heads = num_heads is multi-head attention (Vaswani et al. 2017, section 3.2.2); fewer is grouped-query
-    attention (Ainslie et al. 2023). `rope` rotates queries and keys; without it the layer knows nothing of positions.
-    `qk_norm` first normalizes each query and key (Henry et al. 2020; Dehghani et al. 2023), so that no attention logit
-    can grow without bound.
+    attention (Ainslie et al. 2023). `rope` rotates queries and keys; without it, the layer has no information about
+    positions. `qk_norm` first normalizes each query and key (Henry et al. 2020; Dehghani et al. 2023), so that no
+    attention logit can grow without bound.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class MultiHeadSelfAttention(nn.Module):
         cache: LayerCache | None = None,
     ) -> Tensor:
         """(..., T, D) -> (..., T, D); arguments as for `TransformerLM.forward`."""
-        # Three products: one over the joined weights was no faster on a CPU, and keeps q and k twice for the backward
-        # pass.
+        # Three multiplications: a single one with concatenated weights was no faster on a CPU, and it keeps two copies
+        # of q and k for the backward pass.
         q = self.q_proj(x).unflatten(-1, (self.num_heads, self.d_head)).transpose(-2, -3)  # (..., H, T, K)
         k = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.d_head)).transpose(-2, -3)  # (..., G, T, K)
         v = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.d_head)).transpose(-2, -3)
@@ -137,7 +137,7 @@ class MultiHeadSelfAttention(nn.Module):
     def flops_per_token(d_model: int, num_heads: int, num_kv_heads: int, sequence_length: int) -> int:
         """FLOPs of the forward pass in matrix products: the projections, the scores and the weighted values.
 
-        Masked positions count too, as is usual where MFU is compared.
+        Masked positions are included, as is usual when MFU is reported.
         """
         projections = 2 * MultiHeadSelfAttention.num_parameters(d_model, num_heads, num_kv_heads)
         return projections + 4 * sequence_length * d_model

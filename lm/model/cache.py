@@ -29,11 +29,14 @@ class KeyValueCache:
         self.values = torch.zeros_like(self.keys)
 
     def prompts(self, rows: Tensor) -> "CacheView":
-        """Read texts from position 0 into `rows` (B,); what these rows held is overwritten."""
+        """Return a view to read texts from position 0 into `rows` (B,), overwriting what these rows held."""
         return CacheView(self, rows, None, None)
 
     def next_tokens(self, positions: Tensor, num_columns: int) -> "CacheView":
-        """Read one token at `positions` (B,) into the first B rows, and attend to the first `num_columns` columns."""
+        """Return a view to read one token at `positions` (B,) into each of the first B rows.
+
+        The tokens attend to the first `num_columns` columns, up to their own position.
+        """
         columns = torch.arange(num_columns, device=positions.device)
         mask = columns <= positions[:, None]  # (B, S)
         rows = torch.arange(len(positions), device=positions.device)
@@ -70,8 +73,8 @@ class LayerCache:
         """Store the new keys and values (B, G, T, K).
 
         Returns:
-            The keys and values to attend to, and the mask: None where a text is read from its beginning, and the usual
-            causal attention among the new tokens is all there is.
+            The keys and values to attend to, and the mask. The mask is None for texts read from their beginning, whose
+            tokens attend only to each other, with the usual causal mask.
         """
         rows, positions, mask = self.view.rows, self.view.positions, self.view.mask
         if positions is None or mask is None:

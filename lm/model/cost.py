@@ -1,8 +1,8 @@
 """What a model costs: its parameters and FLOPs, summed over what the layers report about themselves.
 
-FLOPs are those of the matrix products, 2 per multiplication and addition, and three times as many in training as in the
-forward pass alone, since the backward pass multiplies twice as much. Norms, activation functions and softmax are left
-out (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). Memory is in lm/training/memory_estimate.py.
+FLOPs are those of the matrix products, 2 per multiply-add. Training takes three times as many as the forward pass,
+because the backward pass takes twice as many. Norms, activation functions and softmax are not counted (Kaplan et al.
+2020, section 2.1; Chowdhery et al. 2022, appendix B). Memory is in lm/training/memory_estimate.py.
 """
 
 from lm.model.attention import MultiHeadSelfAttention
@@ -15,7 +15,7 @@ from lm.model.norms import NORMS, RMSNorm
 def parameters(config: ModelConfig, vocab_size: int) -> dict[str, int]:
     """Number of parameters by component. Their sum is the model's; a tied head counts as 0.
 
-    Example: vocab_size 10,000, d_model 512, 4 layers, d_ff 1344 have 4 (4·512² + 3·512·1344) + 9·512 = 12,456,448
+    Example: vocab_size 10,000, d_model 512, 4 layers, d_ff 1344 give 4 (4·512² + 3·512·1344) + 9·512 = 12,456,448
     parameters in blocks and norms, and twice 10,000·512 = 5,120,000 in embeddings and head.
     """
     d_model, num_layers = config.d_model, config.num_layers

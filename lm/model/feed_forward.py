@@ -17,7 +17,7 @@ from lm.model.linear import Linear
 
 
 class FeedForwardLayer(nn.Module, ABC):
-    """A layer applied to each position by itself: (..., D) -> (..., D)."""
+    """A layer applied to each position independently: (..., D) -> (..., D)."""
 
     num_input_products: ClassVar[int]
     """How many matrix products read the layer's input."""

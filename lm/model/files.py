@@ -49,7 +49,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as a SafetensorError
         partial.unlink(missing_ok=True)
         raise UserError(
             f"{path}: cannot be written ({error}); free some space or fix the path, and run again"

@@ -43,7 +43,7 @@ def apply_preset(name: str, path: Path) -> list[str]:
     changes = _merge(params, preset, "")
     text = io.StringIO()
     yaml.dump(params, text)
-    # ruamel leaves a comment in its old column; move it to two spaces behind the new value.
+    # ruamel leaves a comment in its old column; move it to two spaces after the new value.
     rewritten = re.sub(r"^( +\w+: \S+) +#", r"\1  #", text.getvalue(), flags=re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / path.name

@@ -2,7 +2,7 @@
 
 A chunk of a stream contains the text that is certain so far and the tokens that produced it. Usually that is one token.
 It is several if they form one character together, or if they looked like the beginning of a stop string but were not. A
-complete response is the concatenation of its chunks, so both forms contain the same.
+complete response is the concatenation of its chunks, so both forms have the same content.
 """
 
 import codecs

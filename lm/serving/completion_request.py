@@ -142,7 +142,7 @@ class CompletionRequest:
 
 
 def parse(body: bytes, model: str, limits: Limits) -> CompletionRequest:
-    """Parse a request to the model with the name `model`.
+    """Parse a request to the model named `model`.
 
     The defaults are OpenAI's, such as 16 tokens and temperature 1. Without `seed`, a random one is drawn.
 
@@ -179,7 +179,7 @@ def parse(body: bytes, model: str, limits: Limits) -> CompletionRequest:
         max_tokens=_integer("max_tokens", fields, 16, low=1, high=limits.max_tokens),
         sampler=sampler,
         n=n,
-        # The highest seed leaves room for those of the other texts, which count up from it.
+        # The maximum leaves room for the seeds of the other texts, which count up from this one.
         seed=_integer("seed", fields, secrets.randbelow(2**32), low=0, high=2**63 - 1 - limits.choices),
         stop=stop,
         stream=stream,

@@ -29,7 +29,7 @@ from lm.serving.page import Page
 from lm.serving.served_model import ServedModel
 
 POLL_SECONDS = 0.25  # how often to check whether the client has disconnected while waiting for a token
-STALL_SECONDS = 30.0  # without a byte read or written, after which a connection is considered dead
+STALL_SECONDS = 30.0  # a connection is considered dead if no byte is read or written for this long
 
 
 class Server(ThreadingHTTPServer):

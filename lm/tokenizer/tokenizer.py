@@ -34,8 +34,8 @@ from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
 from lm.tokenizer.text.text_file import read_text
 
-# In characters or bytes: a text this long is worth compiling the kernels for, and texts that are this long in total are
-# worth loading kernels that are compiled already.
+# In characters or bytes. A text of the first length justifies compiling the kernels; texts whose total is the second
+# length justify loading kernels that are already compiled.
 _MIN_LENGTH_TO_COMPILE = 1 << 20
 _MIN_TOTAL_LENGTH_TO_LOAD = 1 << 16
 
@@ -302,7 +302,7 @@ class Tokenizer:
     def _prefers_fast(self, length: int, *libraries: Library) -> bool:
         """Return whether to use the kernels for a text.
 
-        For a long text it is worth compiling them. For many short texts it is only worth loading them.
+        A long text justifies compiling them. Many short texts only justify loading compiled ones.
         """
         if not self._supports_fast:
             return False

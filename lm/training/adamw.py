@@ -29,7 +29,7 @@ class AdamW(torch.optim.Optimizer):
         self.compiled: Callable[..., None] | None = None
 
     def compile(self) -> None:
-        """Let torch.compile fuse the eight passes of a step into one; the first step then takes some seconds."""
+        """Let torch.compile fuse the eight passes of a step into one; the first step then takes a few seconds."""
         self.compiled = torch.compile(_adamw, dynamic=False)
 
     @overload

@@ -50,7 +50,7 @@ def num_windows(num_tokens: int, context_length: int) -> int:
 def batch(tokens: np.ndarray, step: int, batch_size: int, context_length: int, seed: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets of training step `step` = 0, 1, 2, ..., each (B, T) int64, from the 1-d array `tokens`.
 
-    A batch may contain the end of one epoch and the start of the next, which has another order.
+    A batch may contain the end of one epoch and the start of the next, which has a different order.
     """
     n = num_windows(len(tokens), context_length)
     positions = np.arange(step * batch_size, (step + 1) * batch_size)

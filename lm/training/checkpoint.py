@@ -1,12 +1,13 @@
 """Checkpoints of unfinished runs, from which an interrupted run resumes with the same bits.
 
 They are kept outside the outputs of the pipeline, in a folder named after the run's fingerprint: a hash of the
-configuration, the data and the code, which determine its result. A run with anything else never finds them.
+configuration, the data and the code, which determine its result. A run that differs in any of them never uses these
+checkpoints.
 
     <fingerprint>/step-00000300/shard-00001-model-00001-of-00001.safetensors   one file per process
                                 index.json                                      progress and the files' checksums
 
-The files are written and read by PyTorch's distributed checkpoints, so a run can resume with another number of
+The files are written and read by PyTorch's distributed checkpoints, so a run can resume with a different number of
 processes. Nothing is ever unpickled. The index is written last, and a folder without it is not a checkpoint. Training
 waits only until the state has been copied, and continues while the copy is written.
 """
@@ -86,7 +87,7 @@ class Checkpoints:
         self._saving: concurrent.futures.Future[Any] | None = None
         # A separate group, so that the messages of saving and of training, which run at the same time, do not mix.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-        # With a single process, PyTorch's checkpoints warn about it at every save, in a thread of their own.
+        # With a single process, PyTorch's checkpoints warn about it at every save, in a separate thread.
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
     def __enter__(self) -> "Checkpoints":
@@ -226,7 +227,7 @@ class Checkpoints:
         return progress.evaluated or not evaluated
 
     def _prune(self) -> None:
-        """Delete the checkpoints that are not to be kept."""
+        """Delete all checkpoints except those to keep."""
         steps = self.steps()
         losses: dict[int, float] = {}
         for step in steps:

@@ -24,7 +24,7 @@ def open_data(folder: Path, tokenizer: Tokenizer) -> Data:
     """Open and check the token files that the stage encode_memmap wrote.
 
     Raises:
-        UserError: the files are missing or damaged, or were encoded with another tokenizer.
+        UserError: the files are missing or damaged, or were encoded with a different tokenizer.
     """
     train, train_facts = open_tokens(folder, "train", tokenizer.hash)
     val, val_facts = open_tokens(folder, "val", tokenizer.hash)

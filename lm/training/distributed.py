@@ -5,8 +5,8 @@ same program and enters `process_group`, which connects it to the others. In a p
 there is one process, and the functions here do nothing.
 
 Each process computes the gradients of its share of a batch. They are averaged by DistributedDataParallel (Li et al.
-2020), with which every process holds the whole model, or by FSDP2 (Zhao et al. 2023), with which every process holds a
-shard of the weights, gradients and optimizer state, and a block is gathered only while it is computed.
+2020), where every process holds the whole model, or by FSDP2 (Zhao et al. 2023), where every process holds a shard of
+the weights, gradients and optimizer state, and each block is gathered only while it is computed.
 """
 
 import logging
@@ -48,7 +48,7 @@ def launch(main: Callable[[], None], num_processes: int) -> None:
     over the loopback interface, so no port is open to other machines.
 
     Raises:
-        UserError: a process failed; the message contains its rank and its error. If several did, it is the first.
+        UserError: a process failed; the message contains its rank and its error, those of the first if several did.
         KeyboardInterrupt: the processes were interrupted and have stopped.
     """
     logging.disable(logging.WARNING)  # PyTorch's warnings that it stops the other processes
@@ -109,7 +109,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     first process prints; the output of the others is discarded.
 
     Raises:
-        UserError: there are fewer GPUs than processes, or the device can be used by one process only.
+        UserError: there are fewer GPUs than processes, or only one process can use the device.
     """
     if not is_launched():
         yield device

@@ -21,7 +21,7 @@ def load_initial_model(run: RunConfig, tokenizer: Tokenizer) -> TransformerLM:
 
     Raises:
         UserError: there is no such folder, its files are damaged, its weights are not finite, it was trained with
-            another tokenizer, or its configuration differs from `run.model`.
+            a different tokenizer, or its configuration differs from `run.model`.
     """
     folder = Path(run.train.initial_model)
     if not folder.is_dir():
@@ -39,7 +39,7 @@ def load_initial_model(run: RunConfig, tokenizer: Tokenizer) -> TransformerLM:
     different = [f"model.{name}={found[name]}" for name in found if found[name] != expected[name]]
     if different:
         raise UserError(
-            f"train.initial_model: the model in {folder} has another configuration than params.yaml; set "
+            f"train.initial_model: the model in {folder} has a different configuration than params.yaml; set "
             f"{' '.join(different)}"
         )
     return model

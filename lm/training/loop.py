@@ -188,8 +188,8 @@ class TrainingLoop:
     def _evaluate(self, grad_norm: float | None, log: Log) -> bool:
         """Evaluate the model, write the curve and the metrics, and save a checkpoint.
 
-        Returns whether the loss is finite. If it is not, nothing is written or saved, except at step 0, which a run
-        that diverges at once returns to.
+        Returns whether the loss is finite. If it is not, nothing is written or saved, except at step 0, because a run
+        that diverges immediately returns to it.
         """
         config, progress, data = self.config.train, self.progress, self.data
         self.model.eval()
@@ -226,7 +226,7 @@ class TrainingLoop:
             f"interrupted: step {self.progress.step} of {self.config.train.max_steps} is saved; run the same command "
             "to resume"
         )
-        wait_for_all()  # `launch` stops the other processes when one ends, and the first one must print this before
+        wait_for_all()  # `launch` stops all processes when one exits, and none may exit before the first prints this
         raise KeyboardInterrupt
 
     def _return_to_last_evaluation(self) -> None:

@@ -34,19 +34,21 @@ def training_bytes(
     a copy of each matrix. `activations` are what the forward pass saves for the backward pass. The last key names the
     phase in which the peak occurs, and holds the temporary tensors of that phase:
 
-    - `loss`, in most cases: all activations exist, and the logits of one chunk. Of the gradients only the head's
-      exists, unless earlier micro batches have left theirs.
+    - `loss`, in most cases: all activations exist, and the logits of one chunk. The only gradient is the head's, unless
+      earlier micro batches have left theirs.
     - `backward`, at its first layer, where attention holds its scores or activations are computed again; or at its
       last, where nearly all gradients exist.
-    - `step`, where few tokens meet many parameters: all gradients exist, and the temporary tensors of the optimizer.
+    - `step`, if there are few tokens and many parameters: all gradients exist, and the temporary tensors of the
+      optimizer.
 
-    The masks of documents are not counted, nor memory that libraries allocate without PyTorch.
+    Neither document masks nor memory that libraries allocate without PyTorch are counted.
 
     Args:
         device: "cpu", "cuda" or "mps".
 
     Example: 4 layers of d_model 512, 16 heads and d_ff 1344, vocabulary 10,000, 8 windows of 256 tokens in bfloat16
-    take 570 MB in the loss: weights 91, optimizer 182, gradients 20, bfloat16_weights 25, activations 199, loss 53.
+    need 570 MB in the phase `loss`: weights 91, optimizer 182, gradients 20, bfloat16_weights 25, activations 199, loss
+    53.
     """
     count = parameters(config, vocab_size)
     total, matrices, head = sum(count.values()), count["attention"] + count["ffn"], vocab_size * config.d_model
@@ -94,7 +96,7 @@ def training_bytes(
 def process_bytes(
     run: RunConfig, vocab_size: int, runtime: RuntimeConfig, device: str, num_processes: int
 ) -> dict[str, int]:
-    """Bytes of one of several processes at its peak, by kind: those of `training_bytes`, and those of a `checkpoint`.
+    """Bytes that each process holds at its peak, by kind: those of `training_bytes`, and those of a `checkpoint`.
 
     ddp: gradients are views into the buckets that are averaged, which exist from the first step to the end
     (DistributedDataParallel, gradient_as_bucket_view). All gradients therefore exist at any time, as if earlier micro
@@ -103,11 +105,11 @@ def process_bytes(
     fsdp with P processes: a process holds 1/P of the weights, and also the embeddings and the head, which stay whole
     from the forward pass to the end of the backward pass, and two blocks, one being computed while the next is
     gathered. It holds 1/P of the optimizer state. Gradients are as in one process: in the loss, the head's gradient is
-    whole, and so are those of earlier micro batches, which the last one distributes. Only a peak in the optimizer's
-    step is lower than this.
+    whole, and so are those of earlier micro batches, which the last one distributes. A peak in the optimizer's step is
+    lower than estimated here.
 
-    checkpoint: written while the training continues, from a copy of the process's weights and optimizer state, through
-    the bytes of its file, which holds 1/P of them.
+    checkpoint: while training continues, there is a copy of the process's weights and optimizer state, and the content
+    of the file that it writes, 1/P of the weights and the optimizer state of the model.
     """
     share = run.train.batch_size // num_processes
     size = min(runtime.micro_batch_size or share, share)
@@ -179,7 +181,7 @@ def _backward_bytes_per_token(config: ModelConfig, element: int, attention_backe
 
 def _loss_bytes(config: ModelConfig, vocab_size: int, tokens: int, element: int, device: str) -> int:
     """Temporary tensors of the chunked cross-entropy, beside the gradient of the head that it leaves."""
-    # The head's input, and as much again for its gradient.
+    # The head's input, and its gradient, which has the same size.
     hidden = tokens * config.d_model * (element if NORMS[config.norm].output_follows_autocast else 4)
     num_chunks = min(tokens, -(-tokens * vocab_size // CHUNK_LOGITS[device]))
     logits = -(-tokens // num_chunks) * vocab_size

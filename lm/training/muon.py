@@ -71,9 +71,9 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
     """Map each matrix of (N, R, C), R <= C, to about U Vᵀ, where U S Vᵀ is its singular value decomposition.
 
     Takes five steps of a Newton-Schulz iteration with an odd polynomial of degree five (Jordan et al. 2024), which
-    changes only the singular values. The polynomial is steep at 0: singular values of at least 0.002 of the matrix's
-    norm end between 0.68 and 1.2. More steps would bring them closer to 1, but do not make training better. The
-    products are computed in `dtype`.
+    changes only the singular values. The polynomial is steep at 0: singular values of at least 0.002 times the matrix's
+    norm end between 0.68 and 1.2. More steps would bring them closer to 1, but do not improve training. The products
+    are computed in `dtype`.
 
     Example: diag(3, 4) becomes diag(0.72, 1.12).
     """

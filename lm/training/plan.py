@@ -220,7 +220,7 @@ def measure_step_seconds(run: RunConfig, vocab_size: int, runtime: RuntimeConfig
         first = _median_seconds(train_step, tokens[:size])
         seconds = first + (share / size - 1) * max(0, seconds - first)
     if compile:
-        torch.compiler.reset()  # so that a training in the same process compiles as if nothing had been measured
+        torch.compiler.reset()  # so that training in the same process compiles as if nothing had been measured
     return seconds
 
 

@@ -80,7 +80,7 @@ def _wandb(path: Path, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]
     import wandb
 
     mode = None if wandb.login(prompt=False) else "offline"  # without a login, `init` would ask on the terminal
-    # The progress bar uses the console, and a network that is down must not delay the end of a training.
+    # The progress bar uses the console, and a network that is down must not delay the end of training.
     settings = wandb.Settings(console="off", finish_timeout=60, reinit="create_new")
     run = wandb.init(
         id=path.name, name=path.name, resume="allow", config=config, dir=str(path), mode=mode, settings=settings

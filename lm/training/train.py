@@ -33,8 +33,8 @@ def train(
     """Train a model, or resume an interrupted run with the same configuration, data and code.
 
     Every process of the run calls this function. When training ends, the first process calls `write`, which saves the
-    outputs; after that, the checkpoints are deleted. `report` is called with the plan, with a line per evaluation and
-    with other news of the training.
+    outputs; after that, the checkpoints are deleted. `report` is called with the plan, with one line per evaluation,
+    and with other messages.
 
     A loss or gradient that is not finite ends the run early, unless `train.max_skipped_steps` allows the step to be
     skipped. The result is then the model of the last evaluation, and its metrics have `diverged` = 1.

@@ -363,7 +363,7 @@ def test_an_initial_model_that_has_changed_begins_another_run(run, tokenizer, tr
         (
             {"d_ff": 64, "qk_norm": True},
             None,
-            r"has another configuration than params.yaml; set model.d_ff=64 model.qk_norm=True",
+            r"has a different configuration than params.yaml; set model.d_ff=64 model.qk_norm=True",
         ),
         ({}, "another", "trained with a different tokenizer"),
         (None, None, "train.initial_model: expected none or the folder of a model, got .*model, which is not a folder"),

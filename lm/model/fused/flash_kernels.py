@@ -1,4 +1,4 @@
-"""FlashAttention-2 as Triton kernels (Dao 2023, arXiv 2307.08691, algorithms 1 and 2), behind flash_attention.py.
+"""FlashAttention-2 as Triton kernels (Dao 2023, arXiv 2307.08691, algorithms 1 and 2), called by flash_attention.py.
 
 Each program is the only one to write its rows, so nothing is accumulated across programs and every run gives the same
 bits. In `flash_forward` a program computes O and L for one tile of queries, in `flash_query_gradient` D and dQ for one

@@ -1,7 +1,7 @@
-"""Float32 products with a weight matrix by oneDNN.
+"""Float32 multiplication by a weight matrix with oneDNN.
 
-On a CPU, PyTorch gives float32 products to MKL, Intel's library. On an AMD EPYC, oneDNN, which PyTorch also contains,
-takes half the time. Products of every other kind, and compiled code, are left to PyTorch.
+On a CPU, PyTorch multiplies float32 matrices with MKL, Intel's library. On an AMD EPYC, oneDNN, which PyTorch also
+includes, takes half the time. All other multiplications, and compiled code, are left to PyTorch.
 """
 
 import platform
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether `matmul` may be used for these tensors, and is faster than PyTorch's own product."""
+    """Whether `matmul` may be used for these tensors, and is faster than PyTorch's own multiplication."""
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu":
         return False
     if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():  # the compiler does not know this operator

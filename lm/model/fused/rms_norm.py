@@ -1,4 +1,4 @@
-"""RMSNorm with a backward pass of its own, which keeps one tensor of the size of the input instead of three."""
+"""RMSNorm with a hand-written backward pass, which keeps one tensor of the size of the input instead of three."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""SwiGLU's gate with a backward pass of its own, which keeps the two inputs instead of four tensors of their size."""
+"""SwiGLU's gate with a hand-written backward pass, which keeps the two inputs instead of four tensors of their size."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BY
 
 MAX_SYMBOLS = (1 << SYMBOL_BITS) - 1
 
-_FIRST_CACHE_BITS, _LAST_CACHE_BITS = 16, 19  # the cache has 2 MB at first and doubles up to 16 MB
+_FIRST_CACHE_BITS, _LAST_CACHE_BITS = 16, 19  # the cache starts with 2 MB and grows to 16 MB
 _MAX_CACHED_IDS, _MAX_CACHED_BYTES = 1 << 21, 1 << 22
 
 
@@ -64,7 +64,7 @@ class FastEncoder:
     def encode_text(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         """Return the ids of a text."""
         parts = (part.encode() for part in split_text(text, self._allowed(allow_special)))
-        # A token is about three bytes long. If they are shorter, the array grows.
+        # Tokens are about three bytes long. If they are shorter, the array grows.
         ids = np.empty(len(text) // 3, self._dtype)
         count = 0
         for part in self._encode_parts(parts, allow_special, num_threads):
@@ -120,7 +120,7 @@ class FastEncoder:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Group texts into batches of at most CHUNK_SIZE characters; a longer text gets a batch of its own."""
+    """Group texts into batches of at most CHUNK_SIZE characters; a longer text gets its own batch."""
     batch: list[str] = []
     length = 0
     for text in texts:

@@ -19,7 +19,7 @@ def merge_short(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work
 
     Each symbol is at the position of its first byte, counted from 1, and `remaining` has a bit for each of them. At the
     same position, `merges` holds what the symbol and the next one merge into. The smallest of these is the next merge,
-    the leftmost first. Before the first and after the last symbol is one that merges with nothing.
+    the leftmost first. A symbol that merges with nothing precedes the first symbol and follows the last.
     """
     symbols = 0
     merges = 64

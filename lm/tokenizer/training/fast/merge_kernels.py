@@ -7,13 +7,13 @@ cell of a token hold its symbol, so both neighbors of a token are found without 
 
 A hash table has one slot of four numbers for each pair of neighboring tokens:
 
-    pair + 1 (0 if free) | how often it occurs in the text | where its positions begin in `positions` | how many it has
+    pair + 1 (0 if free) | count in the text | where its positions begin in `positions` | number of positions
 
 The positions of a pair are those where it occurred when the later of its tokens was made. When another merge breaks up
 a pair, its position is not removed; it is checked before it is used.
 
-Most pairs are too rare ever to be merged, so pairs that occur less than MIN_COUNT times are not stored at all. Only
-when no stored pair is left, MIN_COUNT is lowered and the pairs are indexed again.
+Most pairs are too rare ever to be merged, so pairs that occur less than MIN_COUNT times are not stored at all. When
+no stored pair is left, MIN_COUNT is lowered and the pairs are indexed again.
 
 A heap (see pair_heap.py) yields the pair to merge next. After the later of its tokens is made, the count of a pair only
 falls, so the count in a heap entry is never too low. One that is too high is corrected when the entry reaches the top.
@@ -140,7 +140,7 @@ def learn_merges(
     until: Int,
     state: Int64s,
 ):
-    """Merge until there are `until` tokens, no pair is left, or an array needs more space; return which.
+    """Merge until there are `until` tokens, no pair is left, or an array needs more space; return which one occurred.
 
     Args:
         symbols, weights, text: See `write_cells`.

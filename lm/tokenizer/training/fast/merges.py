@@ -55,7 +55,7 @@ class _MergeLearner:
         self._state[NUM_TOKENS], self._state[MAX_TOKENS] = 256, num_tokens
         self._state[MIN_COUNT] = 1 + int(counts.slots[3::4].sum()) // (_MIN_COUNT_DIVISOR * max(1, num_merges))
 
-        # The first 256 cells hold the 256 bytes, so that every one of them occurs in `text`; they are no pre-tokens.
+        # The first 256 cells hold the 256 bytes, so that every one of them occurs in `text`; they are not pre-tokens.
         self._num_cells = 256 + kernels.count_cells(counts.slots, counts.bits)
         if self._num_cells >= 1 << 32:
             raise UserError("tokenizer: the text has more than 4 GB of distinct pre-tokens; train on a part of it")
@@ -146,7 +146,7 @@ class _MergeLearner:
 
 
 def _enlarged(array: np.ndarray, num_more: int) -> np.ndarray:
-    """Return a copy of `array` that is longer by a half or by `num_more` elements, whichever is more."""
+    """Return a copy of `array` that is longer by half its length or by `num_more` elements, whichever is more."""
     larger = np.empty(len(array) + max(len(array) // 2, num_more), array.dtype)
     larger[: len(array)] = array
     return larger
