@@ -140,8 +140,8 @@ class Batch:
         tokens: dict[int, Token] = {}
         for rows, logits in self._logits():
             # NumPy's argmax uses one thread, and leaves the others to the decoder.
-            likeliest = logits.numpy().argmax(-1).tolist()
-            for row, row_logits, token_id in zip(rows, logits, likeliest):
+            most_likely = logits.numpy().argmax(-1).tolist()
+            for row, row_logits, token_id in zip(rows, logits, most_likely):
                 if row is not None:
                     tokens[row] = self._extend(self._texts[row], row_logits, token_id)
         for row, token in tokens.items():
@@ -163,13 +163,13 @@ class Batch:
         if uncached:
             yield list(uncached), self._decoder.prefill(list(uncached), list(uncached.values())).float().cpu()
 
-    def _extend(self, text: _Text, logits: Tensor, likeliest: int) -> Token:
-        """Draw the next token from `logits` (V,), whose largest value, or NaN, is at `likeliest`."""
+    def _extend(self, text: _Text, logits: Tensor, most_likely: int) -> Token:
+        """Draw the next token from `logits` (V,), whose largest value, or NaN, is at `most_likely`."""
         request = text.request
-        if not math.isfinite(logits[likeliest]):
+        if not math.isfinite(logits[most_likely]):
             return Token(token_id=None, finish="diverged")
         if request.sampler.temperature == 0 and request.sampler.repetition_penalty == 1:
-            token_id = likeliest  # the only token with a probability above 0
+            token_id = most_likely  # the only token with a probability above 0
         else:
             token_id = draw(distribution(logits, torch.tensor(text.ids), request.sampler), text.generator)
         text.ids.append(token_id)
