@@ -15,8 +15,11 @@ def exit_cleanly(main: Callable[[], None]) -> None:
 
     A UserError prints one line to stderr and exits with status 1, and Ctrl-C exits with status 130. A full disk and
     text that stdout's encoding cannot represent are reported like a UserError. If the reader of stdout has closed the
-    pipe, as in `... | head`, the exit is silent with status 1.
+    pipe, as in `... | head`, the exit is silent with status 1. If the process was started without a
+    stdout, as with `>&-`, its output is discarded.
     """
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
     try:
         main()
         print(end="", flush=True)  # now, so that an error is caught here

@@ -298,7 +298,7 @@ def _read_json(path: Path, stage: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); make it with: dvc repro {stage}") from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise UserError(f"{path}: not JSON ({error}); make it again with: dvc repro {stage}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a JSON object; make it again with: dvc repro {stage}")

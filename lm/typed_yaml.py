@@ -39,8 +39,11 @@ def read_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    except ValueError as error:  # a number that Python refuses to convert, such as one of 5,000 digits
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())  # str(error) has several lines
+        raise UserError(f"{where}: not valid YAML: {problem}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        # A number of thousands of digits, a value that does not match its tag (PyYAML raises AttributeError for
+        # `!!timestamp 1`), or thousands of nested lists.
         raise UserError(f"{path}: not valid YAML: {error}") from error
 
 

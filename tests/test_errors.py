@@ -33,6 +33,12 @@ def test_a_closed_pipe_gives_no_traceback():
     assert result.stdout == "0\n" and result.stderr == ""
 
 
+def test_without_a_stdout_the_output_is_discarded():
+    script = "import sys; from lm.errors import exit_cleanly; exit_cleanly(lambda: sys.stdout.flush())"
+    result = subprocess.run(f"{sys.executable} -c '{script}' >&-", shell=True, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 FULL_DISK = "/dev/full"
 
 

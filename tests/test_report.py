@@ -25,6 +25,14 @@ def test_the_report_has_metrics_table_one_sample_and_pictures(folders):
     assert "Not shown." not in text
 
 
+@pytest.mark.parametrize("content", ["", "null", "[]", "{}", "3", "[" * 100_000])
+@pytest.mark.parametrize("path", ["metrics/train.json", "samples/samples.json"])
+def test_a_damaged_result_is_reported_in_one_line(folders, path, content):
+    (folders[0].parent / path).write_text(content)
+    with pytest.raises(UserError, match=r"a result is damaged .*dvc repro\Z"):
+        report(*folders)
+
+
 def test_a_pipeline_that_has_not_ended_is_named(folders):
     (folders[1] / "samples.json").unlink()
     with pytest.raises(UserError, match="samples.json: missing; run the pipeline first: dvc repro"):

@@ -59,6 +59,14 @@ def test_the_message_names_the_key(text, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize("text", ["a: \0", "a: " + "9" * 5000, "a: !!timestamp 1", "[" * 3000])
+def test_text_that_cannot_be_parsed_is_reported_in_one_line(tmp_path, text):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"some.yaml: not valid YAML: .+\Z"):
+        read_yaml(path)
+
+
 def test_a_syntax_error_is_reported_with_its_line(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_text("a: 1\nb: [\n")

@@ -29,13 +29,15 @@ def export_hugging_face(
 
     Raises:
         UserError: the format cannot represent the model or its tokenizer, a file cannot be read, or `out` already
-            contains a model; all of this is checked before anything is written. Also if a file cannot be written.
+            contains a model or a README.md; all of this is checked before anything is written. Also if a file cannot be
+            written.
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = load_model(model_folder, tokenizer.hash)
     check_layout(model.config)
-    if (out / "config.json").exists():
-        raise UserError(f"{out}: already contains a model; choose another folder, or delete it")
+    for name in ("config.json", "README.md"):  # README.md, so that an export to the project's folder keeps its README
+        if (out / name).exists():
+            raise UserError(f"{out / name}: already exists; choose another folder, or delete it")
     tokenizer_content = tokenizer_json(tokenizer)
     config = hugging_face_config(model, tokenizer.end_of_text_id)
     weights = llama_weights(model, half_split=True)

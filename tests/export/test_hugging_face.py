@@ -59,9 +59,18 @@ def test_transformers_encodes_to_the_same_ids_and_decodes_them(folders, tokenize
 def test_a_folder_that_contains_a_model_is_not_changed(folders, tmp_path):
     model, tokenizer = folders()
     before = (model / "config.json").read_bytes()
-    with pytest.raises(UserError, match="already contains a model"):
+    with pytest.raises(UserError, match=r"config\.json: already exists"):
         export_hugging_face(model, tokenizer, model)
     assert (model / "config.json").read_bytes() == before
+
+
+def test_a_readme_in_the_folder_is_not_overwritten(folders, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    with pytest.raises(UserError, match=r"README\.md: already exists"):
+        export_hugging_face(*folders(), out)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("README.md", "mine")]
 
 
 def test_nothing_is_written_if_a_file_for_the_model_card_is_missing(folders, tmp_path):
