@@ -39,6 +39,8 @@ def main() -> None:
         samples += complete(batch, tokenizer, prompt, params.sample)
     write_json(args.samples / "samples.json", [dataclasses.asdict(sample) for sample in samples])
     write_text(args.samples / "samples.txt", "\n".join(map(_readable, samples)))
+    first_line, _, _ = samples[0].text.partition("\n")
+    print(f"{len(samples)} samples in {args.samples / 'samples.txt'}, the first: {first_line}")
 
 
 def _readable(sample: Sample) -> str:
