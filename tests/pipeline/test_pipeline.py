@@ -153,6 +153,7 @@ def test_a_missing_input_names_the_stage_that_makes_it(pipeline, tmp_path, monke
     assert str(error.value).startswith("X") and str(error.value).endswith(missing)
 
 
+@pytest.mark.slow  # compiles the decoding step of the copy
 def test_generate_continues_a_prompt_from_the_command_line(run):
     command = ["python", "-m", "lm", "generate", "Once upon", "--max-new-tokens", "5", "--num-samples", "2"]
     assert run(*command).stdout.count("Once upon") == 2
