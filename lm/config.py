@@ -16,10 +16,11 @@ from lm.corpus.config import DataConfig
 from lm.errors import UserError
 from lm.generation.config import SampleConfig
 from lm.model.config import ModelConfig
+from lm.schema import validate
 from lm.studies.config import AblateConfig, SwitchesConfig
 from lm.tokenizer.config import TokenizerConfig
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
-from lm.typed_yaml import build, read_yaml
+from lm.yaml12 import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def load(path: Path) -> Params:
     values = read_yaml(path)
     _complete_variants(values)
     try:
-        return build(Params, values)
+        return validate(Params, values)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -7,7 +7,34 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """An error whose message says in one line what is wrong, where, and how to fix it."""
+    """An error whose message says in one line what is wrong, where, and how to fix it.
+
+    Messages quote file names, keys and other libraries' messages. Control characters in them are escaped, such as a
+    newline to \\n, and what exceeds a screenful is left out, so that every message is one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_shorten(_escape(message), 2000))
+
+
+def quote(value: object, limit: int = 80) -> str:
+    r"""Return `repr(value)` in one line of at most `limit` characters, for use in a message.
+
+    >>> quote("a\nb"), quote("a" * 100, limit=20)
+    ("'a\\nb'", "'aaaaaa [...] aaaaa'")
+    """
+    return _shorten(_escape(repr(value)), limit)
+
+
+def _escape(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shorten(text: str, limit: int) -> str:
+    """Leave out the middle of a text that has more than `limit` characters."""
+    mark = " [...] "
+    half, odd = divmod(limit - len(mark), 2)
+    return text if len(text) <= limit else text[: half + odd] + mark + text[-half:]
 
 
 def exit_cleanly(main: Callable[[], None]) -> None:

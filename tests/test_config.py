@@ -197,7 +197,7 @@ def test_a_file_that_is_no_mapping_is_refused_in_one_line(tmp_path, content):
 
 
 def test_a_missing_file_and_a_non_utf8_one_are_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="params.yaml: there is no such file; run from the project's folder"):
         config.load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_bytes(b"model:\xff")
     with pytest.raises(UserError, match="not UTF-8 at byte 6"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.errors import UserError, exit_cleanly
+from lm.errors import UserError, exit_cleanly, quote
 
 
 def test_a_user_error_is_one_line_and_status_1(capsys):
@@ -71,3 +71,16 @@ def test_any_other_exception_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         exit_cleanly(main)
+
+
+def test_a_message_is_one_line_whatever_it_quotes():
+    assert str(UserError("a\nb\r\x1b[2J\u2028\x85 é 漢 \ud800")) == r"a\nb\r\x1b[2J\u2028\x85 é 漢 \ud800"
+    long = str(UserError("start " + "x" * 1_000_000 + " end"))
+    assert len(long) == 2000 and long.startswith("start ") and long.endswith(" end")
+
+
+def test_a_quoted_value_is_one_line_and_short():
+    assert quote("a\nb'") == '"a\\nb\'"'
+    assert quote({"k": "漢\u2029"}) == r"{'k': '漢\u2029'}"
+    assert quote("a" * 100, limit=20) == "'aaaaaa [...] aaaaa'"
+    assert len(quote(list(range(100_000)))) == 80

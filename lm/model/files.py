@@ -16,7 +16,7 @@ from lm.atomic import make_folder, write_json
 from lm.errors import UserError
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.transformer import TransformerLM
-from lm.typed_yaml import build
+from lm.schema import validate
 
 
 def save_model(folder: Path, model: TransformerLM, tokenizer_hash: str) -> None:
@@ -65,7 +65,7 @@ def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBa
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "model.safetensors")
-        model = TransformerLM(build(ModelConfig, config["model"]), config["vocab_size"], attention_backend)
+        model = TransformerLM(validate(ModelConfig, config["model"]), config["vocab_size"], attention_backend)
         trained_with = config["tokenizer_hash"]
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or folder}: no trained model; train one with: dvc repro train") from error

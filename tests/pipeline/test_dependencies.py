@@ -14,7 +14,8 @@ STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
 ROOMS = (
     "errors",
     "atomic",
-    "typed_yaml",
+    "schema",
+    "yaml12",
     "device",
     "pictures",
     "corpus",

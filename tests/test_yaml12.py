@@ -1,0 +1,34 @@
+"""The rules of YAML 1.2."""
+
+import math
+
+import pytest
+
+from lm.errors import UserError
+from lm.yaml12 import parse_yaml, read_yaml
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("off", "off"), ("no", "no"), ("true", True), ("010", 10), ("0o17", 15), ("0x1F", 31), ("1e3", 1000.0),
+     (".5", 0.5), ("3e-05", 3e-5), (".inf", math.inf), ("12:30", "12:30"), ("1_000", "1_000"), ("~", None), ("", None),
+     ("-7", -7), ("<|x|>", "<|x|>")],
+)  # fmt: skip
+def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
+    value = parse_yaml(f"key: {written}")["key"]
+    assert value == meant and type(value) is type(meant)
+
+
+@pytest.mark.parametrize("text", ["a: \0", "a: " + "9" * 5000, "a: !!timestamp 1", "[" * 3000, "{a: " * 1000])
+def test_text_that_cannot_be_parsed_is_reported_in_one_line(tmp_path, text):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"some.yaml: not valid YAML: .+\Z"):
+        read_yaml(path)
+
+
+def test_a_syntax_error_is_reported_with_its_line(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("a: 1\nb: [\n")
+    with pytest.raises(UserError, match=r"some.yaml:3: not valid YAML: "):
+        read_yaml(path)
