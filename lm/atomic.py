@@ -33,10 +33,37 @@ def make_folder(path: Path) -> None:
     Raises:
         UserError: If the folder cannot be created or is not writable.
     """
+    check_folder(path)
     with translate_write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
+
+
+def check_folder(path: Path) -> None:
+    """Check that a folder is writable or can be created, without creating it.
+
+    Raises:
+        UserError: If it is not a folder, or one of its parents is not, or it cannot be written to.
+    """
+    nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    with translate_write_errors(nearest):
+        if not nearest.is_dir():
+            number = errno.EEXIST if nearest == path else errno.ENOTDIR
+            raise OSError(number, os.strerror(number))
+        if not os.access(nearest, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def require_new_folder(path: Path) -> None:
+    """Check that a folder does not exist or is empty, so that writing to it cannot overwrite anything.
+
+    Raises:
+        UserError: If it contains anything, is not a folder, or cannot be created.
+    """
+    check_folder(path)
+    with translate_write_errors(path):
+        first = min(path.iterdir(), default=None) if path.exists() else None
+    if first is not None:
+        raise UserError(f"{first}: already exists, so the folder is already in use; choose a new or empty one")
 
 
 @contextmanager

@@ -4,7 +4,15 @@ import resource
 
 import pytest
 
-from lm.atomic import atomic_write, make_folder, translate_write_errors, write_json, write_text
+from lm.atomic import (
+    atomic_write,
+    check_folder,
+    make_folder,
+    require_new_folder,
+    translate_write_errors,
+    write_json,
+    write_text,
+)
 from lm.errors import UserError
 
 
@@ -18,11 +26,11 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [UserError("stop"), KeyboardInterrupt()])
 def test_an_exception_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), atomic_write(path) as file:
+    with pytest.raises(type(error)), atomic_write(path) as file:
         file.write(b"new")
         raise error
     assert path.read_text() == "old"
@@ -58,6 +66,37 @@ def test_folders_that_are_not_writable(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # because root may write anywhere
     with pytest.raises(UserError, match=r"b: cannot be written \(Permission denied\); check the path"):
         make_folder(tmp_path / "a/b")
+
+
+def test_the_parent_that_is_not_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for check in (make_folder, check_folder, require_new_folder):
+        with pytest.raises(UserError, match=r"/file: cannot be written \(Not a directory\)"):
+            check(tmp_path / "file/a/b")
+
+
+def test_a_folder_is_checked_without_being_created(tmp_path):
+    check_folder(tmp_path / "a/b")
+    require_new_folder(tmp_path / "a/b")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", ".hidden", "link"])
+def test_a_folder_that_contains_anything_is_not_new(tmp_path, name):
+    require_new_folder(tmp_path)
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=rf"{name}: already exists, so the folder is already in use; choose a new or"):
+        require_new_folder(tmp_path)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_the_umask_decides_who_can_read_a_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_json_is_indented_and_keeps_unicode(tmp_path):
