@@ -9,8 +9,8 @@ Examples:
 """
 
 import argparse
-from pathlib import Path
 
+from lm.cli.path import path
 from lm.cli.trained_model import add_model_arguments
 
 
@@ -18,13 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = parser.add_subparsers(required=True, dest="format", metavar="FORMAT")
 
     hf = formats.add_parser("hf", help="a folder that transformers loads")
-    hf.add_argument("out", type=Path, metavar="DIR", help="folder to write; it must not contain a model or a README.md")
-    hf.add_argument("--raw", type=Path, help="folder of the training text, such as data/raw, for the model card")
-    hf.add_argument("--metrics", type=Path, help="file of metrics, such as metrics/train.json, for the model card")
+    hf.add_argument("out", type=path, metavar="DIR", help="folder to write; it must not contain a model or a README.md")
+    hf.add_argument("--raw", type=path, help="folder of the training text, such as data/raw, for the model card")
+    hf.add_argument("--metrics", type=path, help="file of metrics, such as metrics/train.json, for the model card")
     add_model_arguments(hf)
 
     gguf = formats.add_parser("gguf", help="a file that llama.cpp runs")
-    gguf.add_argument("out", type=Path, metavar="FILE", help="file to write; it must not exist")
+    gguf.add_argument("out", type=path, metavar="FILE", help="file to write; it must not exist")
     gguf.add_argument("--type", choices=["f32", "f16", "q8_0"], default="f16", help="type of the weights (%(default)s)")
     add_model_arguments(gguf)
 

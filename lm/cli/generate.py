@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from lm.cli.path import path
 from lm.cli.trained_model import add_model_arguments, load_trained
 
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="text to continue (default: the first of sample.prompts)")
     add_model_arguments(parser)
     parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="file with the default settings (%(default)s)"
+        "--params", type=path, default=Path("params.yaml"), help="file with the default settings (%(default)s)"
     )
     parser.add_argument("--num-samples", type=int, help="how many texts to generate")
     parser.add_argument("--max-new-tokens", type=int, help="maximum length of each text")

@@ -8,15 +8,16 @@ Example:
 """
 
 import argparse
-from pathlib import Path
+
+from lm.cli.path import path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = parser.add_subparsers(required=True, metavar="FORMAT")
     hf = formats.add_parser("hf", help="a folder that transformers wrote")
-    hf.add_argument("folder", type=Path, metavar="DIR", help="folder to read")
-    hf.add_argument("--model", type=Path, required=True, help="folder to write the model to")
-    hf.add_argument("--tokenizer", type=Path, required=True, help="folder to write its tokenizer to")
+    hf.add_argument("folder", type=path, metavar="DIR", help="folder to read")
+    hf.add_argument("--model", type=path, required=True, help="folder to write the model to")
+    hf.add_argument("--tokenizer", type=path, required=True, help="folder to write its tokenizer to")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,12 +8,13 @@ Example:
 """
 
 import argparse
-from pathlib import Path
+
+from lm.cli.path import path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, such as data/tokens")
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="output of the stage encode_memmap")
+    parser.add_argument("out", type=path, metavar="OUT", help="folder to write, such as data/tokens")
+    parser.add_argument("folders", type=path, nargs="+", metavar="FOLDER", help="output of the stage encode_memmap")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -13,14 +13,16 @@ import argparse
 import functools
 from pathlib import Path
 
+from lm.cli.path import path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="file with the parameters (%(default)s)"
+        "--params", type=path, default=Path("params.yaml"), help="file with the parameters (%(default)s)"
     )
     parser.add_argument(
         "--checkpoints",
-        type=Path,
+        type=path,
         default=Path("data/.checkpoints"),
         help="folder for checkpoints of unfinished runs (%(default)s)",
     )

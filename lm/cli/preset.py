@@ -10,10 +10,12 @@ Example:
 import argparse
 from pathlib import Path
 
+from lm.cli.path import path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the preset to apply")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file to rewrite (%(default)s)")
+    parser.add_argument("--params", type=path, default=Path("params.yaml"), help="file to rewrite (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,11 +10,13 @@ Example:
 import argparse
 from pathlib import Path
 
+from lm.cli.path import path
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metrics", type=Path, default=Path("metrics"), help="folder of metrics (%(default)s)")
+    parser.add_argument("--metrics", type=path, default=Path("metrics"), help="folder of metrics (%(default)s)")
     parser.add_argument(
-        "--samples", type=Path, default=Path("data/samples"), help="folder with samples.json (%(default)s)"
+        "--samples", type=path, default=Path("data/samples"), help="folder with samples.json (%(default)s)"
     )
 
 

@@ -10,16 +10,17 @@ Example:
 import argparse
 from pathlib import Path
 
+from lm.cli.path import path
 from lm.cli.trained_model import add_model_arguments, load_trained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
-        "--metrics", type=Path, default=Path("metrics"), help="folder with train.csv for the page (%(default)s)"
+        "--metrics", type=path, default=Path("metrics"), help="folder with train.csv for the page (%(default)s)"
     )
     parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="file with the default settings (%(default)s)"
+        "--params", type=path, default=Path("params.yaml"), help="file with the default settings (%(default)s)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 picks a free one (%(default)s)")

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lm.cli.path import path
+
 if TYPE_CHECKING:
     from lm.model.transformer import TransformerLM
     from lm.tokenizer.tokenizer import Tokenizer
@@ -12,9 +14,9 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --model and --tokenizer."""
-    parser.add_argument("--model", type=Path, default=Path("data/model"), help="folder of the model (%(default)s)")
+    parser.add_argument("--model", type=path, default=Path("data/model"), help="folder of the model (%(default)s)")
     parser.add_argument(
-        "--tokenizer", type=Path, default=Path("data/tokenizer"), help="folder of its tokenizer (%(default)s)"
+        "--tokenizer", type=path, default=Path("data/tokenizer"), help="folder of its tokenizer (%(default)s)"
     )
 
 

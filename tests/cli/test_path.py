@@ -1,0 +1,38 @@
+import sys
+
+import pytest
+
+from lm.cli.main import main
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "hf", ""],
+        ["export", "gguf", ""],
+        ["export", "hf", "out", "--raw", ""],
+        ["export", "hf", "out", "--metrics", ""],
+        ["import", "hf", "", "--model", "model", "--tokenizer", "tokenizer"],
+        ["import", "hf", "from", "--model", "", "--tokenizer", "tokenizer"],
+        ["import", "hf", "from", "--model", "model", "--tokenizer", ""],
+        ["join", "", "share"],
+        ["join", "out", ""],
+        ["plan", "--checkpoints", ""],
+        ["plan", "--params", ""],
+        ["preset", "--params", ""],
+        ["report", "--metrics", ""],
+        ["report", "--samples", ""],
+        ["generate", "--params", ""],
+        ["generate", "--model", ""],
+        ["serve", "--tokenizer", ""],
+        ["serve", "--metrics", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_folder(arguments, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lm", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2 and ": expected a path, got ''\n" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
