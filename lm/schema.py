@@ -17,7 +17,7 @@ import types
 from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from typing_extensions import is_typeddict
 
@@ -81,7 +81,13 @@ def read_json(path: Path, kind: type[T], advice: str, *, ignore_unknown_keys: bo
 
 
 def read_bytes(path: Path, advice: str) -> bytes:
-    """Read a file.
+    """Read a file; the arguments and errors are those of `open_file`."""
+    with open_file(path, advice) as file:
+        return file.read()
+
+
+def open_file(path: Path, advice: str) -> BinaryIO:
+    """Open a file for reading.
 
     Args:
         advice: What to do if the file is missing, such as "make it with: dvc repro train".
@@ -92,7 +98,7 @@ def read_bytes(path: Path, advice: str) -> bytes:
     try:
         if path.exists() and not path.is_file():  # reading from a named pipe would wait forever
             raise UserError(f"{path}: expected a file, got a {'folder' if path.is_dir() else 'device or pipe'}")
-        return path.read_bytes()
+        return path.open("rb")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: there is no such file; {advice}") from error
     except OSError as error:

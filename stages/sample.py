@@ -33,7 +33,7 @@ def main() -> None:
     batch = Batch(Decoder(model, params.sample.num_samples))
     samples: list[Sample] = []
     for prompt in tqdm(params.sample.prompts, "sampling", unit="prompt", disable=None):
-        length = len(tokenizer.encode(prompt))
+        length = len(tokenizer.encode_prompt(prompt))
         if notice := window_notice(length, params.sample.max_new_tokens, model.config.context_length):
             tqdm.write(f"{prompt!r}: {notice}")
         samples += complete(batch, tokenizer, prompt, params.sample)

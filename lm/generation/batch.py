@@ -32,6 +32,9 @@ class BatchDecoder(Protocol):
     def model(self) -> TransformerLM: ...
 
     @property
+    def context_length(self) -> int: ...
+
+    @property
     def lengths(self) -> Sequence[int]: ...
 
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor: ...
@@ -44,8 +47,8 @@ class Request:
     """A prompt to continue.
 
     The text ends with the first token of `stop_ids`, after `max_new_tokens` tokens, or when the context window is full.
-    With `slide`, a full window does not end it: each further token is predicted from the last `context_length` tokens,
-    which the model reads again, and the beginning is forgotten.
+    With `slide`, a full window does not end it: each further token is predicted from as many of the last tokens as the
+    decoder holds, which the model reads again, and the beginning is forgotten.
 
     `num_logprobs` is the number of most likely tokens to report with each token, or None for no log-probabilities.
     """
@@ -101,7 +104,7 @@ class Batch:
 
     def __init__(self, decoder: BatchDecoder) -> None:
         self._decoder = decoder
-        self._context_length = decoder.model.config.context_length
+        self._context_length = decoder.context_length
         self._texts: dict[int, _Text] = {}
 
     def __bool__(self) -> bool:

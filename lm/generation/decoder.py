@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lm.errors import UserError
+from lm.memory import available_memory
 from lm.model.cache import KeyValueCache
+from lm.model.config import ModelConfig
 from lm.model.transformer import TransformerLM
 
 
@@ -26,15 +29,23 @@ class Decoder:
     appends one token per row.
 
     Args:
+        context_length: the number of tokens that a row can hold, at most and by default that of the model.
         compiled: whether to compile the step with torch.compile, always for all rows and columns. On CUDA, it then runs
             as a CUDA graph.
+
+    Raises:
+        UserError: the cache does not fit into the memory that is free.
     """
 
-    def __init__(self, model: TransformerLM, num_rows: int, compiled: bool = False) -> None:
+    def __init__(
+        self, model: TransformerLM, num_rows: int, context_length: int | None = None, compiled: bool = False
+    ) -> None:
         weight = model.token_embeddings.weight
         self.model = model
         self.lengths = [0] * num_rows
-        self.cache = KeyValueCache(model.config, num_rows, weight.dtype, weight.device)
+        self.context_length = min(context_length or model.config.context_length, model.config.context_length)
+        _check_memory(model.config, num_rows, self.context_length, weight.dtype, weight.device)
+        self.cache = KeyValueCache(model.config, num_rows, self.context_length, weight.dtype, weight.device)
         self._compiled_step: Callable[[Tensor, Tensor, int], Tensor] | None = None
         if compiled:
             for tensor in (self.cache.keys, self.cache.values):
@@ -69,10 +80,10 @@ class Decoder:
         Raises:
             IndexError: a row already holds `context_length` tokens.
         """
-        self.lengths[:] = extended(self.lengths, token_ids, self.model.config.context_length)
+        self.lengths[:] = extended(self.lengths, token_ids, self.context_length)
         num_rows, num_columns = len(token_ids), max(1, *self.lengths)
         if self._compiled_step:  # compiled for one size only
-            num_rows, num_columns = len(self.lengths), self.model.config.context_length
+            num_rows, num_columns = len(self.lengths), self.context_length
         ids = torch.zeros(num_rows, dtype=torch.long)
         ids[: len(token_ids)] = torch.tensor([token_id or 0 for token_id in token_ids])
         positions = torch.tensor(self.lengths[:num_rows]).sub(1).clamp(min=0)
@@ -85,6 +96,21 @@ class Decoder:
         """Logits (B, V) after token (B,) at position (B,) of the first B rows, of which the first columns are read."""
         hidden = self.model.hidden(token_ids[:, None], cache=self.cache.next_tokens(positions, num_columns))
         return self.model.lm_head(hidden[:, 0])
+
+
+def _check_memory(
+    config: ModelConfig, num_rows: int, context_length: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise UserError if the cache does not fit, before the system has to kill the process."""
+    per_token = num_rows * KeyValueCache.bytes_per_token(config, dtype)
+    (place, free), *_ = available_memory(device, 1).items()
+    if context_length * per_token > free:
+        texts = f"{num_rows} texts" if num_rows > 1 else "a text"
+        raise UserError(
+            f"the key/value cache for {texts} of {context_length:,} tokens needs {context_length * per_token:,} bytes, "
+            f"but {free:,} bytes of {place} memory are free; use a context of at most {free // per_token:,} tokens, or "
+            "fewer texts at once"
+        )
 
 
 def extended(lengths: Sequence[int], token_ids: Sequence[int | None], context_length: int) -> list[int]:

@@ -48,13 +48,11 @@ class Reply:
 def requests(tokenizer: Tokenizer, prompt: str, config: SampleConfig, slide: bool = True) -> Iterator[Request]:
     """Return an iterator over `num_samples` requests to continue the prompt, with the seeds `seed`, `seed` + 1, ...
 
-    An empty prompt becomes the end-of-text token, after which a new text begins.
-
     Raises:
         UserError: the prompt cannot be encoded.
     """
     end_of_text_id = tokenizer.end_of_text_id
-    prompt_ids = tokenizer.encode(prompt) or [end_of_text_id]
+    prompt_ids = tokenizer.encode_prompt(prompt)
     return (
         Request(
             prompt_ids=prompt_ids,

@@ -52,17 +52,20 @@ _CONFIG_FIELDS = {*_SWITCHES, *_SIZES, "norm", "ffn"}
 _EPS = 1e-5  # as in numba_step.py
 
 
-def fastest_decoder(model: TransformerLM, num_rows: int) -> "Decoder | NumbaDecoder":
-    """The fastest decoder that supports the model.
+def fastest_decoder(
+    model: TransformerLM, num_rows: int, context_length: int | None = None
+) -> "Decoder | NumbaDecoder":
+    """The fastest decoder that supports the model; `Decoder` explains the arguments.
 
     On the CPU, this is the one with the step compiled by numba, which takes seconds the first time on a machine; on
     CUDA, the one in PyTorch, whose step runs as a CUDA graph. A model with a layer that the compiled step does not know
     decodes with PyTorch.
     """
     if supports(model):
-        return NumbaDecoder(model, num_rows)
+        return NumbaDecoder(model, num_rows, context_length)
     device = model.token_embeddings.weight.device
-    return Decoder(model, num_rows, compiled=device.type == "cuda" and why_not_compile(device) is None)
+    compiled = device.type == "cuda" and why_not_compile(device) is None
+    return Decoder(model, num_rows, context_length, compiled)
 
 
 def supports(model: TransformerLM) -> bool:
@@ -93,11 +96,11 @@ class NumbaDecoder:
     of its weights are copied. Only one thread at a time may call the decoder.
     """
 
-    def __init__(self, model: TransformerLM, num_rows: int) -> None:
+    def __init__(self, model: TransformerLM, num_rows: int, context_length: int | None = None) -> None:
         from lm.generation.numba_step import run_step, worker_loop
 
         self.model = model
-        self._torch_decoder = Decoder(model, num_rows)
+        self._torch_decoder = Decoder(model, num_rows, context_length)
         self.prefill = self._torch_decoder.prefill
         if not any(Path(run_step.stats.cache_path or "").glob("numba_step.run_step-*")):
             print("compiling the decoding step, once per precision: this takes a few seconds", file=sys.stderr)
@@ -107,7 +110,8 @@ class NumbaDecoder:
         self._logits = np.zeros((num_rows, model.vocab_size), np.float32)
         cache = self._torch_decoder.cache
         state = self._token_ids, self._positions, _to_numpy(cache.keys), _to_numpy(cache.values), self._logits
-        shared = num_threads, self._commands, arrived, _pack(model), _scratch(model, num_rows, num_threads), *state
+        scratch = _scratch(model, num_rows, self.context_length, num_threads)
+        shared = num_threads, self._commands, arrived, _pack(model), scratch, *state
         # Compile both now, so that no text has to wait for it: the first call ends at once, the second runs one step
         # with one thread.
         worker_loop(0, *shared)
@@ -123,9 +127,13 @@ class NumbaDecoder:
     def lengths(self) -> list[int]:
         return self._torch_decoder.lengths
 
+    @property
+    def context_length(self) -> int:
+        return self._torch_decoder.context_length
+
     def decode(self, token_ids: Sequence[int | None]) -> Tensor:
         """As `Decoder.decode`; the logits are float32."""
-        self.lengths[:] = extended(self.lengths, token_ids, self.model.config.context_length)
+        self.lengths[:] = extended(self.lengths, token_ids, self.context_length)
         num_rows = len(token_ids)
         self._token_ids[:num_rows] = [token_id or 0 for token_id in token_ids]
         self._positions[:num_rows] = [max(0, length - 1) for length in self.lengths[:num_rows]]
@@ -177,7 +185,7 @@ def _pack(model: TransformerLM) -> tuple[Any, ...]:
     )
 
 
-def _scratch(model: TransformerLM, num_rows: int, num_threads: int) -> tuple[np.ndarray, ...]:
+def _scratch(model: TransformerLM, num_rows: int, context_length: int, num_threads: int) -> tuple[np.ndarray, ...]:
     """The arrays for intermediate results that `lm.generation.numba_step.run_step` calls `scratch`."""
     config, ffn = model.config, _blocks(model)[0].ffn
     d_heads = config.num_heads * config.d_head
@@ -189,7 +197,7 @@ def _scratch(model: TransformerLM, num_rows: int, num_threads: int) -> tuple[np.
         (num_rows, widest),
         (num_rows, d_heads),
         (num_rows, hidden),
-        (num_threads, config.context_length),
+        (num_threads, context_length),
     )
     return tuple(np.empty(shape, np.float32) for shape in shapes)
 

@@ -40,7 +40,7 @@ class Terminal:
             UserError: the prompt cannot be encoded or is too long, or the model's logits are not finite.
         """
         pending = requests(self.tokenizer, prompt, config, self.slide)
-        prompt_tokens = len(self.tokenizer.encode(prompt))
+        prompt_tokens = len(self.tokenizer.encode_prompt(prompt))
         if notice := window_notice(prompt_tokens, config.max_new_tokens, self.context_length, self.slide):
             _print_to_stderr(notice)
         started, num_tokens, last = time.perf_counter(), 0, -1

@@ -1,6 +1,6 @@
 """The key/value cache: what attention has computed for earlier tokens, so that only new tokens are read.
 
-The cache has a row for each of `num_rows` texts and a column for each of `context_length` tokens. Token t of a text is
+The cache has a row for each of `num_rows` texts and a column for each of `num_columns` tokens. Token t of a text is
 in column t of its row and has position t, whatever the other rows hold. Texts of different lengths are therefore padded
 on the right; columns beyond the end of a text are never attended to, and later tokens overwrite them.
 
@@ -16,17 +16,24 @@ from lm.model.config import ModelConfig
 
 
 class KeyValueCache:
-    """Keys and values (layers, num_rows, G, context_length, K), allocated once.
+    """Keys and values (layers, num_rows, G, num_columns, K), allocated once.
 
     A forward pass takes a view of it: `prompts` to read texts from their beginning, `next_tokens` to read one more
     token per row.
     """
 
-    def __init__(self, config: ModelConfig, num_rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.num_layers, num_rows, config.num_kv_heads, config.context_length, config.d_head)
+    def __init__(
+        self, config: ModelConfig, num_rows: int, num_columns: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (config.num_layers, num_rows, config.num_kv_heads, num_columns, config.d_head)
         # Zeros: a column that must not be seen gets the weight 0, and 0 times NaN would still be NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+
+    @staticmethod
+    def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
+        """The size of one column of one row."""
+        return 2 * config.num_layers * config.num_kv_heads * config.d_head * dtype.itemsize
 
     def prompts(self, rows: Tensor) -> "CacheView":
         """Return a view to read texts from position 0 into `rows` (B,), overwriting what these rows held."""

@@ -179,6 +179,18 @@ class Tokenizer:
             return self._fast_encode(text, allow_special, num_threads=1).tolist()
         return list(self._plain_encode([text], allow_special))
 
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Return the ids of a text to continue, with the end-of-text token in front.
+
+        In training, every document follows an end-of-text token. A model that reads a prompt without one sees the
+        middle of a document. If the prompt begins with that token itself, no second one is added.
+
+        Raises:
+            UserError: As in `encode`.
+        """
+        ids = self.encode(prompt)
+        return ids if ids[:1] == [self.end_of_text_id] else [self.end_of_text_id, *ids]
+
     def encode_array(self, text: str, allow_special: bool = True, num_threads: int | None = None) -> np.ndarray:
         """Return the ids of a text as an array of `dtype`.
 

@@ -75,7 +75,7 @@ def mean_loss(
 @torch.no_grad()
 def greedy_continuation(model: TransformerLM, tokenizer: Tokenizer, prompt: str, device: torch.device) -> str:
     """Continue `prompt` with the most probable tokens, up to an end-of-text token; returns only the continuation."""
-    prompt_ids = tokenizer.encode(prompt)
+    prompt_ids = tokenizer.encode_prompt(prompt)
     ids = list(prompt_ids)
     for _ in range(CONTINUATION_TOKENS):
         window = torch.tensor([ids[-model.config.context_length :]], device=device)

@@ -20,7 +20,7 @@ from lm.model.cost import parameters, training_flops_per_token
 from lm.model.transformer import TransformerLM
 from lm.training import distributed
 from lm.training.config import Parallelism, RunConfig, RuntimeConfig, TrainConfig
-from lm.training.memory import available_memory
+from lm.memory import available_memory
 from lm.training.memory_estimate import process_bytes, training_bytes
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep

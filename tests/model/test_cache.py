@@ -16,7 +16,7 @@ def config(small: ModelConfig) -> ModelConfig:
 
 
 def test_the_cache_has_a_row_per_text_and_a_column_per_token(config):
-    cache = KeyValueCache(config, 3, torch.bfloat16, CPU)
+    cache = KeyValueCache(config, 3, config.context_length, torch.bfloat16, CPU)
     assert cache.keys.shape == cache.values.shape == (2, 3, 2, 16, 8)  # layers, rows, key/value heads, columns, d_head
     assert cache.keys.dtype == torch.bfloat16 and not cache.keys.any()
 
@@ -28,7 +28,7 @@ def test_reading_token_by_token_gives_the_logits_of_reading_at_once(config, posi
     model = TransformerLM(dataclasses.replace(config, position=position), vocab_size=61)
     ids = torch.randint(61, (3, 16))
     expected = model(ids)
-    cache = KeyValueCache(config, 4, torch.float32, CPU)
+    cache = KeyValueCache(config, 4, config.context_length, torch.float32, CPU)
     prompts = model(ids[:, :5], cache=cache.prompts(torch.tensor([0, 1, 2])))
     torch.testing.assert_close(prompts, expected[:, :5])
     for at in range(5, 16):
@@ -41,7 +41,7 @@ def test_a_new_text_in_a_row_sees_nothing_of_the_old_one(config):
     torch.manual_seed(0)
     model = TransformerLM(config, vocab_size=61)
     old, new = torch.randint(61, (1, 12)), torch.randint(61, (1, 3))
-    cache = KeyValueCache(config, 1, torch.float32, CPU)
+    cache = KeyValueCache(config, 1, config.context_length, torch.float32, CPU)
     model(old, cache=cache.prompts(torch.tensor([0])))
     model(new[:, :2], cache=cache.prompts(torch.tensor([0])))
     logits = model(new[:, 2:], cache=cache.next_tokens(torch.tensor([2]), num_columns=12))
@@ -51,7 +51,7 @@ def test_a_new_text_in_a_row_sees_nothing_of_the_old_one(config):
 @torch.no_grad()
 def test_a_forward_pass_writes_into_the_memory_of_the_cache(config):
     model = TransformerLM(config, vocab_size=61)
-    cache = KeyValueCache(config, 2, torch.float32, CPU)
+    cache = KeyValueCache(config, 2, config.context_length, torch.float32, CPU)
     address = cache.keys.data_ptr()
     model(torch.tensor([[1, 2]]), cache=cache.prompts(torch.tensor([1])))
     assert cache.keys.data_ptr() == address

@@ -17,6 +17,7 @@ ROOMS = (
     "schema",
     "yaml12",
     "device",
+    "memory",
     "pictures",
     "corpus",
     "tokenizer",

@@ -5,7 +5,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-import lm.training.memory
+import lm.memory
 import lm.training.plan
 from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
@@ -213,7 +213,7 @@ def test_the_table(planned):
 
 def test_on_a_gpu_only_a_checkpoint_needs_cpu_memory(run, runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 2 * 10**9))
-    monkeypatch.setattr(lm.training.memory, "cgroup_available", lambda: 100_000)
+    monkeypatch.setattr(lm.memory, "cgroup_available", lambda: 100_000)
     result = plan(run, VOCAB_SIZE, runtime, torch.device("cuda"), tmp_path, 1)
     kinds = training_bytes(run.model, VOCAB_SIZE, 4, "float32", device="cuda")
     assert result.available_memory == {"GPU": 10**9, "CPU": 100_000}

@@ -4,22 +4,22 @@ from collections import namedtuple
 import pytest
 import torch
 
-import lm.training.memory
-from lm.training.memory import available_memory, cgroup_available
+import lm.memory
+from lm.memory import available_memory, cgroup_available
 
 CPU = torch.device("cpu")
 
 
 def test_the_processes_of_a_machine_share_the_memory_of_the_cpu(monkeypatch):
-    monkeypatch.setattr(lm.training.memory.psutil, "virtual_memory", lambda: namedtuple("M", "available")(9000))
-    monkeypatch.setattr(lm.training.memory, "cgroup_available", lambda: math.inf)
+    monkeypatch.setattr(lm.memory.psutil, "virtual_memory", lambda: namedtuple("M", "available")(9000))
+    monkeypatch.setattr(lm.memory, "cgroup_available", lambda: math.inf)
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 5000)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert available_memory(CPU, 3) == {"CPU": 3000}
     assert available_memory(torch.device("mps"), 1) == {"GPU": 5000, "CPU": 9000}
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # eight processes on four machines
     assert available_memory(CPU, 8) == {"CPU": 4500}
-    monkeypatch.setattr(lm.training.memory, "cgroup_available", lambda: 700)
+    monkeypatch.setattr(lm.memory, "cgroup_available", lambda: 700)
     assert available_memory(CPU, 8) == {"CPU": 350}
 
 
@@ -28,8 +28,8 @@ def groups(tmp_path, monkeypatch):
     """Write control groups: the lines of /proc/self/cgroup, and files below /sys/fs/cgroup."""
 
     def groups(own: str, files: dict[str, str]) -> None:
-        monkeypatch.setattr(lm.training.memory, "_CGROUPS", tmp_path / "cgroup")
-        monkeypatch.setattr(lm.training.memory, "_OWN_CGROUPS", tmp_path / "own")
+        monkeypatch.setattr(lm.memory, "_CGROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(lm.memory, "_OWN_CGROUPS", tmp_path / "own")
         (tmp_path / "own").write_text(own)
         for name, text in files.items():
             path = tmp_path / "cgroup" / name
