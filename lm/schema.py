@@ -14,7 +14,8 @@ import difflib
 import json
 import sys
 import types
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -86,7 +87,8 @@ def read_bytes(path: Path, advice: str) -> bytes:
         return file.read()
 
 
-def open_file(path: Path, advice: str) -> BinaryIO:
+@contextmanager
+def open_file(path: Path, advice: str) -> Iterator[BinaryIO]:
     """Open a file for reading.
 
     Args:
@@ -98,7 +100,8 @@ def open_file(path: Path, advice: str) -> BinaryIO:
     try:
         if path.exists() and not path.is_file():  # reading from a named pipe would wait forever
             raise UserError(f"{path}: expected a file, got a {'folder' if path.is_dir() else 'device or pipe'}")
-        return path.open("rb")
+        with path.open("rb") as file:
+            yield file
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: there is no such file; {advice}") from error
     except OSError as error:
