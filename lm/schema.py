@@ -108,6 +108,19 @@ def open_file(path: Path, advice: str) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
+def check_range(config: object, names: tuple[str, ...], low: int, high: int) -> None:
+    """Check that attributes of a config are from `low` to `high`; called by the `__post_init__` of its class.
+
+    Raises:
+        ValueError: one of them is not; the message starts with its name.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            limit = f"{low} or more" if value < low else f"at most {high:,}"
+            raise ValueError(f"{name}: expected {limit}, got {quote(value)}")
+
+
 @cache
 def _adapter(kind: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lm.schema import check_range
+
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPosition = Literal["pre", "post"]
 Position = Literal["rope", "learned", "none"]
@@ -29,9 +31,9 @@ class ModelConfig:
     tie_embeddings: bool
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "context_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        check_range(self, ("num_layers", "num_heads", "num_kv_heads"), 1, 2**14)
+        check_range(self, ("d_model", "d_ff"), 1, 2**20)
+        check_range(self, ("context_length",), 1, 2**24)
         if self.d_model % self.num_heads:
             raise ValueError(f"d_model: expected a multiple of num_heads = {self.num_heads}, got {self.d_model}")
         if self.num_heads % self.num_kv_heads:
@@ -42,8 +44,8 @@ class ModelConfig:
             raise ValueError(f"num_heads: rope needs an even d_model / num_heads, got {self.d_head}")
         if self.ffn == "silu" and self.d_ff % 2:
             raise ValueError(f"d_ff: expected an even number (silu uses 3/2 of it), got {self.d_ff}")
-        if self.rope_theta <= 0:
-            raise ValueError(f"rope_theta: expected a positive number, got {self.rope_theta}")
+        if not 0 < self.rope_theta < 1e30:
+            raise ValueError(f"rope_theta: expected a positive number below 1e30, got {self.rope_theta}")
 
     @property
     def d_head(self) -> int:

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 from lm.model.config import FeedForward, Norm, NormPosition, Position
-from lm.training.config import DecayShape, OptimizerName, Schedule
+from lm.schema import check_range
+from lm.training.config import MAX_BATCH_SIZE, MAX_STEPS, DecayShape, OptimizerName, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +33,7 @@ class SwitchesConfig:
     def __post_init__(self) -> None:
         if self.learning_rate_scale <= 0:
             raise ValueError(f"learning_rate_scale: expected a positive number, got {self.learning_rate_scale}")
-        if self.decay_steps < 0:
-            raise ValueError(f"decay_steps: expected 0 or more, got {self.decay_steps}")
+        check_range(self, ("decay_steps",), 0, MAX_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,5 @@ class AblateConfig:
         for seed in self.seeds:
             if not 0 <= seed < 2**32:
                 raise ValueError(f"seeds: expected 0 to {2**32 - 1}, got {seed}")
-        for name in ("max_steps", "batch_size", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        check_range(self, ("max_steps", "eval_every"), 1, MAX_STEPS)
+        check_range(self, ("batch_size",), 1, MAX_BATCH_SIZE)

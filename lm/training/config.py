@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lm.model.config import AttentionBackend, ModelConfig
+from lm.schema import check_range
+
+MAX_STEPS = 10**9
+MAX_BATCH_SIZE = 2**20  # sequences
 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
@@ -46,9 +50,9 @@ class OptimConfig:
                 f"min_learning_rate: expected 0 to max_learning_rate = {self.max_learning_rate}, "
                 f"got {self.min_learning_rate}"
             )
-        for name in ("warmup_steps", "decay_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        check_range(self, ("warmup_steps", "decay_steps"), 0, MAX_STEPS)
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay: expected 0 or more, got {self.weight_decay}")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 0 or more and less than 1, got {getattr(self, name)}")
@@ -78,11 +82,9 @@ class TrainConfig:
     prompt: str
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.max_skipped_steps < 0:
-            raise ValueError(f"max_skipped_steps: expected 0 or more, got {self.max_skipped_steps}")
+        check_range(self, ("max_steps", "eval_every"), 1, MAX_STEPS)
+        check_range(self, ("max_skipped_steps",), 0, MAX_STEPS)
+        check_range(self, ("batch_size",), 1, MAX_BATCH_SIZE)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
         if not self.initial_model:
@@ -114,11 +116,9 @@ class RuntimeConfig:
     tracking: Tracking
 
     def __post_init__(self) -> None:
-        if self.micro_batch_size < 0:
-            raise ValueError(f"micro_batch_size: expected 0 or more, got {self.micro_batch_size}")
-        for name in ("num_processes", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        check_range(self, ("micro_batch_size",), 0, MAX_BATCH_SIZE)
+        check_range(self, ("num_processes",), 1, 1024)
+        check_range(self, ("checkpoint_every", "keep_checkpoints"), 1, MAX_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
