@@ -1,9 +1,11 @@
 """Errors that the user can fix, reported in one line instead of a traceback."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn, TextIO
 
 
 class UserError(Exception):
@@ -40,36 +42,57 @@ def _shorten(text: str, limit: int) -> str:
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Run an entry point and exit without a traceback on expected errors.
 
-    A UserError prints one line to stderr and exits with status 1, and Ctrl-C exits with status 130. A full disk and
-    text that stdout's encoding cannot represent are reported like a UserError. If the reader of stdout has closed the
-    pipe, as in `... | head`, the exit is silent with status 1. If the process was started without a
-    stdout, as with `>&-`, its output is discarded.
+    A UserError prints one line to stderr and exits with status 1, and Ctrl-C exits with status 130. A full disk is
+    reported like a UserError. If the reader of stdout or stderr has closed the pipe, as in `... | head`, the exit is
+    silent with status 1. If the process was started without stdout or stderr, as with `>&-`, their output is
+    discarded. Characters that the encoding of stdout cannot represent are written as `?`.
     """
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    _complete_standard_streams()
     try:
-        main()
-        print(end="", flush=True)  # now, so that an error is caught here
+        _run_and_flush(main)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        _exit(1, f"error: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit(130, "\ninterrupted")
     except BrokenPipeError:
-        _discard_stdout()
+        for stream in (sys.stdout, sys.stderr):
+            _discard(stream)
         sys.exit(1)
-    except UnicodeEncodeError as error:
-        if sys.stdout.encoding.lower() == "utf-8":
-            raise  # the error did not come from stdout
-        character, encoding = error.object[error.start], sys.stdout.encoding
-        sys.exit(f"error: output: cannot be written as {encoding} ({character!a}); set PYTHONIOENCODING=utf-8")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _discard_stdout()
-        sys.exit(f"error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
+        _exit(1, f"error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
 
 
-def _discard_stdout() -> None:
-    """Redirect stdout to nowhere, because the interpreter's flush of it on exit would fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run_and_flush(main: Callable[[], None]) -> None:
+    # Flush now, so that an error is caught, and not when the interpreter is exiting.
+    try:
+        main()
+        print(end="", flush=True)
+    except SystemExit as error:  # from argparse
+        if not error.code:
+            print(end="", flush=True)
+        raise
+
+
+def _complete_standard_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _exit(status: int, message: str) -> NoReturn:
+    """Print a message to stderr and exit; a stream that cannot be written to is ignored."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{message}\n")):
+        try:
+            print(text, end="", file=stream, flush=True)
+        except OSError:
+            _discard(stream)
+    sys.exit(status)
+
+
+def _discard(stream: TextIO) -> None:
+    """Redirect a stream to nowhere, because the interpreter's flush of it on exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -14,7 +14,8 @@ def test_a_user_error_is_one_line_and_status_1(capsys):
 
     with pytest.raises(SystemExit) as exit:
         exit_cleanly(main)
-    assert exit.value.code == "error: params.yaml: cannot be read"  # the interpreter prints it and exits with status 1
+    assert exit.value.code == 1
+    assert capsys.readouterr().err == "error: params.yaml: cannot be read\n"
 
 
 def test_an_interrupt_is_status_130(capsys):
@@ -37,6 +38,7 @@ def test_without_a_stdout_the_output_is_discarded():
     script = "import sys; from lm.errors import exit_cleanly; exit_cleanly(lambda: sys.stdout.flush())"
     result = subprocess.run(f"{sys.executable} -c '{script}' >&-", shell=True, stderr=subprocess.PIPE, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+    assert subprocess.run(f"{sys.executable} -c '{script}' >&- 2>&-", shell=True).returncode == 0
 
 
 FULL_DISK = "/dev/full"
@@ -52,12 +54,30 @@ def test_a_full_disk_is_one_line_and_status_1(flush):
     assert result.stderr == "error: output: cannot be written (No space left on device); free some space\n"
 
 
-def test_text_that_stdout_cannot_encode_is_one_line_and_status_1():
-    script = "from lm.errors import exit_cleanly\nexit_cleanly(lambda: print('caf\xe9'))"
-    env = os.environ | {"PYTHONIOENCODING": "ascii"}
-    result = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr == "error: output: cannot be written as ascii ('\\xe9'); set PYTHONIOENCODING=utf-8\n"
+@pytest.mark.skipif(not Path(FULL_DISK).exists(), reason=f"no {FULL_DISK}")
+@pytest.mark.parametrize(
+    ("main", "status", "line"),
+    [
+        ("print('text')", 1, "error: output: cannot be written (No space left on device); free some space\n"),
+        ("argparse.ArgumentParser().parse_args(['-h'])", 1, "error: output: cannot be written (No space left on "),
+        ("exec('raise UserError(str(1))')", 1, "error: 1\n"),
+        ("argparse.ArgumentParser().parse_args(['-x'])", 2, "usage: "),
+    ],
+)
+def test_a_status_of_0_means_that_everything_was_written(main, status, line):
+    script = f"import argparse\nfrom lm.errors import UserError, exit_cleanly\nexit_cleanly(lambda: {main})"
+    with open(FULL_DISK, "w") as full:
+        result = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True)
+        both = subprocess.run([sys.executable, "-c", script], stdout=full, stderr=full)
+    assert (result.returncode, both.returncode) == (status, status)
+    assert result.stderr.startswith(line)
+
+
+def test_characters_that_stdout_cannot_represent_are_replaced():
+    script = "from lm.errors import exit_cleanly\nexit_cleanly(lambda: print('caf\\xe9 \\xb1 \\ud800 end'))"
+    for encoding, expected in (("ascii", b"caf? ? ? end\n"), ("utf-8", "café ± ? end\n".encode())):
+        env = os.environ | {"PYTHONIOENCODING": encoding}
+        assert subprocess.run([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE).stdout == expected
 
 
 def test_an_encoding_error_elsewhere_keeps_its_traceback():

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal, NoReturn, NotRequired
 
 import pytest
 from annotated_types import Ge
@@ -145,10 +145,10 @@ def test_a_file_that_cannot_be_read_is_not_missing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"file.json/x: there is no such file; make it$"):
         read_json(path / "x", Section, "make it")
 
-    def refuse(path: Path) -> bytes:  # as for another user; the tests may run as root, who can read everything
+    def refuse(path: Path, mode: str) -> NoReturn:  # as for another user; the tests may run as root, who can read everything
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"file.json: cannot be read \(Permission denied\); check the path"):
         read_json(path, Section, "make it")
 

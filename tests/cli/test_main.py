@@ -61,13 +61,17 @@ def test_wrong_usage_has_status_2(arguments, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("raised", "status"), [(UserError("data/model: missing"), "error: data/model: missing"), (KeyboardInterrupt(), 130)]
+    ("raised", "status", "message"),
+    [
+        (UserError("data/model: missing"), 1, "error: data/model: missing\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    ],
 )
-def test_an_error_of_the_user_and_ctrl_c_have_their_status(raised, status, monkeypatch):
+def test_an_error_of_the_user_and_ctrl_c_have_their_status(raised, status, message, monkeypatch, capsys):
     def run(args):
         raise raised
 
     monkeypatch.setattr(VERBS["report"], "run", run)
     with pytest.raises(SystemExit) as exit_:
         call(monkeypatch, "report")
-    assert exit_.value.code == status  # a text is printed to stderr and means status 1
+    assert (exit_.value.code, capsys.readouterr().err) == (status, message)

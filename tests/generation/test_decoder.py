@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lm.errors import UserError
 from lm.generation.decoder import Decoder
 from lm.generation.numba_decoder import NumbaDecoder, fastest_decoder, supports
 from lm.model.config import ModelConfig
@@ -280,3 +281,27 @@ decoder.prefill([0], [[1]])
 decoder.decode([2])
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT, timeout=60)
+
+
+@both
+def test_a_shorter_context_gives_the_same_logits_and_allocates_less(make_decoder, small):
+    model = build(small)
+    long, short = make_decoder(model, num_rows=2), make_decoder(model, num_rows=2, context_length=6)
+    assert (long.context_length, short.context_length) == (small.context_length, 6)
+    assert torch.equal(short.prefill([0], [[1, 2, 3, 4, 5]]), long.prefill([0], [[1, 2, 3, 4, 5]]))
+    assert torch.equal(short.decode([6]), long.decode([6]))
+    with pytest.raises(IndexError, match="row 0 is full: it holds context_length = 6 tokens"):
+        short.decode([7])
+    assert make_decoder(model, num_rows=1, context_length=10**6).context_length == small.context_length
+
+
+@both
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_allocated(make_decoder, small):
+    model = build(small)
+    num_rows, tokens = 10**5, 2**24
+    model.config = dataclasses.replace(small, context_length=tokens)  # only the size of the cache is taken from it
+    needed = num_rows * tokens * 2 * small.num_layers * small.num_kv_heads * small.d_head * 4
+    with pytest.raises(
+        UserError, match=f"the key/value cache for 100000 texts of {tokens:,} tokens needs {needed:,} by"
+    ):
+        make_decoder(model, num_rows)

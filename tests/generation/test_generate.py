@@ -80,11 +80,12 @@ def test_a_stop_string_ends_the_text_and_is_cut_off(small, tokenizer, greedy):
 
 
 def test_a_text_slides_past_the_context_or_ends_there(small, tokenizer, greedy):
-    model = model_of(b"abcdefghijklmnopqrstuvwxyz", small, tokenizer)  # with a context of 16
+    # A context of 16 tokens: the end-of-text token before the prompt, and 15 letters. The last letter is not read.
+    model = model_of(b"abcdefghijklmnopqrstuvwxyz", small, tokenizer)
     (sample,) = samples_of(model, tokenizer, "abc", greedy)
     assert (sample.text, sample.ended) == ("abcdefghijklmnopqrstuvwxyz", True)
     (sample,) = samples_of(model, tokenizer, "abc", greedy, slide=False)
-    assert (sample.text, sample.ended) == ("abcdefghijklmnopq", False)
+    assert (sample.text, sample.ended) == ("abcdefghijklmnop", False)
 
 
 def test_a_sample_depends_on_its_own_seed_only(model, tokenizer, config):
@@ -97,14 +98,21 @@ def test_a_sample_depends_on_its_own_seed_only(model, tokenizer, config):
 
 def test_a_text_is_the_one_drawn_without_a_cache(model, tokenizer, config):
     (sample,) = samples_of(model, tokenizer, "Hello", dataclasses.replace(config, num_samples=1))
-    ids, generator = tokenizer.encode("Hello"), torch.Generator().manual_seed(5)
+    ids, generator = [tokenizer.end_of_text_id, *b"Hello"], torch.Generator().manual_seed(5)
     with torch.no_grad():
         for _ in range(30):
             probabilities = model(torch.tensor(ids[-16:]))[-1].softmax(-1)
             uniform = float(torch.rand((), dtype=torch.float64, generator=generator))
             ids.append(int(np.searchsorted(np.cumsum(probabilities.double().numpy()), uniform)))
-    expected = list(itertools.takewhile(lambda token: token != tokenizer.end_of_text_id, ids))
+    expected = list(itertools.takewhile(lambda token: token != tokenizer.end_of_text_id, ids[1:]))
     assert sample.text == tokenizer.decode(expected)
+
+
+def test_a_prompt_is_the_beginning_of_a_document(small, tokenizer, greedy):
+    end = tokenizer.end_of_text_id
+    for prompt, ids in (("ab", [end, *b"ab"]), ("", [end]), ("<|endoftext|>ab", [end, *b"ab"])):
+        (request,) = requests(tokenizer, prompt, greedy)
+        assert request.prompt_ids == ids
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3])

@@ -148,7 +148,7 @@ def test_ctrl_c_discards_the_line_that_is_being_typed(terminal, config, capsys):
 
 def test_a_prompt_that_is_too_long_does_not_end_the_session(terminal, config, capsys):
     fixed = dataclasses.replace(terminal, slide=False)
-    converse(fixed, dataclasses.replace(config, max_new_tokens=2), "x" * 17, "Two")
+    converse(fixed, dataclasses.replace(config, max_new_tokens=2), "x" * 16, "Two")
     out, err = capsys.readouterr()
     assert "the prompt has 17 tokens, and the model sees 16; shorten it" in err and "are ignored" not in err
     assert out.count("Two") == 2

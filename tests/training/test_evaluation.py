@@ -59,13 +59,15 @@ def test_the_loss_of_equal_logits_is_the_logarithm_of_the_vocabulary_size(small,
 
 def test_the_continuation_is_greedy_and_stops_at_the_end_of_text(tokenizer, small):
     class Counting(torch.nn.Module):
-        """After every byte comes the next byte; after 'e' the end of text."""
+        """After every byte comes the next byte; after 'e' the end of text, and after that 'a'."""
 
         config = small
 
         def forward(self, ids):
             following = torch.where(ids == ord("e"), tokenizer.end_of_text_id, ids + 1)
+            following = torch.where(ids == tokenizer.end_of_text_id, ord("a"), following)
             return torch.nn.functional.one_hot(following, tokenizer.vocab_size).float()
 
     assert greedy_continuation(Counting(), tokenizer, "xyza", torch.device("cpu")) == "bcde"
+    assert greedy_continuation(Counting(), tokenizer, "", torch.device("cpu")) == "abcde"  # after the end of text
     assert greedy_continuation(Counting(), tokenizer, "x" * 40 + "ab", torch.device("cpu")) == "cde"
