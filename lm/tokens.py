@@ -9,24 +9,27 @@ constant memory.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from annotated_types import Ge
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from lm.atomic import atomic_write, make_folder, write_json
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
+from lm.schema import read_json
 from lm.tokenizer.tokenizer import Tokenizer, token_dtype
 
 SPLITS = ("train", "val")
 
 _BLOCK_BYTES = 1 << 16
-_ORIGIN = ("tokenizer_hash", "vocab_size", "dtype")  # must be equal in the manifests of joined folders
+
+_Count = Annotated[int, Ge(0)]
 
 
 class TextFacts(TypedDict):
@@ -38,8 +41,8 @@ class TextFacts(TypedDict):
         entropy_bits: -log2 of the probability of the text, if the distribution it was drawn from is known.
     """
 
-    bytes: int
-    documents: int
+    bytes: _Count
+    documents: _Count
     entropy_bits: NotRequired[float]
 
 
@@ -51,8 +54,28 @@ class SplitManifest(TextFacts):
         sha256: The checksum of the token file, in hexadecimal.
     """
 
-    count: int
+    count: _Count
     sha256: str
+
+
+class TokensOrigin(TypedDict):
+    """How token files were encoded. It must be the same in the manifests of folders that are joined."""
+
+    dtype: str
+    tokenizer_hash: str
+    vocab_size: _Count
+
+
+class TokensManifest(TokensOrigin):
+    """The content of `data/tokens/manifest.json`."""
+
+    splits: dict[str, SplitManifest]
+
+
+class TextManifest(TypedDict):
+    """What is needed of `data/raw/manifest.json`: the facts about the text of each split."""
+
+    splits: dict[str, TextFacts]
 
 
 def read_text_facts(raw: Path) -> dict[str, TextFacts]:
@@ -66,22 +89,19 @@ def read_text_facts(raw: Path) -> dict[str, TextFacts]:
             split has no documents.
     """
     manifest_path = raw / "manifest.json"
-    splits = _read_json(manifest_path, "download").get("splits")
+    splits = read_json(manifest_path, TextManifest, _advice("download"), ignore_unknown_keys=True)["splits"]
     facts: dict[str, TextFacts] = {}
     for split in SPLITS:
         path = raw / f"{split}.txt"
-        entry = _require_counts(splits, split, ("bytes", "documents"), manifest_path, "download")
+        entry = _entry(splits, split, manifest_path, "download")
         expected = entry["bytes"] + len(END_OF_TEXT) * entry["documents"]
         if (size := _size(path, "download")) != expected:
             raise UserError(
-                f"{path}: expected {expected:,} bytes as in manifest.json, got {size:,}; "
-                "make it again with: dvc repro download"
+                f"{path}: expected {expected:,} bytes as in manifest.json, got {size:,}; {_advice('download')}"
             )
         if not entry["documents"]:
             raise UserError(f"{path}: contains no document; give the split some text in the section data")
-        facts[split] = {"bytes": entry["bytes"], "documents": entry["documents"]}
-        if "entropy_bits" in entry:
-            facts[split]["entropy_bits"] = entry["entropy_bits"]
+        facts[split] = entry
     return facts
 
 
@@ -125,13 +145,13 @@ def encode_split(
 
 def write_manifest(folder: Path, tokenizer: Tokenizer, splits: dict[str, SplitManifest]) -> None:
     """Write the manifest. Call this last, since the token files can be opened only with a manifest."""
-    manifest = {
+    manifest: TokensManifest = {
         "dtype": token_dtype(tokenizer.vocab_size).name,
         "tokenizer_hash": tokenizer.hash,
         "vocab_size": tokenizer.vocab_size,
         "splits": splits,
     }
-    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", {**manifest})
 
 
 def open_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[np.memmap, SplitManifest]:
@@ -150,13 +170,13 @@ def open_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[n
             by a different tokenizer.
     """
     path, dtype, entry = _find_tokens(folder, split, tokenizer_hash)
-    if _sha256(path) != entry.get("sha256"):
+    if _sha256(path) != entry["sha256"]:
         raise _changed(path)
     # Read-only, because DVC may link this file to its cache: writing here would corrupt the cache.
     return np.memmap(path, dtype=dtype, mode="r"), entry
 
 
-def join_tokens(folders: list[Path], out: Path) -> dict[str, Any]:
+def join_tokens(folders: list[Path], out: Path) -> TokensManifest:
     """Join the token files of several folders, for example from several machines, split by split in the order given.
 
     Every document ends with an end-of-text token, so the result equals encoding the concatenated text. Every file is
@@ -187,13 +207,13 @@ def join_tokens(folders: list[Path], out: Path) -> dict[str, Any]:
     size = sum(dtype.itemsize * entry["count"] for split in SPLITS for _, dtype, entry in parts[split])
     with tqdm(desc="checking", total=size, unit="B", unit_scale=True, delay=1, disable=None) as bar:
         for path, _, entry in parts["train"] + parts["val"]:
-            if _sha256(path, bar) != entry.get("sha256"):
+            if _sha256(path, bar) != entry["sha256"]:
                 raise _changed(path)
     make_folder(out)
     with tqdm(desc="joining", total=size, unit="B", unit_scale=True, delay=1, disable=None) as bar:
         splits = {split: _join_split(parts[split], out / f"{split}.bin", bar) for split in SPLITS}
-    manifest = {**origin, "splits": splits}
-    write_json(out / "manifest.json", manifest)
+    manifest: TokensManifest = {**origin, "splits": splits}
+    write_json(out / "manifest.json", {**manifest})
     return manifest
 
 
@@ -201,23 +221,27 @@ def _require_different(folders: list[Path], entries: list[SplitManifest]) -> Non
     """Reject a folder that is named twice, or a copy of another: its text would count twice in training."""
     seen: dict[str, Path] = {}
     for folder, entry in zip(folders, entries, strict=True):
-        checksum = entry.get("sha256", str(folder))
-        if checksum in seen:
+        if (checksum := entry["sha256"]) in seen:
             raise UserError(f"{folder}: has the same train tokens as {seen[checksum]}; name each share once")
         seen[checksum] = folder
 
 
-def _common_origin(folders: list[Path]) -> dict[str, Any]:
+def _common_origin(folders: list[Path]) -> TokensOrigin:
     """Return what the manifests record about the tokenizer, after checking that it is the same in all of them."""
-    origins = []
+    origins: list[TokensOrigin] = []
     for folder in folders:
-        manifest = _read_json(folder / "manifest.json", "encode_memmap")
-        origins.append({name: manifest.get(name) for name in _ORIGIN})
+        manifest = _read_manifest(folder)
+        origin: TokensOrigin = {
+            "dtype": manifest["dtype"],
+            "tokenizer_hash": manifest["tokenizer_hash"],
+            "vocab_size": manifest["vocab_size"],
+        }
+        origins.append(origin)
     for folder, origin in zip(folders, origins, strict=True):
-        for name in _ORIGIN:
-            if origin[name] != origins[0][name]:
+        for (name, expected), got in zip(origins[0].items(), origin.values(), strict=True):
+            if got != expected:
                 raise UserError(
-                    f"{folder}: expected the {name} of {folders[0]}, {origins[0][name]}, got {origin[name]}; "
+                    f"{folder}: expected the {name} of {folders[0]}, {expected}, got {got}; "
                     "encode all shares with the same copy of data/tokenizer"
                 )
     return origins[0]
@@ -245,21 +269,16 @@ def _join_split(parts: list[tuple[Path, np.dtype, SplitManifest]], path: Path, b
 
 def _find_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[Path, np.dtype, SplitManifest]:
     """Find the token file of a split and check everything except its checksum, which takes a while for a large file."""
-    manifest_path = folder / "manifest.json"
-    manifest = _read_json(manifest_path, "encode_memmap")
-    again = "make it again with: dvc repro encode_memmap"
-    counts = ("bytes", "documents", "count")
-    entry = _require_counts(manifest.get("splits"), split, counts, manifest_path, "encode_memmap")
-    vocab_size = manifest.get("vocab_size")
-    if type(vocab_size) is not int:
-        raise UserError(f"{manifest_path}: expected an integer under 'vocab_size', got {vocab_size!r}; {again}")
-    if tokenizer_hash is not None and manifest.get("tokenizer_hash") != tokenizer_hash:
+    manifest = _read_manifest(folder)
+    entry = _entry(manifest["splits"], split, folder / "manifest.json", "encode_memmap")
+    again = _advice("encode_memmap")
+    if tokenizer_hash is not None and manifest["tokenizer_hash"] != tokenizer_hash:
         raise UserError(f"{folder}: the tokens were encoded by a different tokenizer; {again}")
-    dtype = token_dtype(vocab_size)
-    if manifest.get("dtype") != dtype.name:
+    dtype = token_dtype(manifest["vocab_size"])
+    if manifest["dtype"] != dtype.name:
         raise UserError(
-            f"{manifest_path}: expected dtype {dtype.name} for a vocabulary of {vocab_size:,}, "
-            f"got {manifest.get('dtype')}; {again}"
+            f"{folder / 'manifest.json'}: expected dtype {dtype.name} for a vocabulary of "
+            f"{manifest['vocab_size']:,}, got {manifest['dtype']}; {again}"
         )
     path = folder / f"{split}.bin"
     expected = entry["count"] * dtype.itemsize
@@ -274,42 +293,29 @@ def _find_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[
 
 def _changed(path: Path) -> UserError:
     return UserError(
-        f"{path}: changed since it was written (its sha256 is not the one in the manifest); "
-        "make it again with: dvc repro encode_memmap"
+        f"{path}: changed since it was written (its sha256 is not the one in the manifest); {_advice('encode_memmap')}"
     )
 
 
-def _require_counts(splits: Any, split: str, names: tuple[str, ...], path: Path, stage: str) -> Any:
-    """Return the entry of a split, after checking that it has these counts."""
-    entry = splits.get(split) if isinstance(splits, dict) else None
-    if not isinstance(entry, dict):
-        raise UserError(f"{path}: no entry for the split {split!r}; make it again with: dvc repro {stage}")
-    for name in names:
-        if type(entry.get(name)) is not int or entry[name] < 0:
-            raise UserError(
-                f"{path}: expected a count under splits.{split}.{name}, got {entry.get(name)!r}; "
-                f"make it again with: dvc repro {stage}"
-            )
-    return entry
+def _read_manifest(folder: Path) -> TokensManifest:
+    return read_json(folder / "manifest.json", TokensManifest, _advice("encode_memmap"))
 
 
-def _read_json(path: Path, stage: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); make it with: dvc repro {stage}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
-        raise UserError(f"{path}: not JSON ({error}); make it again with: dvc repro {stage}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object; make it again with: dvc repro {stage}")
-    return values
+def _entry(splits: dict[str, Any], split: str, path: Path, stage: str) -> Any:
+    if split not in splits:
+        raise UserError(f"{path}: no entry for the split {split!r}; {_advice(stage)}")
+    return splits[split]
+
+
+def _advice(stage: str) -> str:
+    return f"make it with: dvc repro {stage}"
 
 
 def _size(path: Path, stage: str) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); make it with: dvc repro {stage}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {_advice(stage)}") from error
 
 
 def _sha256(path: Path, bar: "tqdm[Any] | None" = None) -> str:
