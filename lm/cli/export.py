@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = parser.add_subparsers(required=True, dest="format", metavar="FORMAT")
 
     hf = formats.add_parser("hf", help="a folder that transformers loads")
-    hf.add_argument("out", type=path, metavar="DIR", help="folder to write; it must not contain a model or a README.md")
+    hf.add_argument("out", type=path, metavar="DIR", help="folder to write; it must be new or empty")
     hf.add_argument("--raw", type=path, help="folder of the training text, such as data/raw, for the model card")
     hf.add_argument("--metrics", type=path, help="file of metrics, such as metrics/train.json, for the model card")
     add_model_arguments(hf)

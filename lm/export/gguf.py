@@ -5,6 +5,7 @@ rotates interleaved pairs in a Llama model, as ours does, and half-split pairs i
 """
 
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from lm.atomic import make_folder, translate_write_errors
+from lm.atomic import check_folder, make_folder, translate_write_errors
 from lm.errors import UserError
 from lm.export.llama import check_layout, llama_weights, norm_eps
 from lm.export.tokenizer_json import merge_texts, pattern_name, token_texts
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 WeightType = Literal["f32", "f16", "q8_0"]
 
 _Q8_0_BLOCK = 32  # consecutive weights of a row that share one scale
+_LARGEST = {"f32": math.inf, "f16": 65504.0, "q8_0": 127 * 65504.0}  # the scale of a block is in f16
 
 
 def export_gguf(model_folder: Path, tokenizer_folder: Path, out: Path, weight_type: WeightType) -> None:
@@ -44,14 +46,15 @@ def export_gguf(model_folder: Path, tokenizer_folder: Path, out: Path, weight_ty
     """
     if importlib.util.find_spec("gguf") is None:
         raise UserError("the package gguf is not installed; run: pip install gguf")
+    if os.path.lexists(out):
+        raise UserError(f"{out}: already exists; choose another file, or delete it")
+    check_folder(out.parent)
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = load_model(model_folder, tokenizer.hash)
     check_layout(model.config)
     _check_tokenizer(tokenizer)
     if weight_type == "q8_0":
         _check_blocks(model.config)
-    if out.exists():
-        raise UserError(f"{out}: already exists; choose another file, or delete it")
     writer = _convert(model, tokenizer, out.stem, weight_type)
     make_folder(out.parent)
     _save(writer, out)
@@ -106,7 +109,7 @@ def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type:
     writer.add_token_merges(merge_texts(tokenizer))
     writer.add_bos_token_id(tokenizer.end_of_text_id)
     writer.add_eos_token_id(tokenizer.end_of_text_id)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(True)  # a prompt is the beginning of a document (see lm/export/hugging_face.py)
 
     gguf_names = gguf.get_tensor_name_map(architecture, config.num_layers)
     matrix_type = gguf.GGMLQuantizationType[weight_type.upper()]
@@ -116,6 +119,8 @@ def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type:
         if gguf_name is None:
             raise UserError(f"cannot export this model: GGUF has no name for {llama_name}; update the package gguf")
         kind = matrix_type if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
+        if weight.ndim == 2 and weight.abs().max() > _LARGEST[weight_type]:
+            raise UserError(f"{llama_name} has weights that {weight_type} cannot represent; export f32")
         writer.add_tensor(gguf_name, gguf.quantize(weight.numpy(), kind), raw_dtype=kind)
     return writer
 

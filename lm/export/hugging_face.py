@@ -1,12 +1,16 @@
-"""Export a model to a folder that transformers loads without any code of this project."""
+"""Export a model to a folder that transformers loads without any code of this project.
+
+A prompt is the beginning of a document, which follows the end of another one in the training text. The exported
+tokenizer therefore puts the end-of-text token before every text, as `lm generate` does.
+"""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 
-from lm.atomic import atomic_write, make_folder, write_json, write_text
+from lm.atomic import atomic_write, make_folder, require_new_folder, write_json, write_text
 from lm.corpus.config import END_OF_TEXT
-from lm.errors import UserError
 from lm.export.llama import check_layout, hugging_face_config, llama_weights
 from lm.export.model_card import model_card
 from lm.export.tokenizer_json import tokenizer_json
@@ -22,23 +26,20 @@ def export_hugging_face(
     Args:
         model_folder: the output of the stage train.
         tokenizer_folder: the tokenizer that the model was trained with.
-        out: the folder to write, created if it does not exist. `config.json` is written last, so that transformers
-            does not load an incomplete export.
+        out: the folder to write; it must be empty, or not exist yet. `config.json` is written last, so that
+            transformers does not load an incomplete export.
         raw: the output of the stage download. The model card describes the data from its manifest, without local paths.
         metrics: a JSON file of metrics for the model card, such as metrics/train.json.
 
     Raises:
-        UserError: the format cannot represent the model or its tokenizer, a file cannot be read, or `out` already
-            contains a model or a README.md; all of this is checked before anything is written. Also if a file cannot be
-            written.
+        UserError: the format cannot represent the model or its tokenizer, a file cannot be read, or `out` is not empty;
+            all of this is checked before anything is written. Also if a file cannot be written.
     """
+    require_new_folder(out)
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = load_model(model_folder, tokenizer.hash)
     check_layout(model.config)
-    for name in ("config.json", "README.md"):  # README.md, so that an export to the project's folder keeps its README
-        if (out / name).exists():
-            raise UserError(f"{out / name}: already exists; choose another folder, or delete it")
-    tokenizer_content = tokenizer_json(tokenizer)
+    tokenizer_content = {**tokenizer_json(tokenizer), "post_processor": _begin_document(tokenizer.end_of_text_id)}
     config = hugging_face_config(model, tokenizer.end_of_text_id)
     weights = llama_weights(model, half_split=True)
     card = model_card(out.resolve().name, model, raw, metrics)
@@ -48,6 +49,7 @@ def export_hugging_face(
     write_json(out / "tokenizer.json", tokenizer_content)
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": True,  # for programs that do not read the post-processor in tokenizer.json
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
@@ -60,3 +62,15 @@ def export_hugging_face(
     write_json(out / "generation_config.json", generation_config)
     write_text(out / "README.md", card)
     write_json(out / "config.json", config)
+
+
+def _begin_document(end_of_text_id: int) -> dict[str, Any]:
+    """The post-processor of `tokenizer.json` that puts the end-of-text token before every text."""
+    first, second = ({"SpecialToken": {"id": END_OF_TEXT, "type_id": number}} for number in (0, 1))
+    text, other_text = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, second, other_text],
+        "special_tokens": {END_OF_TEXT: {"id": END_OF_TEXT, "ids": [end_of_text_id], "tokens": [END_OF_TEXT]}},
+    }

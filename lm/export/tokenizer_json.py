@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.tokenizer.text.byte_alphabet import from_text, to_text
 from lm.tokenizer.text.pretokenization import PATTERNS
@@ -135,7 +136,7 @@ def _parse(content: dict[str, Any]) -> Tokenizer:
     if content.get("normalizer") is not None:
         unsupported.append(f"normalizer {content['normalizer']['type']}")
     post_processor = content.get("post_processor")
-    if post_processor is not None and post_processor["type"] != "ByteLevel":  # which changes only offsets
+    if not _begins_document(post_processor):
         unsupported.append(f"post_processor {post_processor['type']}")
     if unsupported:
         raise UserError(f"cannot be imported, since our tokenizer does not support: {', '.join(unsupported)}")
@@ -146,6 +147,18 @@ def _parse(content: dict[str, Any]) -> Tokenizer:
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in bpe["merges"]]
     merges = [(_token(left), _token(right)) for left, right in pairs]
     return Tokenizer(vocab, merges, list(special.values()), pattern)
+
+
+def _begins_document(post_processor: dict[str, Any] | None) -> bool:
+    """Whether a post-processor adds nothing to a text but an end-of-text token before it, as `lm generate` does."""
+    match post_processor:
+        case None | {"type": "ByteLevel"}:  # which changes only offsets
+            return True
+        case {"type": "Sequence", "processors": list(processors)}:
+            return all(map(_begins_document, processors))
+        case {"type": "TemplateProcessing", "single": [*before, {"Sequence": {"id": "A"}}]}:
+            return before in ([], [{"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}])
+    return False
 
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str:

@@ -101,18 +101,30 @@ def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBa
             raise UserError(
                 f"{path}: does not match config.json, which describes a model of {expected:,} parameters, got {found:,}"
             )
-        try:
-            model = TransformerLM(saved.model, saved.vocab_size, attention_backend)
-        except (MemoryError, RuntimeError) as error:
-            length = saved.model.context_length
-            raise UserError(
-                f"{folder}: there is not enough memory for {expected:,} parameters and a context of {length:,} tokens"
-            ) from error
+        model = build_model(folder, saved.model, saved.vocab_size, attention_backend)
         _check_shapes(path, {name: tuple(weight.shape) for name, weight in model.named_parameters()}, shapes)
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.copy_(read_tensor(path, file, name))
     return model.eval()
+
+
+def build_model(
+    folder: Path, config: ModelConfig, vocab_size: int, attention_backend: AttentionBackend = "sdpa"
+) -> TransformerLM:
+    """Build the model that is in `folder`, with random weights.
+
+    Raises:
+        UserError: there is not enough memory.
+    """
+    try:
+        return TransformerLM(config, vocab_size, attention_backend)
+    except (MemoryError, RuntimeError) as error:
+        count = sum(parameters(config, vocab_size).values())
+        raise UserError(
+            f"{folder}: there is not enough memory for {count:,} parameters and a context of "
+            f"{config.context_length:,} tokens"
+        ) from error
 
 
 def read_config(folder: Path) -> SavedConfig:
@@ -147,12 +159,11 @@ def open_tensors(path: Path, advice: str) -> Iterator[Any]:
     Raises:
         UserError: the file is missing, cannot be read, or is damaged.
     """
-    with open_file(path, advice):
-        try:
-            with safe_open(path, framework="pt") as file:
-                yield file
-        except SafetensorError as error:
-            raise UserError(f"{path}: damaged ({error}); make or download it again") from error
+    try:
+        with open_file(path, advice), safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); make or download it again") from error
 
 
 def read_tensor(path: Path, file: Any, name: str) -> Tensor:

@@ -1,4 +1,6 @@
 import importlib.util
+import os
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -45,7 +47,8 @@ def test_transformers_computes_equal_logits_in_f32_and_the_same_argmax_in_f16(sa
 def test_transformers_encodes_to_the_same_ids(folders, tokenizer, tmp_path, text):
     export_gguf(*folders(), tmp_path / "model.gguf", "f16")
     theirs = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
-    assert theirs(text).input_ids == tokenizer.encode(text)
+    assert theirs(text).input_ids == [tokenizer.end_of_text_id, *tokenizer.encode(text)]
+    assert gguf.GGUFReader(tmp_path / "model.gguf").fields["tokenizer.ggml.add_bos_token"].contents() is True
     assert (theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.end_of_text_id, tokenizer.end_of_text_id)
 
 
@@ -110,6 +113,39 @@ def test_an_existing_file_is_not_overwritten(folders, tmp_path):
     with pytest.raises(UserError, match="already exists"):
         export_gguf(*folders(), tmp_path / "model.gguf", "f32")
     assert (tmp_path / "model.gguf").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", ".", "a link"])
+def test_neither_a_folder_nor_a_link_is_overwritten(folders, tmp_path, monkeypatch, name):
+    saved = folders()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("a link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="already exists"):
+        export_gguf(*saved, Path(name), "f32")
+    assert [path.name for path in Path().iterdir()] == ["a link"]
+
+
+def test_the_umask_decides_who_can_read_the_file(folders, tmp_path):
+    before = os.umask(0o027)
+    try:
+        export_gguf(*folders(), tmp_path / "model.gguf", "f32")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.gguf").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(("weight_type", "value"), [("f16", 70_000), ("q8_0", 10_000_000)])
+def test_weights_that_the_type_cannot_hold_are_refused(folders, tokenizer, tmp_path, weight_type, value):
+    model_folder, tokenizer_folder = folders(d_ff=64)
+    model = load_model(model_folder, tokenizer.hash)
+    model.lm_head.weight.data[3, 5] = value
+    save_model(model_folder, model, tokenizer.hash)
+    with pytest.raises(
+        UserError, match=rf"lm_head\.weight has weights that {weight_type} cannot represent; export f32"
+    ):
+        export_gguf(model_folder, tokenizer_folder, tmp_path / "model.gguf", weight_type)
+    export_gguf(model_folder, tokenizer_folder, tmp_path / "model.gguf", "f32")
 
 
 def test_a_failed_write_leaves_no_file(folders, tmp_path, monkeypatch):

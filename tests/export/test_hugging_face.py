@@ -1,10 +1,13 @@
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lm.errors import UserError
 from lm.export.hugging_face import export_hugging_face
-from lm.model.files import load_model
+from lm.model.files import load_model, save_model
 from lm.tokenizer.tokenizer import Tokenizer
 
 SWITCHES = [{}, {"num_kv_heads": 2, "tie_embeddings": True}, {"num_kv_heads": 1, "qk_norm": True, "rope_theta": 500.0}]
@@ -33,6 +36,24 @@ def test_transformers_computes_equal_logits_and_the_same_greedy_text(exported):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("saved_again", [False, True])
+def test_the_greedy_continuation_of_a_prompt_is_that_of_a_document_that_begins_with_it(
+    exported, tokenizer, tmp_path, saved_again
+):
+    ours, folder = exported
+    if saved_again:
+        AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "again" if saved_again else folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    expected = [tokenizer.end_of_text_id, *tokenizer.encode("the boy")]
+    prompt = theirs("the boy", return_tensors="pt")
+    assert prompt.input_ids.tolist() == [expected] and prompt.attention_mask.tolist() == [[1] * len(expected)]
+    while len(expected) < 14 and (len(expected) < 5 or expected[-1] != tokenizer.end_of_text_id):
+        expected.append(int(ours(torch.tensor([expected]))[0, -1].argmax()))
+    assert model.generate(**prompt, do_sample=False, max_length=14).tolist() == [expected]
+
+
+@torch.no_grad()
 def test_rope_uses_the_same_angles_at_a_long_context(folders, tokenizer, tmp_path):
     """Angles of hundreds of radians reveal every difference in rounding."""
     model, tokenizer_folder = folders(context_length=512)
@@ -45,10 +66,11 @@ def test_rope_uses_the_same_angles_at_a_long_context(folders, tokenizer, tmp_pat
 
 
 def test_transformers_encodes_to_the_same_ids_and_decodes_them(folders, tokenizer, tmp_path, text):
-    export_hugging_face(*folders(), tmp_path / "out")
+    export_hugging_face(*folders(context_length=256), tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = tokenizer.encode(text)
-    assert theirs(text).input_ids == ids
+    assert theirs(text).input_ids == [tokenizer.end_of_text_id, *ids]
+    assert theirs(text, add_special_tokens=False).input_ids == ids
     assert theirs.decode(ids) == text
     assert (theirs.bos_token_id, theirs.eos_token_id, len(theirs)) == (
         *[tokenizer.end_of_text_id] * 2,
@@ -62,6 +84,44 @@ def test_a_folder_that_contains_a_model_is_not_changed(folders, tmp_path):
     with pytest.raises(UserError, match=r"config\.json: already exists"):
         export_hugging_face(model, tokenizer, model)
     assert (model / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [".", "", "other"])
+def test_a_folder_that_contains_anything_is_not_changed(folders, tmp_path, monkeypatch, name):
+    saved = folders()
+    (tmp_path / "checkout" / "other").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "checkout")
+    for path in ("pyproject.toml", "other/tokenizer.json"):
+        (tmp_path / "checkout" / path).write_text("mine")
+    with pytest.raises(UserError, match="already exists, so the folder is already in use; choose a new or empty one"):
+        export_hugging_face(*saved, Path(name))
+    assert sorted(path.name for path in Path().rglob("*")) == ["other", "pyproject.toml", "tokenizer.json"]
+
+
+def test_an_export_is_not_exported_over(folders, tmp_path):
+    saved = folders()
+    export_hugging_face(*saved, tmp_path / "out")
+    with pytest.raises(UserError, match=r"README\.md: already exists"):
+        export_hugging_face(*saved, tmp_path / "out")
+
+
+def test_the_umask_decides_who_can_read_the_files(folders, tmp_path):
+    before = os.umask(0o027)
+    try:
+        export_hugging_face(*folders(), tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_weights_that_are_not_finite_are_refused(folders, tokenizer, tmp_path):
+    model_folder, tokenizer_folder = folders()
+    model = load_model(model_folder, tokenizer.hash)
+    model.lm_head.weight.data[3, 5] = torch.nan
+    save_model(model_folder, model, tokenizer.hash)
+    with pytest.raises(UserError, match=r"lm_head\.weight has weights that are not finite"):
+        export_hugging_face(model_folder, tokenizer_folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_readme_in_the_folder_is_not_overwritten(folders, tmp_path):
