@@ -136,7 +136,7 @@ def _parse(content: dict[str, Any]) -> Tokenizer:
     if content.get("normalizer") is not None:
         unsupported.append(f"normalizer {content['normalizer']['type']}")
     post_processor = content.get("post_processor")
-    if not _begins_document(post_processor):
+    if post_processor is not None and not _begins_document(post_processor):
         unsupported.append(f"post_processor {post_processor['type']}")
     if unsupported:
         raise UserError(f"cannot be imported, since our tokenizer does not support: {', '.join(unsupported)}")
@@ -149,10 +149,10 @@ def _parse(content: dict[str, Any]) -> Tokenizer:
     return Tokenizer(vocab, merges, list(special.values()), pattern)
 
 
-def _begins_document(post_processor: dict[str, Any] | None) -> bool:
+def _begins_document(post_processor: dict[str, Any]) -> bool:
     """Whether a post-processor adds nothing to a text but an end-of-text token before it, as `lm generate` does."""
     match post_processor:
-        case None | {"type": "ByteLevel"}:  # which changes only offsets
+        case {"type": "ByteLevel"}:  # which changes only offsets
             return True
         case {"type": "Sequence", "processors": list(processors)}:
             return all(map(_begins_document, processors))
