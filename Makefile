@@ -9,8 +9,9 @@ INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -
 .PHONY: all test lint
 
 all: .venv/installed
-	@# Without version control, DVC has to be told so. config.local is git-ignored.
-	@git rev-parse --git-dir >/dev/null 2>&1 || printf '[core]\n    no_scm = true\n' > .dvc/config.local
+	@# Without version control, DVC has to be told so. config.local is git-ignored. A .git that git refuses to read, for
+	@# example because it belongs to another user, is version control all the same.
+	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || printf '[core]\n    no_scm = true\n' > .dvc/config.local
 	@echo 'Running the pipeline: dvc repro'
 	@dvc repro
 	@echo

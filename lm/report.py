@@ -1,9 +1,10 @@
 """The results of a finished pipeline as text: metrics, the ablation table, one sample and the paths of the pictures."""
 
-import json
 from pathlib import Path
 
 from lm.errors import UserError
+from lm.generation.text import Sample
+from lm.schema import read_bytes, read_json
 
 
 def report(metrics: Path, samples: Path) -> str:
@@ -14,21 +15,17 @@ def report(metrics: Path, samples: Path) -> str:
         samples: the folder of samples.json.
 
     Raises:
-        UserError: a file is missing because the pipeline has not finished, or is damaged.
+        UserError: a file is missing because the pipeline has not finished, or it is damaged.
     """
-    try:
-        train = json.loads((metrics / "train.json").read_text(encoding="utf-8"))
-        table = (metrics / "ablation.md").read_text(encoding="utf-8")
-        sample = json.loads((samples / "samples.json").read_text(encoding="utf-8"))[0]["text"]
-        width = max(map(len, train))
-        lines = [
-            f"  {name:{width}}  {value:{',' if isinstance(value, int) else '.5g'}}" for name, value in train.items()
-        ]
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: missing; run the pipeline first: dvc repro") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{metrics} or {samples}: a result is damaged ({error}); make the results again with: dvc repro"
-        ) from error
+    advice = "run the pipeline first: dvc repro"
+    train = read_json(metrics / "train.json", dict[str, float], advice)
+    table = read_bytes(metrics / "ablation.md", advice).decode(errors="replace")
+    written = read_json(samples / "samples.json", list[Sample], advice)
+    if not written:
+        raise UserError(f"{samples / 'samples.json'}: contains no sample; {advice}")
+    width = max(map(len, train), default=0)
+    lines = [f"  {name:{width}}  {value:{',.0f' if value.is_integer() else '.5g'}}" for name, value in train.items()]
     pictures = [f"  {path}" for path in sorted(metrics.glob("*.png"))]
-    return "\n".join(["metrics", *lines, "", "ablation", table, "sample", sample, "", "pictures", *pictures])
+    return "\n".join(
+        ["metrics", *lines, "", "ablation", table, "sample", written[0].text, "", "pictures", *pictures]
+    )

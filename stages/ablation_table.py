@@ -2,7 +2,7 @@
 
 import argparse
 import csv
-import json
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ from lm import config
 from lm.atomic import make_folder, write_text
 from lm.errors import UserError, exit_cleanly
 from lm.pictures import comparison_picture
-from lm.studies.table import markdown, table
+from lm.schema import read_bytes, read_json
+from lm.studies.table import CellMetrics, markdown, table
+
+ADVICE = "run the cells of the ablation first: dvc repro ablate"
 
 
 def main() -> None:
@@ -25,7 +28,10 @@ def main() -> None:
 
     cells = {variant: [f"{variant}-{seed}" for seed in ablate.seeds] for variant in ablate.run}
     metrics = {
-        variant: [_read_metrics(args.metrics / f"{name}.json") for name in names] for variant, names in cells.items()
+        variant: [
+            read_json(args.metrics / f"{name}.json", CellMetrics, ADVICE, ignore_unknown_keys=True) for name in names
+        ]
+        for variant, names in cells.items()
     }
     curves = {variant: [_read_curve(args.curves / f"{name}.csv") for name in names] for variant, names in cells.items()}
     frame = table(metrics)
@@ -37,20 +43,14 @@ def main() -> None:
     print(markdown(frame))
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; run the cells of the ablation first: dvc repro ablate") from error
-
-
 def _read_curve(path: Path) -> list[dict[str, Any]]:
+    rows = csv.DictReader(io.StringIO(read_bytes(path, ADVICE).decode(errors="replace")))
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; run the cells of the ablation first: dvc repro ablate") from error
-    return [{"step": int(row["step"]), "val_loss": float(row["val_loss"]) if row["val_loss"] else None} for row in rows]
+        return [
+            {"step": int(row["step"]), "val_loss": float(row["val_loss"]) if row["val_loss"] else None} for row in rows
+        ]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a table with the columns step and val_loss; {ADVICE}") from error
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ from lm.device import pick_device
 from lm.errors import exit_cleanly
 from lm.generation.batch import Batch
 from lm.generation.decoder import Decoder
-from lm.generation.generate import Sample, complete, window_notice
+from lm.generation.generate import complete, window_notice
+from lm.generation.text import Sample
 from lm.model.files import load_model
 from lm.tokenizer.tokenizer import Tokenizer
+
+MAX_ROWS = 64  # texts generated at the same time
 
 
 def main() -> None:
@@ -30,7 +33,7 @@ def main() -> None:
     device = pick_device(params.runtime.device)
     model = load_model(args.model, tokenizer.hash, params.runtime.attention_backend).to(device)
 
-    batch = Batch(Decoder(model, params.sample.num_samples))
+    batch = Batch(Decoder(model, min(params.sample.num_samples, MAX_ROWS)))
     samples: list[Sample] = []
     for prompt in tqdm(params.sample.prompts, "sampling", unit="prompt", disable=None):
         length = len(tokenizer.encode_prompt(prompt))

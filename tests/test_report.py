@@ -5,6 +5,8 @@ import pytest
 from lm.errors import UserError
 from lm.report import report
 
+SAMPLE = {"prompt": "Once", "seed": 1, "text": "Once upon a time.", "ended": True}
+
 
 @pytest.fixture
 def folders(tmp_path):
@@ -14,26 +16,26 @@ def folders(tmp_path):
     (metrics / "train.json").write_text(json.dumps({"val_loss": 1.25, "num_parameters": 1315968}))
     (metrics / "ablation.md").write_text("| variant |\n|---|\n| baseline |\n")
     (metrics / "train.png").write_bytes(b"")
-    (samples / "samples.json").write_text(json.dumps([{"text": "Once upon a time."}, {"text": "Not shown."}]))
+    (samples / "samples.json").write_text(json.dumps([SAMPLE, {**SAMPLE, "text": "Not shown."}]))
     return metrics, samples
 
 
 def test_the_report_has_metrics_table_one_sample_and_pictures(folders):
     text = report(*folders)
-    for part in ("val_loss        1.25", "1,315,968", "| baseline |", "Once upon a time.", "train.png"):
+    for part in ("val_loss        1.25\n", "1,315,968", "| baseline |", "Once upon a time.", "train.png"):
         assert part in text
     assert "Not shown." not in text
 
 
-@pytest.mark.parametrize("content", ["", "null", "[]", "{}", "3", "[" * 100_000])
+@pytest.mark.parametrize("content", ["", "null", "[]", "3", '{"a\\nb": []}', '[{"text": "x"}]', "[" * 100_000])
 @pytest.mark.parametrize("path", ["metrics/train.json", "samples/samples.json"])
-def test_a_damaged_result_is_reported_in_one_line(folders, path, content):
+def test_a_damaged_result_is_named_in_one_line(folders, path, content):
     (folders[0].parent / path).write_text(content)
-    with pytest.raises(UserError, match=r"a result is damaged .*dvc repro\Z"):
+    with pytest.raises(UserError, match=rf"{path}:.*; run the pipeline first: dvc repro\Z"):
         report(*folders)
 
 
 def test_a_pipeline_that_has_not_ended_is_named(folders):
     (folders[1] / "samples.json").unlink()
-    with pytest.raises(UserError, match="samples.json: missing; run the pipeline first: dvc repro"):
+    with pytest.raises(UserError, match="samples.json: there is no such file; run the pipeline first: dvc repro"):
         report(*folders)

@@ -6,6 +6,7 @@ the section `sample` of params.yaml.
 Examples:
   lm generate "Once upon a time" --temperature 0.5 --num-samples 3
   lm generate --interactive
+  lm generate -- "- a text that begins with a hyphen"
 """
 
 import argparse
@@ -61,15 +62,19 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(str(error)) from error
     if "" in args.stop:
         raise UserError("--stop: expected some text, got ''")
+    prompt = settings.prompts[0] if args.prompt is None else args.prompt
     model, tokenizer = load_trained(args, params.runtime)
+    context_length = model.config.context_length
+    if not args.interactive:  # room for this text only
+        context_length = min(context_length, len(tokenizer.encode_prompt(prompt)) + settings.max_new_tokens)
     terminal = Terminal(
-        batch=Batch(fastest_decoder(model, num_rows=1)),
+        batch=Batch(fastest_decoder(model, num_rows=1, context_length=context_length)),
         tokenizer=tokenizer,
         context_length=model.config.context_length,
         stop=args.stop,
         slide=args.past_context == "slide",
     )
     if args.prompt is not None or not args.interactive:
-        terminal.write(settings.prompts[0] if args.prompt is None else args.prompt, settings)
+        terminal.write(prompt, settings)
     if args.interactive:
         terminal.converse(settings)

@@ -34,7 +34,11 @@ def main(prog: str = "lm") -> None:
 
 
 def _run(prog: str) -> None:
-    args = make_parser(prog).parse_args()
+    parser = make_parser(prog)
+    args, unknown = parser.parse_known_args()
+    if unknown:
+        hint = "; put -- before a text that begins with a hyphen" if unknown[0].startswith("-") else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     args.run(args)
 
 

@@ -2,22 +2,11 @@
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from lm.generation.batch import Batch, FinishReason, Request, Token
 from lm.generation.config import SampleConfig
-from lm.generation.text import TextStream
+from lm.generation.text import Sample, TextStream
 from lm.tokenizer.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A prompt with its continuation; `ended` is false if the text was cut off, for example at `max_new_tokens`."""
-
-    prompt: str
-    seed: int
-    text: str
-    ended: bool
 
 
 class Reply:

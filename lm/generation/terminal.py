@@ -60,7 +60,12 @@ class Terminal:
         """Read lines with a prompt or a setting until the input ends, and write the samples of each prompt.
 
         `num_samples` is added to the seed after each prompt, so that the same prompt gives new texts.
+
+        Raises:
+            UserError: the process was started without stdin, as with `<&-`.
         """
+        if sys.stdin is None:
+            raise UserError("stdin: closed; an interactive session reads prompts from it")
         with contextlib.suppress(ImportError):  # on Windows
             importlib.import_module("readline")  # gives `input` the arrow keys and a history
         if isinstance(sys.stdin, io.TextIOWrapper):

@@ -2,6 +2,17 @@
 
 import codecs
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt with its continuation; `ended` is false if the text was cut off, for example at `max_new_tokens`."""
+
+    prompt: str
+    seed: int
+    text: str
+    ended: bool
 
 
 class TextStream:

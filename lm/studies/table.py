@@ -1,12 +1,21 @@
 """The ablation table: the loss of each variant, and its difference from the baseline."""
 
 import math
-from typing import Any
+from typing import NotRequired
 
 import pandas as pd
+from typing_extensions import TypedDict
 
 
-def table(metrics: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
+class CellMetrics(TypedDict):
+    """What the table needs of the metrics of a run; `val_loss` is missing if it is not finite."""
+
+    num_parameters: int
+    diverged: int
+    val_loss: NotRequired[float]
+
+
+def table(metrics: dict[str, list[CellMetrics]]) -> pd.DataFrame:
     """One row per variant, in the order of `metrics`, which holds the metrics of each variant's runs.
 
     The first variant is the baseline, from which `difference` is measured. `val_loss_std` is the sample standard

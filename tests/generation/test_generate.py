@@ -9,8 +9,9 @@ import torch
 from lm.generation.batch import Batch
 from lm.generation.config import SampleConfig
 from lm.generation.decoder import Decoder
-from lm.generation.generate import Sample, complete, requests, stream, window_notice
+from lm.generation.generate import complete, requests, stream, window_notice
 from lm.generation.numba_decoder import NumbaDecoder
+from lm.generation.text import Sample
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 
