@@ -11,7 +11,7 @@ Shapes: V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -23,6 +23,8 @@ from lm.generation.sampling import distribution, draw
 from lm.model.transformer import TransformerLM
 
 FinishReason = Literal["stop", "length", "context", "diverged"]
+
+_SCORED_AT_ONCE = 64  # tokens of a prompt, to limit the memory for their logits
 
 
 class BatchDecoder(Protocol):
@@ -51,6 +53,7 @@ class Request:
     decoder holds, which the model reads again, and the beginning is forgotten.
 
     `num_logprobs` is the number of most likely tokens to report with each token, or None for no log-probabilities.
+    With `score_prompt`, they are also reported for the tokens of the prompt. `max_new_tokens` may then be 0.
     """
 
     prompt_ids: Sequence[int]
@@ -60,6 +63,7 @@ class Request:
     stop_ids: frozenset[int]
     slide: bool = True
     num_logprobs: int | None = None
+    score_prompt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +72,12 @@ class Token:
 
     `logprob` is the natural logarithm of the model's own probability of the token, before any sampler changed it.
     `top` has the most likely tokens with their log-probabilities, most likely first. Both are None unless requested.
+    `prompt` has the tokens of the prompt if their scores were requested and this is the first token of the text. The
+    first token of a prompt has no log-probability, since nothing predicts it.
 
     `finish` is None, or the reason why this token is the last one:
         stop: it is one of `stop_ids`, and not part of the text.
-        length: the text has `max_new_tokens` new tokens.
+        length: the text has `max_new_tokens` new tokens. If that is 0, `token_id` is None.
         context: the context window is full.
         diverged: the model's largest logit is not finite, so no token can be drawn, and `token_id` is None.
     """
@@ -79,6 +85,7 @@ class Token:
     token_id: int | None
     logprob: float | None = None
     top: list[tuple[int, float]] | None = None
+    prompt: "list[Token] | None" = None
     finish: FinishReason | None = None
 
 
@@ -140,7 +147,8 @@ class Batch:
 
     def step(self) -> dict[int, Token]:
         """Generate one more token for every text, by row. The rows of texts that finish become free."""
-        tokens: dict[int, Token] = {}
+        texts = list(self._texts.items())
+        tokens = {row: self._finish_prompt(text.request) for row, text in texts if not text.request.max_new_tokens}
         for rows, logits in self._logits():
             # NumPy's argmax uses one thread, and leaves the others to the decoder.
             most_likely = logits.numpy().argmax(-1).tolist()
@@ -157,8 +165,9 @@ class Batch:
 
         The logits at None have no meaning: `decode` returns those of all rows up to the last cached text.
         """
-        cached = {row: text.ids[-1] for row, text in self._texts.items() if text.is_cached}
-        uncached = {row: text.ids[-self._context_length :] for row, text in self._texts.items() if not text.is_cached}
+        texts = {row: text for row, text in self._texts.items() if text.request.max_new_tokens}
+        cached = {row: text.ids[-1] for row, text in texts.items() if text.is_cached}
+        uncached = {row: text.ids[-self._context_length :] for row, text in texts.items() if not text.is_cached}
         if cached:
             rows = [row if row in cached else None for row in range(max(cached) + 1)]
             last_ids = [None if row is None else cached[row] for row in rows]
@@ -171,10 +180,13 @@ class Batch:
         request = text.request
         if not math.isfinite(logits[most_likely]):
             return Token(token_id=None, finish="diverged")
-        if request.sampler.temperature == 0 and request.sampler.repetition_penalty == 1:
+        is_first = len(text.ids) == len(request.prompt_ids)
+        if request.sampler.temperature == 0 and not request.sampler.changes_logits:
             token_id = most_likely  # the only token with a probability above 0
         else:
-            token_id = draw(distribution(logits, torch.tensor(text.ids), request.sampler), text.generator)
+            seen_ids = torch.tensor(text.ids)
+            probabilities = distribution(logits, seen_ids, request.sampler, len(request.prompt_ids))
+            token_id = draw(probabilities, text.generator)
         text.ids.append(token_id)
         # `decode` appends the last token, so the row needs room for it.
         text.is_cached = len(text.ids) <= self._context_length
@@ -187,11 +199,36 @@ class Batch:
             finish = "context"
         if request.num_logprobs is None:
             return Token(token_id=token_id, finish=finish)
-        logprobs = logits.log_softmax(-1)
-        top = logprobs.topk(min(request.num_logprobs, len(logprobs)))
-        return Token(
-            token_id=token_id,
-            logprob=float(logprobs[token_id]),
-            top=list(zip(top.indices.tolist(), top.values.tolist())),
-            finish=finish,
-        )
+        (token,) = _with_logprobs(logits[None], [token_id], request.num_logprobs)
+        if is_first and request.score_prompt:
+            scored = self._finish_prompt(request)
+            return scored if scored.finish == "diverged" else replace(token, prompt=scored.prompt, finish=finish)
+        return replace(token, finish=finish)
+
+    @torch.no_grad()
+    def _finish_prompt(self, request: Request) -> Token:
+        """Return the result of a text without new tokens: the log-probabilities of the prompt, if requested."""
+        if not request.score_prompt:
+            return Token(token_id=None, finish="length")
+        model, ids = self._decoder.model, list(request.prompt_ids)
+        device = model.token_embeddings.weight.device
+        hidden = model.hidden(torch.tensor(ids, device=device))  # (N, D)
+        tokens = [Token(token_id=ids[0])]
+        for start in range(0, len(ids) - 1, _SCORED_AT_ONCE):
+            predicted = ids[start + 1 : start + 1 + _SCORED_AT_ONCE]
+            logits = model.lm_head(hidden[start : start + len(predicted)]).float().cpu()
+            if not logits.isfinite().all():
+                return Token(token_id=None, finish="diverged")
+            tokens += _with_logprobs(logits, predicted, request.num_logprobs or 0)
+        return Token(token_id=None, prompt=tokens, finish="length")
+
+
+def _with_logprobs(logits: Tensor, token_ids: list[int], num_top: int) -> list[Token]:
+    """Return tokens with the log-probabilities that the logits (N, V) give them."""
+    logprobs = logits.log_softmax(-1)
+    own = logprobs.gather(-1, torch.tensor(token_ids)[:, None])[:, 0].tolist()
+    top = logprobs.topk(min(num_top, logprobs.shape[-1]))
+    return [
+        Token(token_id=token_id, logprob=logprob, top=list(zip(ids, values)))
+        for token_id, logprob, ids, values in zip(token_ids, own, top.indices.tolist(), top.values.tolist())
+    ]

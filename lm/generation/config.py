@@ -1,7 +1,8 @@
 """The section `sample` of params.yaml."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,6 +11,9 @@ class SamplerConfig:
 
     `temperature: 0` always takes the most likely token. `top_k: 0`, `top_p: 1` and `min_p: 0` keep all tokens, and
     `repetition_penalty: 1` leaves the probabilities unchanged.
+
+    The other fields are settings of the server's API, which `params.yaml` does not have. `logit_bias` is added to the
+    logits of the token ids that are its keys.
 
     Raises:
         ValueError: a value is out of range; the message starts with its name.
@@ -20,9 +24,19 @@ class SamplerConfig:
     top_p: float
     min_p: float
     repetition_penalty: float
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_sampler(self)
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether the most likely token may be another than that of the model."""
+        return bool(
+            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

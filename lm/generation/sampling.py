@@ -3,6 +3,8 @@
 Shapes: V vocabulary, N tokens of the text so far.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,21 @@ def penalize_repetition(logits: Tensor, seen_ids: Tensor, penalty: float) -> Ten
     """
     seen = logits.gather(-1, seen_ids)
     return logits.scatter(-1, seen_ids, torch.where(seen > 0, seen / penalty, seen * penalty))
+
+
+def penalize_frequency(logits: Tensor, new_ids: Tensor, presence: float, frequency: float) -> Tensor:
+    """Subtract `presence` from the logits of the tokens `new_ids` (..., N), and `frequency` for each time they occur.
+
+    This is the formula of OpenAI's API, whose penalties do not count the tokens of the prompt.
+    """
+    counts = torch.zeros_like(logits).scatter_add(-1, new_ids, torch.ones_like(new_ids, dtype=logits.dtype))
+    return logits - frequency * counts - presence * (counts > 0)
+
+
+def add_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
+    """Add numbers to the logits of the token ids that are the keys of `bias`."""
+    ids, numbers = torch.tensor(list(bias)), torch.tensor(list(bias.values()), dtype=logits.dtype)
+    return logits + torch.zeros(logits.shape[-1], dtype=logits.dtype).index_put((ids,), numbers)
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -65,14 +82,20 @@ def keep_min_p(logits: Tensor, min_p: float) -> Tensor:
     return logits.masked_fill(probabilities < min_p * probabilities.amax(-1, keepdim=True), float("-inf"))
 
 
-def distribution(logits: Tensor, seen_ids: Tensor, config: SamplerConfig) -> Tensor:
+def distribution(logits: Tensor, seen_ids: Tensor, config: SamplerConfig, prompt_length: int = 0) -> Tensor:
     """Return the probabilities (..., V) of the next token, given the tokens `seen_ids` (..., N) of the text so far.
 
-    The samplers are applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
+    The first `prompt_length` of them are the prompt. The samplers are applied in this order: bias, repetition penalty,
+    presence and frequency penalty, temperature, top-k, top-p, min-p.
     """
     logits = logits.float()
+    if config.logit_bias:
+        logits = add_bias(logits, config.logit_bias)
     if config.repetition_penalty != 1:
         logits = penalize_repetition(logits, seen_ids, config.repetition_penalty)
+    if config.presence_penalty or config.frequency_penalty:
+        new_ids = seen_ids[..., prompt_length:]
+        logits = penalize_frequency(logits, new_ids, config.presence_penalty, config.frequency_penalty)
     logits = apply_temperature(logits, config.temperature)
     logits = keep_top_p(keep_top_k(logits, config.top_k), config.top_p)
     return keep_min_p(logits, config.min_p).softmax(-1)

@@ -10,7 +10,8 @@ or when its reader leaves the `with` block.
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -31,14 +32,11 @@ class Stopped(Exception):
 
 @dataclass(eq=False)  # compared by identity: two jobs may have equal requests
 class _Job:
-    """A text to generate: its request, its index in the stream, and the queue for its tokens.
-
-    None in the queue means that the engine has stopped.
-    """
+    """A text to generate: its request, the stream for its tokens, and its index there."""
 
     request: Request
+    stream: "TokenStream"
     index: int
-    tokens: "SimpleQueue[tuple[int, Token] | None]"
     is_canceled: bool = False
 
 
@@ -46,11 +44,20 @@ class Engine:
     """Generates up to `num_rows` texts at a time, while up to `max_waiting` others wait. Runs until `close`.
 
     As in `Batch`, a text depends only on its request. Requests must be valid for `Batch.add`.
+
+    Args:
+        context_length: the number of tokens that a text can have, at most and by default that of the model.
+
+    Raises:
+        UserError: the key/value cache does not fit into the memory that is free.
     """
 
-    def __init__(self, model: TransformerLM, num_rows: int, max_waiting: int) -> None:
-        self.context_length = model.config.context_length
-        self._batch = Batch(fastest_decoder(model, num_rows))
+    def __init__(
+        self, model: TransformerLM, num_rows: int, max_waiting: int, context_length: int | None = None
+    ) -> None:
+        decoder = fastest_decoder(model, num_rows, context_length)
+        self.context_length = decoder.context_length
+        self._batch = Batch(decoder)
         self._capacity = num_rows + max_waiting
         # Threads may access what follows only while they hold this condition.
         self._changed = threading.Condition()
@@ -58,7 +65,8 @@ class Engine:
         self._running: dict[int, _Job] = {}  # by row
         self._is_closing = False
         self._has_stopped = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        # Not a daemon: the interpreter would abort if it ended while the thread computes.
+        self._thread = threading.Thread(target=self._run, name="engine")
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -69,21 +77,33 @@ class Engine:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Stop after the current step. All readers then get `Stopped`."""
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine accepts requests: it has not been stopped, and the model has not failed."""
+        return not (self._is_closing or self._has_stopped)
+
+    def stop(self) -> None:
+        """Stop after the current step, without waiting for it. All readers then get `Stopped`."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """Stop, and wait for the end of the current step."""
+        self.stop()
         self._thread.join()
 
-    def submit(self, requests: Sequence[Request]) -> "TokenStream":
+    def submit(self, requests: Sequence[Request], on_tokens: Callable[[], object] = lambda: None) -> "TokenStream":
         """Queue the texts of one reader: either all of them, or none.
+
+        The engine's thread calls `on_tokens` when there is something to `get`, at most once per step, and never after
+        the reader has left the `with` block.
 
         Raises:
             Busy: there is no room for all of them.
             Stopped: the engine has stopped.
         """
-        stream = TokenStream(self, requests)
+        stream = TokenStream(self, requests, on_tokens)
         with self._changed:
             if self._has_stopped:
                 raise Stopped
@@ -106,14 +126,12 @@ class Engine:
             while self._wait_for_work():
                 tokens = self._batch.step()
                 with self._changed:
-                    for row, token in tokens.items():
-                        job = self._running.pop(row) if token.finish else self._running[row]
-                        job.tokens.put((job.index, token))
+                    jobs = {row: self._running.pop(row) if tokens[row].finish else self._running[row] for row in tokens}
+                    _deliver([(job, (job.index, tokens[row])) for row, job in jobs.items()])
         finally:  # also if the model fails: the readers must not wait forever
             with self._changed:
                 self._has_stopped = True
-                for job in [*self._running.values(), *self._waiting]:
-                    job.tokens.put(None)
+                _deliver([(job, None) for job in [*self._running.values(), *self._waiting]])
 
     def _wait_for_work(self) -> bool:
         """Remove canceled texts from the batch and add waiting ones; block until there are any.
@@ -135,16 +153,27 @@ class Engine:
             return False
 
 
+def _deliver(items: "list[tuple[_Job, tuple[int, Token] | None]]") -> None:
+    """Put items into the streams of their jobs, and notify each reader once."""
+    items = [(job, item) for job, item in items if not job.is_canceled]
+    for job, item in items:
+        job.stream.items.put(item)
+    for stream in {job.stream for job, _ in items}:
+        stream.on_tokens()
+
+
 class TokenStream:
     """The tokens of texts that were submitted together, as they are generated.
 
-    Leaving the `with` block cancels the texts that have not finished.
+    Leaving the `with` block cancels the texts that have not finished. None among the items means that the engine has
+    stopped.
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
+    def __init__(self, engine: Engine, requests: Sequence[Request], on_tokens: Callable[[], object]) -> None:
         self._engine = engine
-        self._tokens: SimpleQueue[tuple[int, Token] | None] = SimpleQueue()
-        self.jobs = [_Job(request, index, self._tokens) for index, request in enumerate(requests)]
+        self.items: SimpleQueue[tuple[int, Token] | None] = SimpleQueue()
+        self.on_tokens = on_tokens
+        self.jobs = [_Job(request, self, index) for index, request in enumerate(requests)]
 
     def __enter__(self) -> Self:
         return self
@@ -162,12 +191,18 @@ class TokenStream:
             Stopped: the engine has stopped.
         """
         try:
-            item = self._tokens.get(timeout=timeout)
+            item = self.items.get(timeout=timeout)
         except Empty as error:
             raise TimeoutError from error
         if item is None:
             raise Stopped
         return item
+
+    def arrived(self) -> Iterator[tuple[int, Token]]:
+        """Yield what `get` would return without waiting."""
+        with suppress(TimeoutError):
+            while True:
+                yield self.get(timeout=0)
 
     def cancel(self, index: int) -> None:
         """Stop generating one text. `get` may still return some of its tokens."""

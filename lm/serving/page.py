@@ -16,6 +16,8 @@ from lm.serving.completion_request import MAX_LOGPROBS
 from lm.serving.curve import loss_curve
 from lm.serving.served_model import ServedModel
 
+_SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")  # that the page has a control for
+
 
 class Page:
     """The page of one model. The loss curve is read again for every response, since training may be running."""
@@ -24,14 +26,15 @@ class Page:
         self._template = files("lm.serving").joinpath("page.html").read_text(encoding="utf-8")
         self._curve = served.metrics / "train.csv"
         config, defaults = served.model.config, served.defaults
-        max_tokens = min(served.limits.max_tokens, config.context_length)
+        context_length = min(served.limits.context_length or config.context_length, config.context_length)
+        max_tokens = min(served.limits.max_tokens, context_length)
         settings = {
             "model": served.name,
             "max_tokens": max_tokens,
             "logprobs": MAX_LOGPROBS,
             "defaults": {
                 "prompt": defaults.prompts[0],
-                **dataclasses.asdict(defaults.sampler),
+                **{name: getattr(defaults, name) for name in _SAMPLERS},
                 "max_tokens": min(defaults.max_new_tokens, max_tokens),
             },
         }

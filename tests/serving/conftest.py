@@ -82,12 +82,12 @@ def serving(served) -> Callable[..., AbstractContextManager[Server]]:
     @contextmanager
     def serving(*args: Any, **kwargs: Any) -> Iterator[Server]:
         with open_server("127.0.0.1", 0, served(*args, **kwargs)) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread = threading.Thread(target=server.run)
             thread.start()
             try:
                 yield server
             finally:
-                server.shutdown()
+                server.stop()
                 thread.join()
 
     return serving

@@ -35,7 +35,7 @@ def feed(completion: Completion, generated: list[Token]) -> list[tuple]:
 def test_the_texts_of_a_prompt_have_consecutive_seeds(completion):
     requests = completion(prompt=["ab", ""], n=2, seed=7, max_tokens=9, logprobs=3).requests
     assert [(request.prompt_ids, request.seed) for request in requests] == [
-        ([97, 98], 7), ([97, 98], 8), ([256], 7), ([256], 8),
+        ([256, 97, 98], 7), ([256, 97, 98], 8), ([256], 7), ([256], 8),
     ]  # fmt: skip
     assert {(r.max_new_tokens, r.num_logprobs, r.stop_ids, r.slide) for r in requests} == {
         (9, 3, frozenset([256]), False)
@@ -57,7 +57,7 @@ def test_the_tokens_of_a_stop_string_are_dropped(completion):
     assert feed(stopped, tokens(b"aENbEND")) == [("a", ["a"], None), ("ENb", ["E", "N", "b"], None), ("", [], "stop")]
     assert stopped.is_finished
     assert stopped.feed(0, tokens(b"x")[0]) is None
-    assert stopped.usage == {"prompt_tokens": 1, "completion_tokens": 7, "total_tokens": 8}
+    assert stopped.usage == {"prompt_tokens": 2, "completion_tokens": 7, "total_tokens": 9}
 
 
 @pytest.mark.parametrize(("finish", "reason"), [("length", "length"), ("context", "length"), ("stop", "stop")])
@@ -80,7 +80,7 @@ def test_a_complete_response_joins_its_chunks(completion):
         "top_logprobs": [{"h": half, "x": -2.0}, {r"bytes:\xc3": half, "x": -2.0}, {r"bytes:\xa9": half, "x": -2.0}],
         "text_offset": [0, 1, 1],
     }
-    assert whole["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
+    assert whole["usage"] == {"prompt_tokens": 4, "completion_tokens": 5, "total_tokens": 9}
 
 
 def test_logprobs_are_null_unless_requested(completion):
@@ -89,9 +89,10 @@ def test_logprobs_are_null_unless_requested(completion):
 
 
 def test_invalid_prompts_are_refused(completion):
-    completion(prompt="a" * 16)
+    completion(prompt="a" * 15)
+    completion(prompt="a" * 16, add_special_tokens=False)
     with pytest.raises(ApiError, match="prompt: expected at most 16 tokens, got 17; shorten it") as caught:
-        completion(prompt="a" * 17)
+        completion(prompt="a" * 16)
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(ApiError, match="half of a surrogate pair"):
         completion(prompt="\ud800")

@@ -22,9 +22,12 @@ def test_defaults_are_those_of_openai():
     assert 0 <= request.seed < 2**32
     assert request == CompletionRequest(
         prompts=["a"],
+        add_special_tokens=True,
+        echo=False,
         max_tokens=16,
         sampler=sampler,
         n=1,
+        best_of=1,
         seed=request.seed,
         stop=[],
         stream=False,
@@ -44,19 +47,37 @@ def test_every_field_is_parsed():
         top_p=0.5,
         min_p=0.1,
         repetition_penalty=1.5,
+        presence_penalty=-2,
+        frequency_penalty=0.5,
+        logit_bias={"5": -100, "7": 1.5},
         n=3,
+        best_of=3,
         seed=7,
         stop="x",
         stream=True,
         stream_options={"include_usage": True},
         logprobs=0,
+        echo=True,
+        add_special_tokens=False,
         user="someone",
     )
     assert request == CompletionRequest(
         prompts=["a", "b"],
+        add_special_tokens=False,
+        echo=True,
         max_tokens=100,
-        sampler=SamplerConfig(temperature=0.0, top_k=5, top_p=0.5, min_p=0.1, repetition_penalty=1.5),
+        sampler=SamplerConfig(
+            temperature=0.0,
+            top_k=5,
+            top_p=0.5,
+            min_p=0.1,
+            repetition_penalty=1.5,
+            presence_penalty=-2.0,
+            frequency_penalty=0.5,
+            logit_bias={5: -100.0, 7: 1.5},
+        ),
         n=3,
+        best_of=3,
         seed=7,
         stop=["x"],
         stream=True,
@@ -71,7 +92,12 @@ def test_every_field_is_parsed():
         ({"prompt": None}, "prompt", "expected a string or an array of strings"),
         ({"prompt": []}, "prompt", "expected a string or an array of strings"),
         ({"prompt": 5}, "prompt", "expected a string or an array of strings, got 5"),
-        ({"prompt": [1, 2]}, "prompt", "expected a string or an array of strings, got [1, 2]"),
+        ({"prompt": [1, "a"]}, "prompt", 'or an array of strings, got [1, "a"]'),
+        ({"prompt": ["a", 1]}, "prompt", 'or an array of strings, got ["a", 1]'),
+        ({"prompt": [1, True]}, "prompt", "token ids are one or several arrays of integers"),
+        ({"prompt": [[1], []]}, "prompt", "expected at least one token id, got []"),
+        ({"prompt": [[1], [2, [3]]]}, "prompt", "token ids are one or several arrays of integers"),
+        ({"prompt": [[1], [1.0]]}, "prompt", "token ids are one or several arrays of integers"),
         ({"max_tokens": 0}, "max_tokens", "expected 1 to 100, got 0"),
         ({"max_tokens": 101}, "max_tokens", "expected 1 to 100, got 101"),
         ({"max_tokens": 1.0}, "max_tokens", "expected an integer, got 1.0"),
@@ -83,7 +109,8 @@ def test_every_field_is_parsed():
         ({"temperature": math.nan}, "temperature", "expected 0 to 100, got NaN"),
         ({"temperature": 10**400}, "temperature", "expected 0 to 100, got 1000"),
         ({"top_p": 0}, "top_p", "expected 0.001 to 1, got 0"),
-        ({"top_k": -1}, "top_k", "expected 0 or more"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens", "expected 0 to 100, got -1"),
+        ({"top_k": -2}, "top_k", "expected 0 or more"),
         ({"min_p": 2}, "min_p", "expected 0 to 1"),
         ({"repetition_penalty": 1e-30}, "repetition_penalty", "expected 0.1 to 10, got 1e-30"),
         ({"repetition_penalty": math.inf}, "repetition_penalty", "expected 0.1 to 10"),
@@ -99,9 +126,23 @@ def test_every_field_is_parsed():
         ({"stream_options": {"include_usage": True}}, "stream_options", "allowed only with stream: true"),
         ({"stream": True, "stream_options": {"include": True}}, "stream_options", "expected {include_usage"),
         ({"logprobs": 6}, "logprobs", "expected 0 to 5, got 6"),
-        ({"echo": True}, "echo", "not supported; leave it out"),
-        ({"best_of": 2}, "best_of", "not supported"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+        ({"echo": 1}, "echo", "expected true or false, got 1"),
+        ({"best_of": 0}, "best_of", "expected 1 to 6, got 0"),
+        ({"best_of": 2, "n": 3}, "best_of", "expected 3 to 6, got 2"),
+        ({"best_of": 2, "stream": True}, "best_of", "not possible with stream: true"),
+        ({"best_of": 4, "prompt": ["a", "b"]}, "best_of", "4 texts for each of 2 prompts are more than the 6 allowed"),
+        ({"presence_penalty": 2.1}, "presence_penalty", "expected -2 to 2, got 2.1"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty", "expected -2 to 2, got NaN"),
+        ({"logit_bias": [5]}, "logit_bias", "expected an object, got [5]"),
+        ({"logit_bias": {"a": 1}}, "logit_bias", 'expected token ids with numbers, got {"a": 1}'),
+        ({"logit_bias": {"-1": 1}}, "logit_bias", "expected token ids with numbers"),
+        ({"logit_bias": {"1": True}}, "logit_bias", "expected token ids with numbers"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "expected -100 to 100, got 101"),
+        ({"add_special_tokens": "no"}, "add_special_tokens", "expected true or false"),
+        ({"suffix": "x"}, "suffix", "not supported; leave it out"),
+        ({"ignore_eos": True}, "ignore_eos", "not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs", "not supported"),
         ({"max_new_tokens": 5}, "max_new_tokens", "unknown field; the fields are model, prompt"),
     ],
 )
@@ -112,6 +153,22 @@ def test_invalid_fields_are_refused_by_name(fields, param, message):
     assert (caught.value.status, error["param"], error["type"]) == (400, param, "invalid_request_error")
     assert str(caught.value).startswith(f"{param}: ")
     assert message in error["message"]
+
+
+def test_prompts_may_be_token_ids():
+    assert parsed(prompt=[1, 2]).prompts == [[1, 2]]
+    assert parsed(prompt=[[1], [2, 3]]).prompts == [[1], [2, 3]]
+
+
+def test_echo_allows_no_tokens_and_minus_one_disables_top_k():
+    assert parsed(echo=True, max_tokens=0).max_tokens == 0
+    assert parsed(top_k=-1).sampler.top_k == 0
+
+
+def test_fields_of_other_servers_are_ignored_if_they_do_not_change_the_text():
+    fields = {"cache_prompt": True, "request_id": "x", "min_tokens": 0, "ignore_eos": False, "typical_p": 1.0}
+    fields |= {"skip_special_tokens": True, "stop_token_ids": [], "response_format": {"type": "text"}, "store": False}
+    assert parsed(seed=1, **fields) == parsed(seed=1)
 
 
 def test_a_request_may_not_exceed_the_capacity_of_the_server():
@@ -155,6 +212,7 @@ _VALUES = st.recursive(
 )
 _NAMES = ["prompt", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "n", "seed"]
 _NAMES += ["stop", "stream", "stream_options", "logprobs", "user", "model", "echo", "suffix", "best_of", "other"]
+_NAMES += ["presence_penalty", "frequency_penalty", "logit_bias", "add_special_tokens", "min_tokens", "priority"]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first example is slow on a busy machine
@@ -166,4 +224,4 @@ def test_any_body_is_parsed_or_refused(fields):
         assert error.status in (400, 404)
         json.dumps(error.body)
     else:
-        assert 1 <= request.max_tokens <= 100 and 1 <= request.n * len(request.prompts) <= 6
+        assert 0 <= request.max_tokens <= 100 and 1 <= request.n * len(request.prompts) <= 6
