@@ -30,19 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from lm import config
-    from lm.device import pick_device
     from lm.training.config import RunConfig
     from lm.training.distributed import is_launched, launch, num_processes, process_group
     from lm.training.plan import duration, measure_step_seconds, plan
+    from lm.training.train import check_settings
 
     params = config.load(args.params)
     runtime = params.runtime
+    training = RunConfig(model=params.model, optim=params.optim, train=params.train)
+    device = check_settings(training, runtime, args.checkpoints)
     if runtime.num_processes > 1 and not is_launched():
         launch(functools.partial(run, args), runtime.num_processes)
         return
-    training = RunConfig(model=params.model, optim=params.optim, train=params.train)
     vocab_size = params.tokenizer.vocab_size
-    with process_group(pick_device(runtime.device)) as device:
+    with process_group(device) as device:
         estimate = plan(training, vocab_size, runtime, device, args.checkpoints, num_processes())
         print(estimate)
         estimate.check()

@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
 
-from lm.atomic import write_text
+from lm.atomic import make_folder, write_text
 from lm.errors import UserError
 from lm.training.console import write_line
 from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
@@ -92,8 +92,8 @@ class Checkpoints:
 
     def __enter__(self) -> "Checkpoints":
         if is_first():
+            make_folder(self.folder)
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=0)
                 for path in self.folder.glob("step-*"):
                     if not (path / _INDEX).exists():  # the process was killed while writing it

@@ -195,6 +195,14 @@ def _loss_bytes(config: ModelConfig, vocab_size: int, tokens: int, element: int,
     return 2 * hidden + copies * head + max(beginning, end)
 
 
+def loss_slack_bytes(vocab_size: int, device: str) -> int:
+    """How many bytes less a larger micro batch may need, because its tokens fill the chunks of the loss differently.
+
+    A chunk has at most CHUNK_LOGITS logits and one more token's, each in at most eight bytes.
+    """
+    return 8 * (CHUNK_LOGITS[device] + vocab_size)
+
+
 def _step_bytes(config: ModelConfig, count: dict[str, int], optimizer: OptimizerName) -> int:
     """Temporary tensors of the optimizer's step."""
     if optimizer == "adamw":

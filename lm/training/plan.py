@@ -8,6 +8,7 @@ import math
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from tqdm import tqdm
 
 from lm.device import keep_freed_memory, why_not_compile
 from lm.errors import UserError
+from lm.memory import available_memory
 from lm.model.cost import parameters, training_flops_per_token
 from lm.model.transformer import TransformerLM
 from lm.training import distributed
 from lm.training.config import Parallelism, RunConfig, RuntimeConfig, TrainConfig
-from lm.memory import available_memory
-from lm.training.memory_estimate import process_bytes, training_bytes
+from lm.training.memory_estimate import loss_slack_bytes, process_bytes, training_bytes
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep
 
@@ -124,18 +125,22 @@ def plan(
     def memory(runtime: RuntimeConfig) -> dict[str, int]:
         return process_bytes(run, vocab_size, runtime, device.type, num_processes)
 
-    def fits(runtime: RuntimeConfig) -> bool:
-        return all(needed <= available[place] for place, needed in _by_place(memory(runtime), device.type).items())
+    def excess(runtime: RuntimeConfig) -> int:
+        """How many bytes are missing, in the place where most are."""
+        needed = _by_place(memory(runtime), device.type)
+        return max(needed[place] - available[place] for place in needed)
 
+    slack = loss_slack_bytes(vocab_size, device.type)
     # The order of the attempts: smaller micro batches, then the same with checkpointed activations, then with fsdp.
     fsdp: list[Parallelism] = ["fsdp"] if num_processes > 1 else []
     candidates = (
-        replace(runtime, parallelism=parallelism, checkpoint_activations=checkpointed, micro_batch_size=sequences)
+        _largest_fit(
+            replace(runtime, parallelism=parallelism, checkpoint_activations=checkpointed), share, excess, slack
+        )
         for parallelism in dict.fromkeys([runtime.parallelism, *fsdp])
         for checkpointed in dict.fromkeys([runtime.checkpoint_activations, True])
-        for sequences in range(share, 0, -1)
     )
-    nearest = next(filter(fits, candidates), None)
+    nearest = next(filter(None, candidates), None)
     largest = 0
     if nearest is not None and replace(nearest, micro_batch_size=runtime.micro_batch_size) == runtime:
         largest = nearest.micro_batch_size
@@ -162,6 +167,32 @@ def plan(
         disk={f"{num_checkpoints} checkpoints": num_checkpoints * checkpoint_bytes, "model": whole["weights"]},
         free_disk=_free_disk(checkpoints),
     )
+
+
+def _largest_fit(
+    runtime: RuntimeConfig, share: int, excess: Callable[[RuntimeConfig], int], slack: int
+) -> RuntimeConfig | None:
+    """Return `runtime` with the largest micro batch of at most `share` sequences that fits, or None if none does.
+
+    A larger micro batch needs more memory, with two exceptions: it may need up to `slack` bytes less, and the whole
+    share, as the only micro batch, needs no memory for the gradients of earlier ones.
+    """
+
+    def missing(size: int) -> int:
+        return excess(replace(runtime, micro_batch_size=size))
+
+    fitting, too_large = 0, share
+    if missing(share) <= 0:
+        fitting = share
+    while too_large - fitting > 1:
+        size = (fitting + too_large) // 2
+        if missing(size) > slack:  # then no larger one fits
+            too_large = size
+        else:
+            fitting = size
+    while fitting and missing(fitting) > 0:
+        fitting -= 1
+    return replace(runtime, micro_batch_size=fitting) if fitting else None
 
 
 def _sizes(train: TrainConfig, runtime: RuntimeConfig, num_processes: int) -> tuple[int, int]:

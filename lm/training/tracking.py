@@ -35,8 +35,7 @@ def tracker(kind: Tracking, folder: Path, name: str, config: dict[str, Any], ste
     if kind == "none":
         yield lambda step, values: None
         return
-    if importlib.util.find_spec(kind) is None:
-        raise UserError(f"runtime.tracking: {kind} is not installed; run pip install {kind} or use none")
+    check_tracking(kind)
     path, works = folder / name, True
     make_folder(path)
     try:
@@ -57,6 +56,12 @@ def tracker(kind: Tracking, folder: Path, name: str, config: dict[str, Any], ste
         yield lambda step, values: attempt(send, step, {k: v for k, v in values.items() if v is not None})
     finally:
         attempt(close)
+
+
+def check_tracking(kind: Tracking) -> None:
+    """Raise UserError if the package that `runtime.tracking` needs is not installed."""
+    if kind != "none" and importlib.util.find_spec(kind) is None:
+        raise UserError(f"runtime.tracking: {kind} is not installed; run pip install {kind} or use none")
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from lm.atomic import check_folder
 from lm.device import check_precision, keep_freed_memory, pick_device
 from lm.errors import UserError
 from lm.model.files import weights_hash
@@ -14,11 +17,11 @@ from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.console import write_line
 from lm.training.data import Data
 from lm.training.distributed import is_first, num_processes, process_group
-from lm.training.initial_model import check_initial_model
+from lm.training.initial_model import check_initial_model, load_initial_model
 from lm.training.interruption import Interruption
 from lm.training.loop import OutputPaths, Report, Result, TrainingLoop
 from lm.training.plan import plan
-from lm.training.tracking import tracker
+from lm.training.tracking import check_tracking, tracker
 
 
 def train(
@@ -46,11 +49,10 @@ def train(
     """
     _check_splits(run, data)
     keep_freed_memory()
-    device = pick_device(runtime.device)
-    check_precision(device, run.train.precision)
-    check_initial_model(run, tokenizer)
+    device = check_settings(run, runtime, paths.checkpoints)
     facts = dataclasses.asdict(run)
     if run.train.initial_model != "none":
+        load_initial_model(run, tokenizer)  # only to check it before any work
         facts["initial_hash"] = weights_hash(Path(run.train.initial_model))
     name = fingerprint(run=facts, tokens=data.identity, tokenizer=tokenizer.hash, device=device.type)
     with process_group(device) as device, Interruption() as interruption:
@@ -67,6 +69,21 @@ def train(
             if is_first():
                 write(result)
             checkpoints.finish()
+
+
+def check_settings(run: RunConfig, runtime: RuntimeConfig, checkpoints: Path) -> torch.device:
+    """Check what can be checked without the data, and return the device to train on.
+
+    Raises:
+        UserError: the device is not available or too old for the precision, the package for tracking is not installed,
+            the initial model does not fit, or checkpoints cannot be written to the folder `checkpoints`.
+    """
+    device = pick_device(runtime.device)
+    check_precision(device, run.train.precision)
+    check_tracking(runtime.tracking)
+    check_initial_model(run)
+    check_folder(checkpoints)
+    return device
 
 
 def _check_splits(run: RunConfig, data: Data) -> None:

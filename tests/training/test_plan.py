@@ -10,7 +10,9 @@ import lm.training.plan
 from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
 from lm.model.transformer import TransformerLM
-from lm.training.memory_estimate import training_bytes
+from lm.training.config import MAX_BATCH_SIZE
+from lm.training.loss import CHUNK_LOGITS
+from lm.training.memory_estimate import process_bytes, training_bytes
 from lm.training.plan import Plan, duration, measure_step_seconds, plan
 
 CPU = torch.device("cpu")
@@ -119,6 +121,29 @@ def test_the_nearest_fit_is_that_of_trying_all_settings(run, planned, batch_size
         found.add((size, expected))
     assert {(0, 0), (batch_size, batch_size)} <= found
     assert checkpointed or (0, 1) in found  # where activations must be checkpointed
+
+
+def test_the_nearest_fit_is_exact_where_a_larger_micro_batch_needs_less(run, runtime, tmp_path, monkeypatch):
+    vocab_size, batch_size = 20_000, 50
+    monkeypatch.setitem(CHUNK_LOGITS, "cpu", 16 * 16 * vocab_size)  # 17 windows need two chunks
+    run = dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=batch_size))
+    sizes = {size: dataclasses.replace(runtime, micro_batch_size=size) for size in range(1, batch_size + 1)}
+    needed = {size: sum(process_bytes(run, vocab_size, changed, "cpu", 1).values()) for size, changed in sizes.items()}
+    assert needed[17] < needed[16] and needed[50] < needed[49]
+    for memory in sorted(needed.values()):
+        monkeypatch.setattr(lm.training.plan, "available_memory", lambda *_, memory=memory: {"CPU": memory})
+        expected = max(size for size in needed if needed[size] <= memory)
+        assert plan(run, vocab_size, runtime, CPU, tmp_path, 1).largest_micro_batch_size == expected
+
+
+@pytest.mark.parametrize("memory", [10**5, 10**7, 10**9])
+def test_the_largest_batch_is_planned_in_few_attempts(run, planned, monkeypatch, memory):
+    attempts = []
+    real = lm.training.plan.process_bytes
+    monkeypatch.setattr(lm.training.plan, "process_bytes", lambda *args: attempts.append(args) or real(*args))
+    result = planned(memory, batch_size=MAX_BATCH_SIZE)
+    assert result.share == MAX_BATCH_SIZE and len(attempts) < 5000
+    assert result.largest_micro_batch_size < MAX_BATCH_SIZE
 
 
 def test_a_run_is_refused_if_a_single_byte_is_missing(run, planned):
