@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 picks a free one (%(default)s)")
     parser.add_argument("--rows", type=int, default=8, help="how many texts to generate at once (%(default)s)")
     parser.add_argument("--max-tokens", type=int, default=2048, help="maximum length of each text (%(default)s)")
+    parser.add_argument(
+        "--context-length", type=int, help="maximum length of a prompt and its text together (that of the model)"
+    )
     parser.add_argument("--seconds", type=float, default=120, help="time limit for each request (%(default)s)")
 
 
@@ -38,10 +41,17 @@ def run(args: argparse.Namespace) -> None:
 
     params = config.load(args.params)
     try:
-        limits = Limits(rows=args.rows, max_tokens=args.max_tokens, seconds=args.seconds)
+        limits = Limits(
+            rows=args.rows, max_tokens=args.max_tokens, context_length=args.context_length, seconds=args.seconds
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
     model, tokenizer = load_trained(args, params.runtime)
+    if limits.context_length and limits.context_length > model.config.context_length:
+        raise UserError(
+            f"--context-length: expected at most the {model.config.context_length} tokens that the model sees, got "
+            f"{limits.context_length}"
+        )
     served = ServedModel(
         name=args.model.resolve().name,
         model=model,

@@ -134,7 +134,8 @@ class _Guard:
         if request.method not in list(HTTPMethod):
             raise ApiError(f"Unsupported method ({quote(request.method)})", HTTPStatus.NOT_IMPLEMENTED)
         if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
-            raise ApiError("Content-Length: not allowed together with Transfer-Encoding")
+            message = "Content-Length: not allowed together with Transfer-Encoding"
+            raise ApiError(message, headers={"Connection": "close"})  # it is not clear where the next request begins
         host = request.headers.get("Host", "")
         if self._is_local and not is_loopback(_host_name(host)):
             message = f"Host: {quote(host)} is not this machine; use {self._url}"

@@ -33,7 +33,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_request()
+        # The base class starts this timer after each response, to close a connection without a further request.
+        self.timeout_keep_alive = STALL_SECONDS
+        self.timeout_keep_alive_task = self.loop.call_later(STALL_SECONDS, self.timeout_keep_alive_handler)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -41,7 +43,7 @@ class Connection(H11Protocol):
         self._cancel_abort()
 
     def data_received(self, data: bytes) -> None:
-        # Unlike in the base class, the first bytes do not stop the timer: only the end of the headers does.
+        # Unlike in the base class, the first bytes do not stop the timer, only the end of the headers does.
         if not self._is_discarding:
             self._last_data = data
             self.conn.receive_data(data)
@@ -58,7 +60,8 @@ class Connection(H11Protocol):
             return False
         cycle.keep_alive = False
         if not cycle.response_started and cycle.scope["http_version"] == "1.1":
-            self.transport.write(self.conn.send(h11.InformationalResponse(status_code=100, headers=[])))
+            interim = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+            self.transport.write(self.conn.send(interim) or b"")
         self._check_client()
         return True
 
@@ -112,10 +115,6 @@ class Connection(H11Protocol):
         else:
             super().shutdown()
             self._abort_in(SHUTDOWN_SECONDS)
-
-    def _expect_request(self) -> None:
-        """Close the connection unless the headers of a request have arrived in time."""
-        self.timeout_keep_alive_task = self.loop.call_later(STALL_SECONDS, self.timeout_keep_alive_handler)
 
     def _check_client(self) -> None:
         """Close the connection if the client is gone; check again until the response is complete."""

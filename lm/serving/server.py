@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from lm.errors import UserError
-from lm.serving.app import SECURITY_HEADERS, STALL_SECONDS, create_app, is_loopback
+from lm.serving.app import SECURITY_HEADERS, create_app, is_loopback
 from lm.serving.connection import Connection
 from lm.serving.engine import Engine
 from lm.serving.served_model import ServedModel
@@ -53,7 +53,6 @@ class Server:
             proxy_headers=False,
             server_header=False,
             headers=list(SECURITY_HEADERS.items()),
-            timeout_keep_alive=int(STALL_SECONDS),
         )
         self._uvicorn = _Uvicorn(config, engine)
 

@@ -1,0 +1,156 @@
+"""Clients that are slow, gone, or do not speak HTTP, on plain sockets."""
+
+import json
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from lm.serving import app, connection
+
+ENDLESS = {"prompt": "1", "max_tokens": 200, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def server(serving, alphabet):
+    with serving(alphabet, rows=2, request_bytes=4096) as server:
+        yield server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up on slow clients after 0.3 seconds."""
+    monkeypatch.setattr(app, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "STALL_SECONDS", 0.3)
+
+
+def connect(server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.server_port), timeout=20)
+
+
+def completion(fields: dict, *headers: str, version: str = "1.1") -> bytes:
+    body = json.dumps(fields).encode()
+    head = [f"POST /v1/completions HTTP/{version}", "Host: localhost", "Content-Type: application/json", *headers]
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
+    return b"".join(iter(lambda: client.recv(1 << 16), b""))
+
+
+def exchange(server, request: bytes) -> bytes:
+    with connect(server) as client:
+        client.sendall(request)
+        return read_all(client)
+
+
+def running(server) -> int:
+    return len(server.engine._running)
+
+
+def eventually(condition) -> bool:
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_client_that_closes_its_sending_side_gets_its_response(server, slowed, version):
+    with connect(server) as client:
+        client.sendall(completion(ENDLESS | {"max_tokens": 60}, version=version))
+        client.shutdown(socket.SHUT_WR)
+        reply = read_all(client)
+    assert reply.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK" if version == "1.1" else b"HTTP/1.1 200 OK")
+    assert b'"text": "234567890123456789' in reply
+
+
+def test_a_client_that_closes_its_sending_side_gets_its_stream(server, slowed):
+    with connect(server) as client:
+        client.sendall(completion(ENDLESS | {"max_tokens": 60, "stream": True}))
+        client.shutdown(socket.SHUT_WR)
+        reply = read_all(client)
+    assert reply.count(b'"text": ') == 60 and b"data: [DONE]" in reply
+
+
+@pytest.mark.parametrize("method", ["close", "reset"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_is_gone_frees_its_row(server, slowed, stream, method):
+    with connect(server) as client:
+        client.sendall(completion(ENDLESS | {"max_tokens": 2048, "stream": stream}))
+        assert eventually(lambda: running(server) == 1)
+        if method == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        started = time.monotonic()
+    assert eventually(lambda: running(server) == 0)
+    assert time.monotonic() - started < 1.0  # far less than the text would take
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nA: "])
+def test_a_request_that_never_becomes_complete_is_dropped(serving, alphabet, impatient, sent):
+    with serving(alphabet) as server, connect(server) as client:
+        client.sendall(sent)
+        stop = threading.Event()
+
+        def drip() -> None:
+            with suppress(OSError):
+                while sent and not stop.wait(0.05):
+                    client.sendall(b"x")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        started = time.monotonic()
+        with suppress(ConnectionResetError):
+            assert read_all(client) == b""
+        assert 0.2 < time.monotonic() - started < 5
+        stop.set()
+        thread.join()
+
+
+def test_a_connection_that_waits_after_a_response_is_dropped(serving, alphabet, impatient):
+    with serving(alphabet) as server:
+        reply = exchange(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert reply.endswith(b'{"status": "ok"}')
+
+
+def test_a_body_that_never_arrives_is_an_error(serving, alphabet, impatient):
+    with serving(alphabet) as server:
+        reply = exchange(server, completion(ENDLESS)[:-5])
+        assert reply.startswith(b"HTTP/1.1 408 Request Timeout") and b"did not arrive in time" in reply
+
+
+def test_a_client_that_does_not_read_is_dropped(serving, alphabet, impatient):
+    with serving(alphabet) as server, connect(server) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)  # several megabytes of pages
+        state = server._uvicorn.server_state
+        assert eventually(lambda: state.total_requests > 0 and not state.connections and not state.tasks)
+        assert state.total_requests < 1000
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "message"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nno colon\r\nA: b\r\n\r\n", 400, "illegal header line"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", 400, "Found multiple Host: headers"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "Missing mandatory Host: header"),
+        (b"GET / HTTP/1.0\r\n\r\n", 421, "Host: '' is not this machine"),
+        (completion({}, "Content-Length: 3"), 400, "conflicting Content-Length headers"),
+        (completion({}, "Transfer-Encoding: chunked"), 400, "not allowed together with Transfer-Encoding"),
+        (completion({}, "Transfer-Encoding: gzip"), 501, "Transfer-Encoding"),
+        (b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "illegal request line"),
+        (b"\x16\x03\x01\x00\xf4\x01\r\n\r\n", 400, "illegal request line"),
+        (b"PRI * HTTP/2.0\r\nHost: localhost\r\nConnection: close\r\n\r\n", 501, "Unsupported method ('PRI')"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 2_000_000 + b"\r\n\r\n", 431, "too long"),
+        (b"GET /" + b"a" * 2_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, "too long"),
+    ],
+)
+def test_malformed_requests_are_refused(server, request_, status, message):
+    head, _, body = exchange(server, request_).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    for header in (b"content-type: application/json", b"x-content-type-options: nosniff", b"cache-control: no-store"):
+        assert header in head.lower().split(b"\r\n")
+    assert message in json.loads(body)["error"]["message"]
