@@ -1,7 +1,8 @@
 """Convert bytes to text and text to documents, holding one document in memory at a time.
 
 Each of the three steps is a generator that accepts chunks of any size, so a file of any length is read in constant
-memory:
+memory. In every text, CRLF line ends become LF and byte order marks are dropped, so that neither depends on the system
+that a file comes from.
 
     >>> list(documents(split(decode([b"One.\\n<|endo", b"ftext|>\\nTwo."], "a.txt"), "<|endoftext|>", "a.txt")))
     ['One.', 'Two.']
@@ -11,20 +12,21 @@ import codecs
 from collections.abc import Iterable, Iterator
 
 from lm.corpus.config import END_OF_TEXT
-from lm.errors import UserError
+from lm.errors import UserError, quote
 
 # A document is held in memory as a whole, and a tiny gzip file can expand to gigabytes that contain no separator.
 MAX_DOCUMENT_CHARACTERS = 1 << 28
 
 
 def decode(chunks: Iterable[bytes], name: str) -> Iterator[str]:
-    """Decode chunks of bytes as UTF-8. A byte order mark at the beginning is dropped; newlines are kept as they are.
+    """Decode chunks of bytes as UTF-8, and normalize the text.
 
     Raises:
         UserError: If a byte is not valid UTF-8. The message gives its offset in the file `name`, counted from 0.
     """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = codecs.getincrementaldecoder("utf-8")()
     decoded = 0  # bytes in the chunks before the current one
+    held = ""  # a carriage return at the end of the previous chunk, whose newline may be in the current one
 
     def decode_chunk(chunk: bytes, final: bool) -> str:
         try:
@@ -39,9 +41,20 @@ def decode(chunks: Iterable[bytes], name: str) -> Iterator[str]:
             ) from error
 
     for chunk in chunks:
-        yield decode_chunk(chunk, False)
+        text = normalize(held + decode_chunk(chunk, False))
+        held = "\r" if text.endswith("\r") else ""
+        yield text.removesuffix(held)
         decoded += len(chunk)
-    yield decode_chunk(b"", True)
+    yield held + decode_chunk(b"", True)
+
+
+def normalize(text: str) -> str:
+    """Convert CRLF line ends to LF, and drop byte order marks.
+
+    A mark that is not at the beginning of a text comes from files that were concatenated. Unicode has deprecated the
+    character's other use, as a space without width.
+    """
+    return text.replace("\ufeff", "").replace("\r\n", "\n")
 
 
 def split(chunks: Iterable[str], separator: str, name: str) -> Iterator[str]:
@@ -63,19 +76,19 @@ def split(chunks: Iterable[str], separator: str, name: str) -> Iterator[str]:
             unfinished, length = [tail], len(tail)
         if length > MAX_DOCUMENT_CHARACTERS:
             raise UserError(
-                f"{name}: more than {MAX_DOCUMENT_CHARACTERS:,} characters without {separator!r}; set data.separator "
-                "to the text that separates the documents of this file"
+                f"{name}: more than {MAX_DOCUMENT_CHARACTERS:,} characters without {quote(separator)}; set "
+                "data.separator to the text that separates the documents of this file"
             )
         tail = tail[max(0, len(tail) - len(separator) + 1) :]
     yield "".join(unfinished)
 
 
 def split_at_end_of_text(text: str) -> Iterator[str]:
-    """Split `text` at every END_OF_TEXT and drop the parts that are empty or only white space.
+    """Normalize `text`, split it at every END_OF_TEXT, and drop the parts that are empty or only white space.
 
     The `download` stage writes this marker after every document, so a document must not contain it.
     """
-    return (part for part in text.split(END_OF_TEXT) if part and not part.isspace())
+    return (part for part in normalize(text).split(END_OF_TEXT) if part and not part.isspace())
 
 
 def documents(pieces: Iterable[str]) -> Iterator[str]:

@@ -31,10 +31,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
-from lm.atomic import atomic_write
+from lm.atomic import write_json
 from lm.corpus import web
 from lm.corpus.files import TextFile
-from lm.errors import UserError
+from lm.corpus.transfer import unreachable_error
+from lm.corpus.urls import redact
+from lm.errors import UserError, quote
+from lm.schema import read_bytes, validate
 
 TIMEOUT_SECONDS = 10.0
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -47,6 +50,10 @@ class Snapshot:
     repository: str
     commit: str
     files: list[str]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{40}", self.commit):
+            raise ValueError(f"commit: expected 40 hexadecimal digits, got {quote(self.commit)}")
 
     def url(self, name: str) -> str:
         """Return the URL of a file, which does not depend on HF_ENDPOINT: hf://datasets/REPOSITORY@COMMIT/NAME."""
@@ -61,20 +68,22 @@ def pin(repository: str, revision: str, cache: Path) -> Snapshot:
     Raises:
         UserError: If the hub cannot be reached, or the repository or revision does not exist or is not accessible.
     """
+    hub = redact(constants.ENDPOINT)
     key = hashlib.sha256(f"{constants.ENDPOINT} {repository} {revision}".encode()).hexdigest()[:16]
     path = cache / f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', repository)[-80:]}.pin.json"
-    try:
-        return Snapshot(**json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
-        pass  # there is no record, or it is damaged
+    if path.exists():
+        try:
+            return validate(Snapshot, json.loads(read_bytes(path, "run again")))
+        except (ValueError, RecursionError):
+            pass  # the record is damaged, or by another version of this program
     with _translate_hub_errors(f"{repository}@{revision}"):
         info = HfApi().dataset_info(repository, revision=revision, timeout=TIMEOUT_SECONDS)
-    if info.sha is None or not re.fullmatch(r"[0-9a-f]{40}", info.sha):
-        raise UserError(f"{constants.ENDPOINT}: returned no commit for {repository}@{revision}; check HF_ENDPOINT")
-    names = sorted(file.rfilename for file in info.siblings or [])
-    snapshot = Snapshot(repository=repository, commit=info.sha, files=names)
-    with atomic_write(path) as file:
-        file.write(json.dumps(asdict(snapshot), indent=2).encode() + b"\n")
+        names = sorted(file.rfilename for file in info.siblings or [])
+    try:
+        snapshot = Snapshot(repository=repository, commit=info.sha or "", files=names)
+    except ValueError as error:
+        raise UserError(f"{hub}: returned no commit for {repository}@{revision}; check HF_ENDPOINT") from error
+    write_json(path, asdict(snapshot))
     return snapshot
 
 
@@ -91,7 +100,9 @@ def fetch(snapshot: Snapshot, name: str, cache: Path) -> TextFile:
             metadata = get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS)
         # The ETag is the sha256 of a large file and the sha1 of the git blob of a small one.
         if metadata.size is None or not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", metadata.etag or ""):
-            raise UserError(f"{url}: the server reported no size and checksum, unlike the hub; check HF_ENDPOINT")
+            raise UserError(
+                f"{redact(url)}: the server reported no size and checksum, unlike the hub; check HF_ENDPOINT"
+            )
         download = web.download(url, cache, size=metadata.size, digest=metadata.etag, headers=build_hf_headers())
     provenance = {"url": snapshot.url(name), "revision": snapshot.commit}
     return TextFile(
@@ -134,7 +145,7 @@ def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str
                 f"{snapshot.repository}: not valid Parquet files ({error}); choose another repository"
             ) from error
         except (ConnectionError, FileNotFoundError) as error:
-            raise web.unreachable_error(snapshot.repository, error) from error
+            raise unreachable_error(snapshot.repository, error) from error
 
 
 def parquet_provenance(snapshot: Snapshot) -> list[dict[str, str | int]]:
@@ -158,7 +169,7 @@ def parquet_provenance(snapshot: Snapshot) -> list[dict[str, str | int]]:
 @contextmanager
 def _translate_hub_errors(subject: str) -> Iterator[None]:
     """Convert the exceptions of huggingface_hub into a UserError about `subject`, a repository or file."""
-    hub = constants.ENDPOINT
+    hub = redact(constants.ENDPOINT)
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -182,8 +193,8 @@ def _translate_hub_errors(subject: str) -> Iterator[None]:
         advice = LOG_IN if status in (401, 403) else "try again later"
         raise UserError(f"{subject}: {hub} answered {status} {error.response.reason_phrase}; {advice}") from error
     except HTTPError as error:
-        raise web.unreachable_error(hub, error) from error
+        raise unreachable_error(hub, error) from error
     except HFValidationError as error:
         raise UserError(f"{subject}: not a valid dataset name; expected OWNER/NAME") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{hub}: unexpected response, unlike the hub; check HF_ENDPOINT and the network") from error

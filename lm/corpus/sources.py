@@ -1,7 +1,10 @@
 """Open the corpus that the section `data` describes: the documents of both splits, and their provenance."""
 
 import itertools
+import json
 import math
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +12,9 @@ from pathlib import Path
 from lm.corpus.config import END_OF_TEXT, DataConfig
 from lm.corpus.documents import split_at_end_of_text
 from lm.corpus.files import TextFile, expand_names, held_out, open_file, read_documents
+from lm.corpus.repetitions import drop_copies, refuse_repetitions
 from lm.corpus.stories import stories
-from lm.errors import UserError
+from lm.errors import UserError, quote
 
 TINYSTORIES = "roneneldan/TinyStories"
 TINYSTORIES_FILES = ("TinyStoriesV2-GPT4-valid.txt", "TinyStoriesV2-GPT4-train.txt")
@@ -93,8 +97,8 @@ def _open_hub(data: DataConfig, cache: Path) -> Corpus:
 def _open_files(data: DataConfig, cache: Path) -> Corpus:
     train_names = expand_names(data.train_files, "train_files")
     val_names = expand_names(data.val_files, "val_files")
-    train_files = [open_file(name, cache) for name in train_names]
-    val_files = [open_file(name, cache) for name in val_names]
+    train_files = drop_copies([open_file(name, cache) for name in train_names], "train_files")
+    val_files = drop_copies([open_file(name, cache) for name in val_names], "val_files")
     for train, val in itertools.product(train_files, val_files):
         if train.provenance["sha256"] == val.provenance["sha256"]:
             raise UserError(
@@ -102,19 +106,52 @@ def _open_files(data: DataConfig, cache: Path) -> Corpus:
                 "remove it from one of the two"
             )
 
+    files_without_separator: list[str] = []
+
+    def on_missing(name: str) -> None:
+        if not files_without_separator:  # one line is enough, even for thousands of files
+            _report_missing_separator(name, data.separator)
+        files_without_separator.append(name)
+
     def documents(files: list[TextFile]) -> Iterator[str]:
         for file in files:
-            yield from read_documents(file, data.separator, data.text_column)
+            yield from read_documents(file, data.separator, data.text_column, on_missing)
 
     provenance = [file.provenance for file in train_files + val_files]
     if val_files:
-        return Corpus(val=documents(val_files), train=documents(train_files), provenance=provenance)
+        checked_val, checked_train = refuse_repetitions(documents(val_files), documents(train_files))
+        return Corpus(val=checked_val, train=checked_train, provenance=provenance)
 
     def is_val(document: str) -> bool:
         return held_out(document, data.seed, data.val_fraction)
 
     return Corpus(
-        val=filter(is_val, documents(train_files)),
-        train=itertools.filterfalse(is_val, documents(train_files)),
+        val=_require_documents(filter(is_val, documents(train_files)), "val", data.separator),
+        train=_require_documents(itertools.filterfalse(is_val, documents(train_files)), "train", data.separator),
         provenance=provenance,
     )
+
+
+def _report_missing_separator(name: str, separator: str) -> None:
+    """Print that a text file is a single document, or refuse a separator that was clearly meant differently."""
+    problem = f"{name}: data.separator {quote(separator)} does not occur in the text"
+    if "\\" in separator and re.fullmatch(r"(\\[nrt]|[^\\\w])+", separator):
+        meant = separator.replace(r"\n", "\n").replace(r"\r", "\r").replace(r"\t", "\t")
+        raise UserError(
+            f"{problem}; it has a backslash and a letter in place of a line end or tab: write it in params.yaml with "
+            f"double quotes, as separator: {json.dumps(meant, ensure_ascii=False)}"
+        )
+    print(f"{quote(problem, limit=400)[1:-1]}, so the file is one document, as are others without it", file=sys.stderr)
+
+
+def _require_documents(documents: Iterable[str], split: str, separator: str) -> Iterator[str]:
+    """Yield the documents. If there are none, explain what decides how many there are."""
+    empty = True
+    for document in documents:
+        empty = False
+        yield document
+    if empty:
+        raise UserError(
+            f"data.train_files: too few documents, none is left for {split}; check data.separator, which is "
+            f"{quote(separator)}, and data.text_column, change data.val_fraction, or set data.val_files"
+        )

@@ -3,7 +3,10 @@
 The server implements as much of HTTP and the hub's protocol as the stage needs, and fails on demand.
 """
 
+import contextlib
+import gzip
 import hashlib
+import io
 import json
 import os
 import runpy
@@ -60,8 +63,13 @@ class Loopback:
     cuts: list[int] = field(default_factory=list)  # the next responses are cut off after this many bytes
     statuses: list[int] = field(default_factory=list)  # the next files are refused with these status codes
     ranges: bool = True
+    max_range: int = 1 << 40  # bytes of a range that are sent at once
+    content_range: str | None = None  # sent in place of the right one
+    if_range: bool = True  # False: the header If-Range is ignored
     validators: bool = True
     lengths: bool = True
+    gzip: bool = False  # every file is sent with this content encoding, whatever the request accepts
+    headers: dict[str, str] = field(default_factory=dict)  # sent with every file, in place of those of the server
     damaged: bool = False  # one bit of every file is flipped
     seconds_per_chunk: float = 0.0
     requests: list[tuple[str, str]] = field(default_factory=list)  # method, path
@@ -167,17 +175,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_file(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         tag = {"ETag": f'"{sha(body)}"'} if self.loopback.validators else {}
-        headers = {"Accept-Ranges": "bytes", **tag, **headers}
+        headers = {"Accept-Ranges": "bytes", **tag, **headers, **self.loopback.headers}
+        if self.loopback.gzip:
+            body, headers["Content-Encoding"] = gzip.compress(body, mtime=0), "gzip"
         first, last = 0, len(body) - 1
         wanted = self.headers.get("Range", "")
-        changed = self.headers.get("If-Range", headers.get("ETag")) != headers.get("ETag")
+        versions = {None, headers.get("ETag"), headers.get("Last-Modified")}
+        changed = self.loopback.if_range and self.headers.get("If-Range") not in versions
         partial = wanted and self.loopback.ranges and not changed
         if partial:
             start, _, end = wanted.removeprefix("bytes=").partition("-")
-            first, last = int(start), min(int(end or last), last)
+            first, last = int(start), min(int(end or last), int(start) + self.loopback.max_range - 1, last)
             if first > last:
                 return self.send_hub_error(416, "")
             headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+            if self.loopback.content_range is not None:
+                headers["Content-Range"] = self.loopback.content_range
         if self.command == "GET" and self.loopback.statuses:
             return self.send_hub_error(self.loopback.statuses.pop(0), "")
         if self.loopback.damaged:
@@ -296,10 +309,14 @@ def run_stage(
     def run(**data: Any) -> str:
         write_params(**data)
         use_hub(loopback.endpoint, monkeypatch)
+        messages = io.StringIO()
         try:
-            runpy.run_path(str(STAGE), run_name="__main__")
-        except SystemExit as exit:
-            return str(exit.code)
+            with contextlib.redirect_stderr(messages):
+                runpy.run_path(str(STAGE), run_name="__main__")
+        except SystemExit:
+            return messages.getvalue().rstrip("\n").rpartition("\n")[2]
+        finally:
+            print(messages.getvalue(), end="", file=sys.stderr)
         return ""
 
     return run

@@ -1,3 +1,4 @@
+import re
 import tracemalloc
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.corpus import documents as module
-from lm.corpus.documents import decode, documents, split, split_at_end_of_text
+from lm.corpus.documents import decode, documents, normalize, split, split_at_end_of_text
 from lm.errors import UserError
 
 
@@ -29,7 +30,25 @@ def test_end_of_text_may_span_several_chunks(pieces, size):
 
 @given(st.text(), st.lists(st.integers(0, 99)))
 def test_decode_equals_bytes_decode_however_the_bytes_are_cut(text, points):
-    assert "".join(decode(cut(text.encode(), points), "a.txt")) == text.removeprefix("\ufeff")
+    assert "".join(decode(cut(text.encode(), points), "a.txt")) == normalize(text)
+
+
+@given(st.text(alphabet="a\r\n\ufeff"), st.lists(st.integers(0, 99)))
+def test_line_ends_and_marks_however_the_bytes_are_cut(text, points):
+    without_marks = "".join(character for character in text if character != "\ufeff")
+    expected = re.sub(r"\r\n", "\n", without_marks)
+    assert "".join(decode(cut(text.encode(), points), "a.txt")) == normalize(text) == expected
+
+
+def test_the_line_ends_of_windows_do_not_hide_the_separator():
+    lines = b"One.\r\nTwo.\r\n\r\nThree.\r\n"
+    assert list(documents(split(decode([lines], "a.txt"), "\n\n", "a.txt"))) == ["One.\nTwo.", "Three."]
+
+
+def test_byte_order_marks_of_concatenated_files():
+    files = [f"{mark}{text}".encode() for mark, text in [("\ufeff", "One.<|endoftext|>"), ("\ufeff", "Two.")]]
+    assert list(documents(split(decode(files, "a.txt"), "<|endoftext|>", "a.txt"))) == ["One.", "Two."]
+    assert list(split_at_end_of_text("\ufeffOne.\r\n<|endoftext|>Two.")) == ["One.\n", "Two."]
 
 
 @given(st.binary(), st.lists(st.integers(0, 99)), st.booleans())
@@ -47,7 +66,7 @@ def test_decode_reports_the_same_byte_as_bytes_decode(data, points, has_mark):
 
 def test_white_space_around_documents_is_dropped_and_newlines_inside_are_kept():
     text = "\n One.\r\n\r\nTwo \n<|endoftext|>\n \n<|endoftext|>\nThree.<|endoftext|>\n"
-    assert list(documents(split([text], "<|endoftext|>", "a.txt"))) == ["One.\r\n\r\nTwo", "Three."]
+    assert list(documents(split([text], "<|endoftext|>", "a.txt"))) == ["One.\n\nTwo", "Three."]
 
 
 def test_a_document_is_split_at_the_marker_it_contains():

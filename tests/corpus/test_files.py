@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import tracemalloc
 
 import pyarrow
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm.corpus import web
 from lm.corpus.files import expand_names, held_out, open_file, read_documents
 from lm.errors import UserError
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
 
 
 @pytest.fixture(autouse=True)
@@ -37,15 +41,16 @@ def parquet(path, **columns):
 
 
 def test_every_format_gives_the_same_documents():
-    texts = ["One.\r\n\r\nÉté.", "Two \U0001f600", "Three"]
-    text = "<|endoftext|>\n".join(texts)
-    rows = lines({"text": texts[0]}, {"id": 1, "text": texts[1]}, {"text": None}, {"text": " "}, {"text": texts[2]})
+    texts = ["One.\n\nÉté.", "Two \U0001f600", "Three"]
+    crlf = texts[0].replace("\n", "\r\n")
+    text = "<|endoftext|>\n".join([crlf, *texts[1:]])
+    rows = lines({"text": crlf}, {"id": 1, "text": texts[1]}, {"text": None}, {"text": " "}, {"text": texts[2]})
     names = [
         write("a.txt", text),
         write("a.txt.gz", gzip.compress(text.encode())),
         write("a.jsonl", rows),
         write("a.jsonl.gz", gzip.compress(rows.encode())),
-        parquet("a.parquet", text=[texts[0], texts[1], None, "", texts[2]]),
+        parquet("a.parquet", text=[crlf, texts[1], None, "", texts[2]]),
         parquet("b.parquet", text=pyarrow.array(texts, pyarrow.large_string())),
     ]
     assert {name: read(name) for name in names} == dict.fromkeys(names, texts)
@@ -92,14 +97,29 @@ def test_a_glob_may_cross_folders_and_an_existing_path_is_not_a_glob(tmp_path):
         ),
         ("a.parquet.gz", r"got a\.parquet\.gz; rename or convert it"),
         ("https://127.0.0.1/", r"got https://127\.0\.0\.1/; rename"),
+        ("HTTP://ann:secret@127.0.0.1/a.csv", r"got HTTP://\*\*\*@127\.0\.0\.1/a\.csv; rename"),
+        ("s3://ann:secret@bucket/a.txt", r"got s3://\*\*\*@bucket/a\.txt; download the file and list its path"),
+        ("/dev/zero", r"^data\.val_files: /dev/zero is a device or pipe; write its content to a file and list that$"),
+        ("pipe.txt", r"^data\.val_files: pipe\.txt is a device or pipe"),
+        ("loop.txt", r"^data\.val_files: loop\.txt: cannot be read \(Too many levels of symbolic links\)"),
+        ("dangling.txt", r"^data\.val_files: there is no file dangling\.txt"),
+        ("a.csv/b.txt", r"^data\.val_files: there is no file a\.csv/b\.txt"),
+        ("x" * 5000 + ".txt", r"^data\.val_files: x+ \[\.\.\.\] .*x\.txt: cannot be read \(File name too long\)"),
+        ("[x]" * 2000 + ".txt", r"^data\.val_files: no file matches \[x\]"),
+        (b"caf\xe9.txt", r"^data\.val_files: the name of the file caf\\udce9\.txt is not UTF-8 text; rename it$"),
+        ("caf*.txt", r"^data\.val_files: the name of the file caf\\udce9\.txt is not UTF-8 text; rename it$"),
     ],
 )
 def test_names_that_match_no_text_file(tmp_path, name, says):
     (tmp_path / "folder").mkdir()
+    os.mkfifo("pipe.txt")
+    os.symlink("loop.txt", "loop.txt")
+    os.symlink("none", "dangling.txt")
+    write(b"caf\xe9.txt", "x")
     write("a.csv", "x")
     write("a.parquet.gz", "x")
     with pytest.raises(UserError, match=says):
-        expand_names([name], "val_files")
+        expand_names([os.fsdecode(name)], "val_files")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +135,16 @@ def test_names_that_match_no_text_file(tmp_path, name, says):
             r"^a\.txt\.gz: not a complete gzip file \(Compressed file ended",
         ),
         ("a.jsonl", lines({"text": "x"}) + "\n{'text': 1}", r"^a\.jsonl:3: not valid JSON \(Expecting property name"),
-        ("a.jsonl", "[" * 100_000, r"^a\.jsonl:1: not valid JSON \(maximum recursion"),
+        ("a.jsonl", "[" * 100_000, r"^a\.jsonl:1: not valid JSON \(nested too deeply\)"),
+        ("a.jsonl", '{"id": ' + "1" * 5000 + "}", r"^a\.jsonl:1: not valid JSON \(a number with thousands of digits\)"),
+        (
+            "a.jsonl",
+            lines(dict.fromkeys(["a\nb", "c" * 5000, *map(str, range(5000))])),
+            r"^a\.jsonl:1: has no key 'text'; .* keys: a\\nb, c+ \[\.\.\.\] c+, 0, 1, 2, 3, 4, 5, 6, 7 and 4,992 more$",
+        ),
+        ("a.txt", LFS_POINTER, r"^a\.txt: a Git LFS pointer, .* not downloaded; run `git lfs pull` in its repository$"),
+        ("a.txt.gz", LFS_POINTER, r"^a\.txt\.gz: a Git LFS pointer"),
+        ("a.parquet", LFS_POINTER, r"^a\.parquet: a Git LFS pointer"),
         ("a.jsonl", lines({"text": "x"}, {"b": 1, "id": 2}), r"^a\.jsonl:2: has no key 'text'; .* its keys: b, id$"),
         ("a.jsonl", lines(["text"]), r"^a\.jsonl:1: has no key 'text'"),
         ("a.jsonl", lines({"text": 7}), r"^a\.jsonl:1: expected text in 'text', got 7; set data\.text_column"),
@@ -136,6 +165,40 @@ def test_parquet_columns_that_are_missing_or_not_text():
         read("a.parquet", text_column="id")
 
 
+def test_parquet_columns_with_one_name():
+    columns = [pyarrow.array(["x"]), pyarrow.array(["y"]), pyarrow.array(["z"])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, names=["text", "text", "body"]), "a.parquet")
+    with pytest.raises(UserError, match=r"^a\.parquet: has 2 columns 'text'; set data\.text_column to one of body$"):
+        read("a.parquet")
+    assert read("a.parquet", text_column="body") == ["z"]
+
+
+@pytest.mark.parametrize("damage", ["footer", "length", "page"])
+def test_a_damaged_parquet_file(tmp_path, damage):
+    data = bytearray((tmp_path / parquet("a.parquet", text=["x" * 100])).read_bytes())
+    if damage == "footer":  # pyarrow's own message has several lines
+        length = int.from_bytes(data[-8:-4], "little")
+        data[-8 - length : -8] = bytes(length)
+    elif damage == "length":
+        data[-8:-4] = b"\xff\xff\xff\x7f"
+    else:
+        data[4:40] = bytes(36)
+    write("a.parquet", bytes(data))
+    with pytest.raises(
+        UserError, match=r"^a\.parquet: not a complete Parquet file \([^\\\n]+[^\\\n ]\); create or download"
+    ):
+        read("a.parquet")
+
+
+def test_parquet_that_does_not_fit_into_memory(monkeypatch):
+    def fail(*args, **kwargs):
+        raise pyarrow.ArrowMemoryError("malloc of size 123 failed")
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", fail)
+    with pytest.raises(UserError, match=r"^a\.parquet: a row group does not fit into memory; write the file again"):
+        read(parquet("a.parquet", text=["x"]))
+
+
 def test_parquet_text_that_is_not_utf8():
     broken = pyarrow.Array.from_buffers(
         pyarrow.string(), 2, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pyarrow.py_buffer(b"x\xff")]
@@ -149,6 +212,74 @@ def test_a_file_that_is_deleted_before_it_is_read(tmp_path):
     (tmp_path / "a.txt").unlink()
     with pytest.raises(UserError, match=r"^a\.txt: cannot be read \(No such file or directory\)"):
         list(read_documents(file, "|", "text"))
+
+
+def test_a_text_file_without_the_separator_is_reported():
+    names = [write("a.txt", "One."), write("b.txt", "One.\r\n\r\nTwo."), write("c.jsonl", lines({"text": "x"}))]
+    missing = []
+    for name in names:
+        list(read_documents(open_file(name, None), "\r\n\r\n", "text", missing.append))
+    assert missing == ["a.txt"]
+
+
+def test_a_separator_is_reported_before_the_only_document_is_read():
+    missing = []
+    next(read_documents(open_file(write("a.txt", "One."), None), "|", "text", missing.append))
+    assert missing == ["a.txt"]
+
+
+def test_rows_after_a_byte_order_mark():
+    rows = b"\xef\xbb\xbf".join([b"", lines({"text": "One."}).encode(), lines({"text": "\ufeffTwo."}).encode()])
+    assert read(write("a.jsonl", rows)) == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("extension", [".txt.gz", ".jsonl", ".parquet"])
+def test_a_url_in_capital_letters_with_a_login_and_a_query(loopback, tmp_path, extension):
+    write("a.txt.gz", gzip.compress(b"One."))
+    write("a.jsonl", lines({"text": "One."}))
+    parquet("a.parquet", text=["One."])
+    loopback.files[f"/a{extension}"] = (tmp_path / f"a{extension}").read_bytes()
+    host = loopback.endpoint.removeprefix("http://")
+    file = open_file(f"HTTP://ann:secret@{host}/a{extension}?token=secret", tmp_path)
+    assert list(read_documents(file, "|", "text")) == ["One."]
+    assert file.name == file.provenance["url"] == f"HTTP://***@{host}/a{extension}?token=***"
+    assert not [path for path in tmp_path.iterdir() if "secret" in path.name or b"secret" in path.read_bytes()]
+
+
+def test_errors_do_not_show_a_password(loopback, tmp_path, capsys):
+    loopback.files["/a.jsonl"] = b"{"
+    host = loopback.endpoint.removeprefix("http://")
+    for location in (f"{host}/a.jsonl", f"{host}/none.jsonl", "a..b/a.jsonl", "[1/a.jsonl", "127.0.0.1:1/a.jsonl"):
+        with pytest.raises(UserError) as caught:
+            list(read_documents(open_file(f"http://ann:secret@{location}", tmp_path), "|", "text"))
+        assert "secret" not in str(caught.value) and "://***@" in str(caught.value)
+    assert "secret" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"<!DOCTYPE html><html>Log in</html>", r"/a\.txt: an HTML page instead of the file; check that the URL"),
+        (LFS_POINTER.encode(), r"/a\.txt: a Git LFS pointer, .*; use the URL of the file itself, or `git lfs pull`"),
+    ],
+)
+def test_a_url_that_does_not_lead_to_the_file(loopback, tmp_path, body, says):
+    loopback.files["/a.txt"] = body
+    with pytest.raises(UserError, match=says):
+        open_file(f"{loopback.endpoint}/a.txt", tmp_path)
+    loopback.files["/a.txt"] = b"One."
+    assert list(read_documents(open_file(f"{loopback.endpoint}/a.txt", tmp_path), "|", "text")) == ["One."]
+
+
+def test_a_page_that_an_earlier_version_has_stored(loopback, tmp_path):
+    loopback.files["/a.txt"] = b"<html>Log in</html>"
+    web.download(f"{loopback.endpoint}/a.txt", tmp_path)
+    with pytest.raises(UserError, match="an HTML page instead of the file"):
+        open_file(f"{loopback.endpoint}/a.txt", tmp_path)
+
+
+def test_a_local_file_may_be_a_page():
+    assert read(write("a.txt", "<html>One.</html>")) == ["<html>One.</html>"]
 
 
 def test_a_gzip_bomb_cannot_fill_memory(tmp_path, monkeypatch):

@@ -13,6 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from lm.corpus import hub
+from lm.errors import UserError
+
 TRAIN, VALID = "TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt"
 STORIES = {
     TRAIN: ("\n<|endoftext|>\n".join(f"Story {number}. é" * 10 for number in range(5000)) + "\n").encode(),
@@ -117,9 +120,11 @@ def test_no_such_repository(run_stage):
     assert "no/such@main: no such dataset at" in error and "log in with `hf auth login` or set HF_TOKEN" in error
 
 
-def test_an_invalid_repository_name(run_stage):
+def test_an_invalid_repository_name(run_stage, tmp_path):
     error = run_stage(source="openwebtext", repository="not a name")
-    assert error == "error: not a name@main: not a valid dataset name; expected OWNER/NAME"
+    assert error == "error: params.yaml: data.repository: expected OWNER/NAME, got 'not a name'"
+    with pytest.raises(UserError, match=r"^not a name@main: not a valid dataset name; expected OWNER/NAME$"):
+        hub.pin("not a name", "main", tmp_path)
 
 
 def test_no_such_revision(run_stage, add_repository):
