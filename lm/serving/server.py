@@ -69,7 +69,7 @@ class Server:
         self._uvicorn.should_exit = True
 
     async def _run(self) -> None:
-        asyncio.get_running_loop().set_exception_handler(_report)
+        asyncio.get_running_loop().set_exception_handler(report)
         await self._uvicorn.serve([self._listener])
 
 
@@ -130,7 +130,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Report an error outside of a request, such as too many open connections, in one line if it is not a bug."""
     if isinstance(context.get("exception"), OSError):
         print(f"warning: {context['message']} ({context['exception']})", file=sys.stderr)

@@ -1,15 +1,18 @@
 """Clients that are slow, gone, or do not speak HTTP, on plain sockets."""
 
+import asyncio
+import errno
 import json
 import socket
 import struct
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from lm.serving import app, connection
+from lm.serving.server import report
 
 ENDLESS = {"prompt": "1", "max_tokens": 200, "temperature": 0}
 
@@ -154,3 +157,59 @@ def test_malformed_requests_are_refused(server, request_, status, message):
     for header in (b"content-type: application/json", b"x-content-type-options: nosniff", b"cache-control: no-store"):
         assert header in head.lower().split(b"\r\n")
     assert message in json.loads(body)["error"]["message"]
+
+
+def test_a_body_may_be_chunked(server):
+    head, _, body = completion({"prompt": "v", "temperature": 0}, "Connection: close").partition(b"Content-Length")
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    body = body.partition(b"\r\n\r\n")[2]
+
+    def chunk(data: bytes) -> bytes:
+        return b"%x;name=value\r\n%b\r\n" % (len(data), data)
+
+    end = b"0\r\nTrailer: x\r\n\r\n"
+    assert b'"text": "wxyz"' in exchange(server, head + chunk(body[:9]) + chunk(body[9:]) + end)
+    reply = exchange(server, head + chunk(body) + b"no number\r\n")
+    assert reply.startswith(b"HTTP/1.1 400 ") and b"the request is not HTTP: illegal chunk header" in reply
+    reply = exchange(server, head + chunk(b"a" * 1024) * 5 + end)
+    assert reply.startswith(b"HTTP/1.1 413 ") and b"expected a body of at most 4,096 bytes, got 5120" in reply
+
+
+def test_a_client_may_wait_for_permission_to_send_the_body(server):
+    with connect(server) as client:
+        head, _, body = completion({"prompt": "y"}, "Expect: 100-continue", "Connection: close").partition(b"\r\n\r\n")
+        client.sendall(head + b"\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 ")
+        client.sendall(body)
+        assert b'"text": "z' in read_all(client)
+
+
+def test_requests_may_be_sent_ahead(server):
+    last = completion({"prompt": "w", "temperature": 0}, "Connection: close")
+    reply = exchange(server, completion({"prompt": "v", "temperature": 0}) + completion({}) + last)
+    assert [part.partition(b" ")[0] for part in reply.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400", b"200"]
+    assert b'"text": "wxyz"' in reply and reply.endswith(b"}") and b'"text": "xyz"' in reply
+
+
+def test_idle_connections_need_no_threads(server, impatient):
+    before = threading.active_count()
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(connect(server))
+        state = server._uvicorn.server_state
+        assert eventually(lambda: len(state.connections) == 300)
+        assert threading.active_count() == before
+        assert b'{"status": "ok"}' in exchange(
+            server, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        assert eventually(lambda: not state.connections)
+
+
+def test_too_many_connections_are_reported_in_one_line(capsys):
+    loop = asyncio.new_event_loop()
+    error = OSError(errno.EMFILE, "Too many open files")
+    report(loop, {"message": "socket.accept() out of system resource", "exception": error})
+    loop.close()
+    assert capsys.readouterr().err == (
+        "warning: socket.accept() out of system resource ([Errno 24] Too many open files)\n"
+    )

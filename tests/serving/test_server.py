@@ -159,6 +159,137 @@ def test_every_prompt_of_a_list_is_continued(client):
 
 def test_the_model_is_listed(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").object == "model"
+    with pytest.raises(openai.NotFoundError, match="model: expected 'tiny', got 'other'"):
+        client.models.retrieve("other")
+
+
+def test_health(serving, alphabet):
+    with serving(alphabet) as server:
+        assert send(server, "GET", "/health")[::2] == (200, b'{"status": "ok"}')
+        server.engine.close()
+        status, _, body = send(server, "GET", "/health")
+        assert (status, json.loads(body)["error"]["message"]) == (503, "the server has stopped")
+
+
+def test_a_prompt_follows_the_end_of_text_token_like_a_document(random_client):
+    request = {**STORY, "max_tokens": 8, "temperature": 0}
+    texts = [
+        random_client.completions.create(**{**request, "prompt": prompt}, extra_body=extra).choices[0].text
+        for prompt, extra in [
+            ("Once", {}),
+            ([256, *b"Once"], {}),
+            ("Once", {"add_special_tokens": False}),
+            ([*b"Once"], {}),
+        ]
+    ]
+    assert texts[0] == texts[1] != texts[2] == texts[3]
+
+
+def test_echo_scores_the_prompt(random_client, random_model, tokenizer):
+    """As lm-eval reads them: the first token has no log-probability."""
+    request = {**STORY, "echo": True, "logprobs": 2}
+    alone = random_client.completions.create(**{**request, "max_tokens": 0})
+    choice = alone.choices[0]
+    ids = tokenizer.encode_prompt("Once")
+    with torch.no_grad():
+        expected = random_model(torch.tensor(ids)).log_softmax(-1)[range(4), ids[1:]]
+    assert (choice.text, choice.finish_reason) == ("Once", "length")
+    assert choice.logprobs.tokens == ["<|endoftext|>", "O", "n", "c", "e"]
+    assert choice.logprobs.text_offset == [0, 0, 1, 2, 3]
+    assert choice.logprobs.token_logprobs[0] is choice.logprobs.top_logprobs[0] is None
+    assert choice.logprobs.token_logprobs[1:] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [len(top) for top in choice.logprobs.top_logprobs[1:]] == [3, 3, 3, 3]  # with the token itself
+    assert (alone.usage.prompt_tokens, alone.usage.completion_tokens) == (5, 0)
+
+    more = random_client.completions.create(**{**request, "max_tokens": 6}).choices[0]
+    plain = random_client.completions.create(**{**request, "max_tokens": 6, "echo": False}).choices[0]
+    assert more.text == "Once" + plain.text
+    assert more.logprobs.tokens == choice.logprobs.tokens + plain.logprobs.tokens
+    assert more.logprobs.token_logprobs[5:] == plain.logprobs.token_logprobs
+    assert more.logprobs.text_offset[5:] == [4 + offset for offset in plain.logprobs.text_offset]
+    pieces = [
+        chunk.choices[0] for chunk in random_client.completions.create(**{**request, "max_tokens": 6}, stream=True)
+    ]
+    assert "".join(piece.text for piece in pieces) == more.text
+    assert [token for piece in pieces for token in piece.logprobs.tokens] == more.logprobs.tokens
+
+
+def test_echo_without_logprobs(client):
+    request = {"model": "tiny", "temperature": 0, "echo": True}
+    reply = client.completions.create(**request, prompt=["x", "b"], max_tokens=2)
+    assert [choice.text for choice in reply.choices] == ["xyz", "bcd"]
+    reply = client.completions.create(**request, prompt=[[*b"ab"], [*"é".encode()]], max_tokens=0)
+    assert [choice.text for choice in reply.choices] == ["ab", "é"]
+
+
+def test_a_stop_string_does_not_end_the_echo(client):
+    reply = client.completions.create(
+        model="tiny", prompt="abc", max_tokens=9, temperature=0, echo=True, stop=["b", "f"], logprobs=0
+    )
+    assert reply.choices[0].text == "abcde"
+    assert "".join(reply.choices[0].logprobs.tokens) == "<|endoftext|>abcde"
+
+
+def test_best_of_returns_the_most_likely_texts(random_client):
+    request = {**STORY, "max_tokens": 10, "temperature": 1.5}
+    all_five = random_client.completions.create(**request, n=5, logprobs=0).choices
+    reply = random_client.completions.create(**request, n=2, best_of=5)
+
+    def mean(choice) -> float:
+        return sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+
+    best = sorted(all_five, key=mean, reverse=True)[:2]
+    assert [choice.text for choice in reply.choices] == [choice.text for choice in best]
+    assert [choice.index for choice in reply.choices] == [0, 1] and reply.choices[0].logprobs is None
+    assert reply.usage.completion_tokens == 50
+
+
+def test_a_bias_bans_and_forces_tokens(client):
+    request = {"model": "tiny", "prompt": "a", "max_tokens": 4, "temperature": 0}
+
+    def text(**fields) -> str:
+        return client.completions.create(**request, **fields).choices[0].text
+
+    assert text(logit_bias={str(ord("d")): 100}) == "dddd"
+    assert text(logit_bias={str(ord("c")): -100})[:2] == "b\0"  # all other tokens are equally likely
+    assert text(logit_bias={str(ord("b")): 100}, presence_penalty=2.0) == "bbbb"
+    with pytest.raises(openai.BadRequestError, match="logit_bias: expected token ids of 0 to 256, got 257"):
+        text(logit_bias={"257": 1})
+    with pytest.raises(openai.BadRequestError, match="prompt: expected token ids of 0 to 256, got -1"):
+        client.completions.create(model="tiny", prompt=[-1])
+
+
+def test_sixty_simultaneous_requests_are_served(serving, random_model):
+    with serving(random_model) as server, client_of(server) as client, ThreadPoolExecutor(60) as pool:
+        request = {**STORY, "max_tokens": 5}
+        replies = list(pool.map(lambda seed: client.completions.create(**{**request, "seed": seed}), range(60)))
+    assert {reply.usage.completion_tokens for reply in replies} == {5}
+
+
+def test_a_shorter_context_than_that_of_the_model(serving, random_model):
+    with serving(random_model, context_length=10) as server, client_of(server) as client:
+        assert server.engine.context_length == 10
+        assert client.completions.create(**{**STORY, "prompt": [1] * 8}).usage.completion_tokens == 3
+        with pytest.raises(openai.BadRequestError, match="expected at most 10 tokens, got 11"):
+            client.completions.create(**{**STORY, "prompt": "0123456789"})
+
+
+def test_a_bug_is_a_server_error_without_details(serving, alphabet, monkeypatch, capsys):
+    monkeypatch.setattr("lm.serving.app.parse", lambda *_: 1 / 0)
+    with serving(alphabet) as server:
+        status, headers, body = send(server, "POST", "/v1/completions", b"{}", Content_Type="application/json")
+    assert (status, headers["X-Content-Type-Options"]) == (500, "nosniff")
+    assert json.loads(body)["error"] == {
+        "message": "the server has failed; its log says why", "type": "server_error", "param": None, "code": None
+    }  # fmt: skip
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_half_of_a_surrogate_pair_in_an_error(alphabet_server):
+    for body in (rb'{"\ud800": 1}', rb'{"prompt": "\ud800"}', rb'{"model": "\ud800"}'):
+        status, _, reply = send(alphabet_server, "POST", "/v1/completions", body, Content_Type="application/json")
+        assert status in (400, 404) and "d800" in json.loads(reply)["error"]["message"].lower()
 
 
 def test_errors_become_the_exceptions_of_the_client(client):
@@ -310,11 +441,12 @@ def test_extreme_sampler_settings_work(random_client):
         assert random_client.completions.create(**{**STORY, "max_tokens": 30, **fields}).usage.completion_tokens
 
 
-def serve_until_interrupted(server) -> None:
+def serve_until_interrupted(server, wait: float = 0) -> None:
     """Call `serve`, and press Ctrl-C as soon as it responds."""
 
     def interrupt() -> None:
         send(server, "GET", "/v1/models")
+        time.sleep(wait)
         signal.raise_signal(signal.SIGINT)
 
     # If a shell started the tests in the background, they ignore Ctrl-C.
@@ -336,6 +468,23 @@ def test_ctrl_c_stops_the_server(served, random_model, capsys):
         socket.create_connection(("127.0.0.1", server.server_port))
 
 
+def test_ctrl_c_tells_the_readers_of_streams(served, alphabet, slowed, capsys):
+    chunks = []
+
+    def read() -> None:
+        with client_of(server) as client, pytest.raises(openai.APIError, match="the server is shutting down"):
+            stream = client.completions.create(model="tiny", prompt="1", max_tokens=200, temperature=0, stream=True)
+            chunks.append(next(stream))
+            list(stream)
+
+    with open_server("127.0.0.1", 0, served(alphabet)) as server:
+        thread = threading.Thread(target=read)
+        thread.start()
+        serve_until_interrupted(server, wait=0.3)
+        thread.join()
+    assert chunks and capsys.readouterr().err.endswith("\nstopped\n")
+
+
 def test_a_server_on_all_networks_warns(served, random_model, capsys):
     with open_server("0.0.0.0", 0, served(random_model)) as server:
         serve_until_interrupted(server)
@@ -343,6 +492,8 @@ def test_a_server_on_all_networks_warns(served, random_model, capsys):
 
 
 def test_an_unavailable_port_is_a_one_line_error(alphabet_server, served, random_model):
+    with pytest.raises(UserError, match=r"^a\\nb:0: cannot listen \(.*\); choose another --port or --host$"):
+        open_server("a\nb", 0, served(random_model)).__enter__()
     for port, reason in ((alphabet_server.server_port, "in use"), (70_000, "0-65535")):
         message = rf"127\.0\.0\.1:{port}: cannot listen \(.*{reason}.*\); choose another --port"
         with pytest.raises(UserError, match=message), open_server("127.0.0.1", port, served(random_model)):
