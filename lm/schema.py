@@ -17,8 +17,9 @@ import types
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from typing_extensions import is_typeddict
 
@@ -88,7 +89,7 @@ def read_bytes(path: Path, advice: str) -> bytes:
 
 
 @contextmanager
-def open_file(path: Path, advice: str) -> Iterator[BinaryIO]:
+def open_file(path: Path, advice: str) -> Iterator[BufferedReader]:
     """Open a file for reading.
 
     Args:

@@ -16,6 +16,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -32,9 +33,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.storage import WriteResult
+from typing_extensions import TypedDict
 
 from lm.atomic import make_folder, write_text
 from lm.errors import UserError
+from lm.schema import open_file, read_bytes, validate
 from lm.training.console import write_line
 from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
 
@@ -42,6 +45,18 @@ History = list[dict[str, Any]]
 
 _INDEX = "index.json"
 _NAME = "step-{:08}"
+
+
+class HistoryRow(TypedDict):
+    """A row of the loss curve; None means unknown or not finite."""
+
+    step: int
+    learning_rate: float
+    train_loss: float | None
+    val_loss: float | None
+    val_bits_per_byte: float | None
+    grad_norm: float | None
+    continuation: str
 
 
 @dataclasses.dataclass
@@ -57,6 +72,15 @@ class Progress:
     def evaluated(self) -> bool:
         """Whether the last evaluation was at this step."""
         return bool(self.history) and self.history[-1]["step"] == self.step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Index:
+    """The content of `index.json`: `optimizer` has the numbers of each parameter, `files` the checksums."""
+
+    progress: Progress
+    optimizer: dict[str, dict[str, float]]
+    files: dict[str, str]
 
 
 def fingerprint(**facts: Any) -> str:
@@ -84,6 +108,7 @@ class Checkpoints:
         self.keep = keep
         self._lock = FileLock(self.folder / "lock")  # the system releases it when the process dies
         self._finished = False
+        self._undeletable: set[Path] = set()
         self._saving: concurrent.futures.Future[Any] | None = None
         # A separate group, so that the messages of saving and of training, which run at the same time, do not mix.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
@@ -95,15 +120,17 @@ class Checkpoints:
             make_folder(self.folder)
             try:
                 self._lock.acquire(timeout=0)
-                for path in self.folder.glob("step-*"):
-                    if not (path / _INDEX).exists():  # the process was killed while writing it
-                        shutil.rmtree(path)
             except Timeout:
                 raise UserError(
                     f"{self.folder}: another process is training the same run; wait for it or stop it"
                 ) from None
             except OSError as error:
                 raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from error
+            for path in self.folder.glob("step-*"):
+                if _step_of(path) is None:
+                    write_line(f"{path}: not a checkpoint; ignored")
+                elif not (path / _INDEX).exists():  # the process was killed while writing it
+                    self._delete(path)
         wait_for_all()
         return self
 
@@ -164,7 +191,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in ascending order; damaged checkpoints are included."""
-        return sorted(int(path.parent.name.partition("-")[2]) for path in self.folder.glob(f"step-*/{_INDEX}"))
+        steps = (_step_of(path.parent) for path in self.folder.glob(f"step-*/{_INDEX}"))
+        return sorted(step for step in steps if step is not None)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, evaluated: bool = False) -> Progress | None:
         """Load the newest checkpoint, or the newest `evaluated` one, into `model` and `optimizer`; return its progress.
@@ -186,6 +214,9 @@ class Checkpoints:
         reader = HuggingFaceStorageReader(str(path))
         names = reader.read_metadata().state_dict_metadata
         tensors = {f"model.{name}": weight.detach() for name, weight in model.named_parameters()}
+        with_moments = {name for name, _ in model.named_parameters() if f"optimizer.{name}.exp_avg" in names}
+        if with_moments != facts["optimizer"].keys():  # AdamW counts the steps of each parameter
+            raise UserError(f"{path}: does not fit the model (the optimizer's); delete it to continue without it")
         for name, weight in model.named_parameters():
             state = optimizer.state[weight]
             state.clear()
@@ -217,7 +248,9 @@ class Checkpoints:
                 if _sha256(path / name) != checksum:
                     raise ValueError(f"{name} has changed")
             progress = Progress(**facts["progress"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if progress.step != step:
+                raise ValueError(f"progress.step: expected {step}, got {progress.step}")
+        except (UserError, ValueError) as error:
             others = [other for other in self.steps() if other < step]
             write_line(
                 f"{path}: the checkpoint is damaged ({error}); "
@@ -233,7 +266,7 @@ class Checkpoints:
         for step in steps:
             try:
                 progress = Progress(**_read_index(self.folder / _NAME.format(step))["progress"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (UserError, ValueError):
                 continue  # damaged after it was written; `restore` reports it
             if progress.evaluated:
                 loss = progress.history[-1]["val_loss"]
@@ -243,9 +276,18 @@ class Checkpoints:
             kept.add(min(losses, key=losses.__getitem__))
         for step in steps:
             if step not in kept:
-                path = self.folder / _NAME.format(step)
-                (path / _INDEX).unlink()  # first, so that a kill cannot leave half a checkpoint
-                shutil.rmtree(path)
+                self._delete(self.folder / _NAME.format(step))
+
+    def _delete(self, path: Path) -> None:
+        """Delete a checkpoint, or say that it cannot be deleted."""
+        if path in self._undeletable:
+            return
+        try:
+            (path / _INDEX).unlink(missing_ok=True)  # first, so that a kill cannot leave half a checkpoint
+            shutil.rmtree(path)
+        except OSError as error:
+            self._undeletable.add(path)
+            write_line(f"{path}: an old checkpoint cannot be deleted ({error.strerror}); delete it yourself")
 
 
 class _Writer(HuggingFaceStorageWriter):
@@ -261,11 +303,27 @@ class _Writer(HuggingFaceStorageWriter):
         write_text(self._folder / _INDEX, json.dumps({**facts, "checksum": _checksum(facts)}, indent=1))
 
 
+def _step_of(path: Path) -> int | None:
+    """The step of the checkpoint in a folder, or None if the folder does not have the name of one."""
+    match = re.fullmatch(r"step-(\d{8,})", path.name, re.ASCII)
+    return int(match[1]) if match else None
+
+
 def _read_index(folder: Path) -> dict[str, Any]:
-    """The contents of a checkpoint's index; raises ValueError if they have changed."""
-    facts = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    """The content of a checkpoint's index, as it was written: the numbers keep their types.
+
+    Raises:
+        ValueError: it has changed, or is not an index.
+        UserError: the file cannot be read.
+    """
+    try:
+        facts = json.loads(read_bytes(folder / _INDEX, "the checkpoint is incomplete"))
+    except RecursionError as error:
+        raise ValueError(f"{_INDEX}: nested too deeply") from error
     if not isinstance(facts, dict) or facts.pop("checksum", None) != _checksum(facts):
         raise ValueError(f"{_INDEX} has changed")
+    validate(_Index, facts)
+    validate(list[HistoryRow], facts["progress"]["history"])
     return facts
 
 
@@ -274,7 +332,7 @@ def _checksum(facts: dict[str, Any]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path, "the checkpoint is incomplete") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -27,7 +27,7 @@ def evaluation_row(
         "train_loss": sum(losses) / len(losses) if losses else None,
         "val_loss": val_loss if finite else None,
         "val_bits_per_byte": val_loss * len(data.val) / math.log(2) / data.val_text_bytes if finite else None,
-        "grad_norm": grad_norm,
+        "grad_norm": grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None,
         # Escaped as in a JSON string, so that a row of the CSV stays one line whatever an untrained model generates.
         "continuation": json.dumps(continuation, ensure_ascii=False)[1:-1],
     }

@@ -1,7 +1,10 @@
 import json
+import math
+import os
 import pickle
 import resource
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lm.errors import UserError
+from lm.schema import validate
 from lm.training.adamw import AdamW
-from lm.training.checkpoint import Checkpoints, Progress, fingerprint
+from lm.training.checkpoint import Checkpoints, HistoryRow, Progress, _checksum, fingerprint
+from lm.training.metrics import evaluation_row
 
 
 def a_trained_pair(steps: int = 1) -> tuple[torch.nn.Module, AdamW]:
@@ -28,8 +33,20 @@ def another_pair() -> tuple[torch.nn.Module, AdamW]:
     return model, AdamW(model.parameters(), lr=0.1)
 
 
+def row(step: int, val_loss: float | None) -> dict:
+    return {
+        "step": step,
+        "learning_rate": 1e-3,
+        "train_loss": None,
+        "val_loss": val_loss,
+        "val_bits_per_byte": 2.0,
+        "grad_norm": 0.5,
+        "continuation": "ü",
+    }
+
+
 def evaluated(step: int, val_loss: float | None) -> Progress:
-    return Progress(step, [{"step": step, "val_loss": val_loss}], [])
+    return Progress(step, [row(step, val_loss)], [])
 
 
 def saved(folder: Path, *progresses: Progress, keep: int = 2) -> Path:
@@ -47,7 +64,7 @@ def restored(folder: Path) -> Progress | None:
 
 def test_everything_is_restored(tmp_path):
     model, optimizer = a_trained_pair()
-    progress = Progress(7, [{"step": 0, "val_loss": 1 / 3, "continuation": "ü"}], [0.1, 2e-17], skipped_steps=3)
+    progress = Progress(7, [row(0, 1 / 3)], [0.1, 2e-17], skipped_steps=3)
     other, other_optimizer = a_trained_pair(3)
     with Checkpoints(tmp_path, "run", 2) as checkpoints:
         assert checkpoints.restore(model, optimizer) is None
@@ -90,7 +107,7 @@ def test_the_newest_the_last_evaluated_and_the_best_are_kept(tmp_path):
 
 
 def test_the_last_evaluated_one_can_be_restored(tmp_path):
-    saved(tmp_path, evaluated(4, None), Progress(6, [{"step": 4, "val_loss": None}], []))
+    saved(tmp_path, evaluated(4, None), Progress(6, [row(4, None)], []))
     with Checkpoints(tmp_path, "run", 2) as checkpoints:
         assert checkpoints.restore(*another_pair()).step == 6
         assert checkpoints.restore(*another_pair(), evaluated=True).step == 4
@@ -106,6 +123,38 @@ DAMAGES = {
     "index of a list": lambda shard, index: index.write_text("[]"),
     "index that points elsewhere": lambda shard, index: index.write_text(index.read_text().replace("shard", "../../s")),
     "index without an end": lambda shard, index: index.write_text("[" * 100_000),
+}
+
+
+def rewrite(index: Path, **progress) -> None:
+    """Change the progress in an index, and its checksum with it."""
+    facts = json.loads(index.read_text())
+    del facts["checksum"]
+    facts["progress"] |= progress
+    index.write_text(json.dumps({**facts, "checksum": _checksum(facts)}))
+
+
+def replace_by(make: Callable[[Path], None], path: Path) -> None:
+    path.unlink()
+    make(path)
+
+
+WRONG = {
+    "a step of text": {"step": "6"},
+    "the step of another checkpoint": {"step": 4},
+    "no history": {"history": None},
+    "a history of numbers": {"history": [1, 2]},
+    "an empty row": {"history": [{}]},
+    "a loss of text": {"history": [row(6, "low")]},
+    "another key": {"history": [{**row(6, 1.0), "speed": 1.0}]},
+    "losses of text": {"losses": ["0.25"]},
+    "another counter": {"skipped": 1},
+}
+DAMAGES |= {name: lambda shard, index, changes=changes: rewrite(index, **changes) for name, changes in WRONG.items()}
+DAMAGES |= {
+    "index that is a folder": lambda shard, index: replace_by(Path.mkdir, index),
+    "index that is a pipe": lambda shard, index: replace_by(os.mkfifo, index),
+    "shard that is a pipe": lambda shard, index: replace_by(os.mkfifo, shard),
 }
 
 
@@ -158,6 +207,60 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_deleted(tmp_path):
     (folder / "step-00000006" / "index.json").unlink()
     assert restored(tmp_path).step == 4
     assert not (folder / "step-00000006").exists()
+
+
+def test_what_is_not_a_checkpoint_is_named_and_neither_used_nor_deleted(tmp_path, capsys):
+    folder = saved(tmp_path, Progress(4, [], []))
+    (folder / "step-abc").mkdir()
+    (folder / "step-abc" / "index.json").write_text("mine")
+    (folder / "step-notes.txt").write_text("mine")
+    assert restored(tmp_path).step == 4
+    said = capsys.readouterr().out
+    assert f"{folder}/step-abc: not a checkpoint; ignored\n" in said
+    assert f"{folder}/step-notes.txt: not a checkpoint; ignored\n" in said
+    assert (folder / "step-abc" / "index.json").read_text() == (folder / "step-notes.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_named_once_and_training_goes_on(tmp_path, capsys):
+    folder = saved(tmp_path, Progress(4, [], []))
+    (folder / "step-00000004" / "index.json").unlink()
+    (folder / "step-00000004" / "index.json").mkdir()  # like an immutable file, it cannot be unlinked
+    newer = saved(tmp_path, *(Progress(step, [], []) for step in (5, 6, 7)))
+    assert sorted(path.name for path in newer.glob("step-*")) == ["step-00000004", "step-00000006", "step-00000007"]
+    said = capsys.readouterr().out
+    assert said.count("step-00000004: an old checkpoint cannot be deleted (Is a directory); delete it yourself\n") == 1
+    assert restored(tmp_path).step == 7
+
+
+def test_a_root_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(UserError, match=r"/checkpoints: cannot be written \(Not a directory\)"):
+        saved(tmp_path / "checkpoints")
+
+
+def test_the_state_of_the_optimizer_must_be_complete(tmp_path):
+    folder = saved(tmp_path, Progress(4, [], []), Progress(5, [], []))
+    index = folder / "step-00000005" / "index.json"
+    facts = json.loads(index.read_text())
+    del facts["checksum"], facts["optimizer"]["bias"]
+    index.write_text(json.dumps({**facts, "checksum": _checksum(facts)}))
+    with pytest.raises(UserError, match="step-00000005: does not fit the model"):
+        restored(tmp_path)
+
+
+def test_the_umask_decides_who_can_read_the_files(tmp_path):
+    before = os.umask(0o027)
+    try:
+        folder = saved(tmp_path, Progress(4, [], []))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (folder / "step-00000004").iterdir()} == {0o640}
+
+
+def test_the_rows_of_the_history_are_those_of_an_evaluation(run, data):
+    made = evaluation_row(run, data, Progress(0, [], []), 1.0, math.nan, "text")
+    assert list(made) == list(HistoryRow.__annotations__) and made["grad_norm"] is None
+    validate(list[HistoryRow], [made])
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path):
