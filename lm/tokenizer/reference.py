@@ -34,6 +34,7 @@ from itertools import pairwise
 import regex
 
 from lm.tokenizer.text.byte_alphabet import BYTES_IN_ORDER
+from lm.tokenizer.text.categories import findall
 from lm.tokenizer.text.pretokenization import PATTERNS
 
 Pair = tuple[bytes, bytes]
@@ -41,12 +42,13 @@ Pair = tuple[bytes, bytes]
 
 def pre_tokenize(text: str, special_tokens: Sequence[str] = (), pattern: str = PATTERNS["gpt2"]) -> list[str]:
     """Split text into pre-tokens and special tokens; where special tokens overlap, the first and longest one wins."""
+    compiled = regex.compile(pattern)
     if not special_tokens:
-        return regex.findall(pattern, text)
+        return findall(compiled, text)
     longest_first = sorted(special_tokens, key=len, reverse=True)
     pieces: list[str] = []
     for part in re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text):
-        pieces += [part] if part in special_tokens else regex.findall(pattern, part)
+        pieces += [part] if part in special_tokens else findall(compiled, part)
     return pieces
 
 

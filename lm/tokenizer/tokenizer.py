@@ -28,7 +28,7 @@ from lm.tokenizer.encoding.fast.decoder import FastDecoder
 from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
 from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols
 from lm.tokenizer.text import fast as fast_text
-from lm.tokenizer.text.fast.build import Library, can_load
+from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
 from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
@@ -175,7 +175,7 @@ class Tokenizer:
             UserError: The text contains half of a surrogate pair, which is not a character.
         """
         self._total_length += len(text)
-        if self._prefers_fast(len(text), fast_encoding.library):
+        if self._prefers_fast(len(text)):
             return self._fast_encode(text, allow_special, num_threads=1).tolist()
         return list(self._plain_encode([text], allow_special))
 
@@ -204,7 +204,7 @@ class Tokenizer:
         """
         num_threads = resolve_num_threads(num_threads, len(text))
         self._total_length += len(text)
-        if self._prefers_fast(len(text), fast_encoding.library):
+        if self._prefers_fast(len(text)):
             return self._fast_encode(text, allow_special, num_threads)
         return np.fromiter(self._plain_encode([text], allow_special), self.dtype)
 
@@ -215,7 +215,7 @@ class Tokenizer:
         length = sum(map(len, texts))
         num_threads = resolve_num_threads(num_threads, length)
         self._total_length += length
-        if self._prefers_fast(length, fast_encoding.library):
+        if self._prefers_fast(length):
             with reject_surrogates():
                 return list(self._fast_encoder.encode_texts(texts, allow_special, num_threads))
         return [np.fromiter(self._plain_encode([text], allow_special), self.dtype) for text in texts]
@@ -230,7 +230,7 @@ class Tokenizer:
         num_threads = resolve_num_threads(num_threads, num_bytes)
         description = f"encoding {path.name}"
         self._total_length += num_bytes
-        if self._prefers_fast(num_bytes, fast_encoding.library, fast_text.library):
+        if self._prefers_fast(num_bytes):
             blocks = read_blocks(path, description)
             yield from self._fast_encoder.encode_blocks(blocks, allow_special=True, num_threads=num_threads)
             return
@@ -253,7 +253,7 @@ class Tokenizer:
         if not self._supports_fast:
             yield from self._plain_encode(slices, allow_special)
             return
-        rest = ""
+        rest = b""
 
         def beginning() -> Iterator[str]:
             """Yield the slices up to the first place after a megabyte where the text can be split."""
@@ -262,16 +262,17 @@ class Tokenizer:
             for text in slices:
                 length += len(text)
                 if length >= _MIN_LENGTH_TO_COMPILE:
-                    split = find_split(text, self.special_tokens if allow_special else [])
+                    data = to_utf8(text)
+                    split = find_split(data, self._fast_encoder.special(allow_special))
                     if split:
-                        rest = text[split:]
-                        yield text[:split]
+                        rest = data[split:]
+                        yield data[:split].decode()
                         return
                 yield text
 
         yield from self._plain_encode(beginning(), allow_special)
         if rest:
-            blocks = _to_blocks(chain([rest], slices))
+            blocks = chain([rest], _to_blocks(slices))
             for ids in self._fast_encoder.encode_blocks(blocks, allow_special, num_threads=1):
                 yield from ids.tolist()
 
@@ -297,7 +298,7 @@ class Tokenizer:
         ids = ids if isinstance(ids, np.ndarray) else list(ids)
         length = 4 * len(ids)  # a token has about four bytes
         self._total_length += length
-        if self._prefers_fast(length, fast_encoding.library):
+        if self._prefers_fast(length):
             data = self._fast_decoder.decode(ids)
             if data is not None:
                 return data
@@ -311,7 +312,7 @@ class Tokenizer:
         """Whether the kernels can run here and support the pattern and the number of merges."""
         return self._pre_tokenizer.pattern == PATTERNS["gpt2"] and len(self._symbol_ids) <= MAX_SYMBOLS and can_load()
 
-    def _prefers_fast(self, length: int, *libraries: Library) -> bool:
+    def _prefers_fast(self, length: int) -> bool:
         """Return whether to use the kernels for a text.
 
         A long text justifies compiling them. Many short texts only justify loading compiled ones.
@@ -320,7 +321,9 @@ class Tokenizer:
             return False
         if length >= _MIN_LENGTH_TO_COMPILE:
             return True
-        return self._total_length >= _MIN_TOTAL_LENGTH_TO_LOAD and all(library.is_compiled() for library in libraries)
+        return self._total_length >= _MIN_TOTAL_LENGTH_TO_LOAD and all(
+            library.is_compiled() for library in (fast_text.library, fast_encoding.library)
+        )
 
     @cached_property
     def _fast_encoder(self) -> FastEncoder:

@@ -4,7 +4,8 @@ r"""Pre-tokenization: split text at special tokens, then with a regular expressi
     >>> list(pre_tokenizer.stream(["The end.<|endoftext|>I", "'m"]))
     [(['The', ' end', '.'], '<|endoftext|>'), (['I', "'m"], '')]
 
-It works on a stream of chunks: however the text is divided into chunks, the pre-tokens are the same.
+It works on a stream of chunks: however the text is divided into chunks, the pre-tokens are the same. What a letter or a
+number is does not depend on the installed version of `regex`, but on the Unicode version in `categories`.
 """
 
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import regex
 
 from lm.errors import UserError
+from lm.tokenizer.text.categories import findall, with_stand_ins
 
 PATTERNS = {
     # From GPT-2's encoder.py.
@@ -116,11 +118,11 @@ class PreTokenizer:
 
     def _split(self, text: str) -> list[str]:
         if self._is_named:
-            return self._regex.findall(text)
+            return findall(self._regex, text)
         pre_tokens = []
         end = 0
         # Sorted, since a pattern with the flag (?r) matches from right to left.
-        for start, stop in sorted(match.span() for match in self._regex.finditer(text)):
+        for start, stop in sorted(match.span() for match in self._regex.finditer(with_stand_ins(text))):
             pre_tokens += [text[end:start], text[start:stop]]
             end = stop
         pre_tokens.append(text[end:])

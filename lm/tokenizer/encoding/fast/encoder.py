@@ -14,13 +14,13 @@ from lm.tokenizer.text.fast.chunks import (
     code_point_classes,
     parallel_map,
     split_blocks,
-    split_text,
 )
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
 
 MAX_SYMBOLS = (1 << SYMBOL_BITS) - 1
 
 _FIRST_CACHE_BITS, _LAST_CACHE_BITS = 16, 19  # the cache starts with 2 MB and grows to 16 MB
+_NO_SPECIAL = SpecialTokens.from_ids({})
 _MAX_CACHED_IDS, _MAX_CACHED_BYTES = 1 << 21, 1 << 22
 
 
@@ -56,14 +56,17 @@ class FastEncoder:
             self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
             is_filled = kernels.fill_pairs(lefts_and_rights, num_merges, self._pairs, self._pair_bits, self._byte_pairs)
         self._special = SpecialTokens.from_ids(special_ids)
-        self._special_tokens = list(special_ids)
         self._classes = code_point_classes()
         self._dtype = dtype
         self._idle_workspaces: list[_Workspace] = []
 
+    def special(self, allow_special: bool) -> SpecialTokens:
+        """Return the special tokens, or none if they are to be encoded like any other text."""
+        return self._special if allow_special else _NO_SPECIAL
+
     def encode_text(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         """Return the ids of a text."""
-        parts = (part.encode() for part in split_text(text, self._allowed(allow_special)))
+        parts = self._split_text(text, allow_special)
         # Tokens are about three bytes long. If they are shorter, the array grows.
         ids = np.empty(len(text) // 3, self._dtype)
         count = 0
@@ -77,7 +80,7 @@ class FastEncoder:
 
     def encode_blocks(self, blocks: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of the concatenation of blocks of UTF-8, array by array."""
-        return self._encode_parts(split_blocks(blocks, self._allowed(allow_special)), allow_special, num_threads)
+        return self._encode_parts(split_blocks(blocks, self.special(allow_special)), allow_special, num_threads)
 
     def encode_texts(self, texts: Iterable[str], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of each text."""
@@ -87,17 +90,20 @@ class FastEncoder:
     def _encode_batch(self, texts: list[str], allow_special: bool) -> list[np.ndarray]:
         if len(texts) > 1 or len(texts[0]) <= CHUNK_SIZE:
             return self._encode([text.encode() for text in texts], allow_special)
-        parts = split_text(texts[0], self._allowed(allow_special))
-        return [np.concatenate([self._encode([part.encode()], allow_special)[0] for part in parts])]
+        return [np.concatenate(list(self._encode_parts(self._split_text(texts[0], allow_special), allow_special, 1)))]
 
     def _encode_parts(self, parts: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         return parallel_map(lambda part: self._encode([part], allow_special)[0], parts, num_threads)
 
-    def _allowed(self, allow_special: bool) -> list[str]:
-        return self._special_tokens if allow_special else []
+    def _split_text(self, text: str, allow_special: bool) -> Iterable[bytes]:
+        if len(text) <= CHUNK_SIZE:
+            return [text.encode()]
+        blocks = (text[begin : begin + CHUNK_SIZE].encode() for begin in range(0, len(text), CHUNK_SIZE))
+        return split_blocks(blocks, self.special(allow_special))
 
     def _encode(self, texts: list[bytes], allow_special: bool) -> list[np.ndarray]:
         """Return the ids of each text, computed by the current thread."""
+        special = self.special(allow_special)
         data = np.frombuffer(b"".join([*texts, PADDING]), np.uint8)
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         id_ends = np.empty(len(texts), np.int64)
@@ -108,7 +114,7 @@ class FastEncoder:
         workspace.reserve(len(data))
         num_ids = library.load().encode(
             data, ends, len(texts),
-            self._special.texts, self._special.bounds, self._special.ids, self._special.num_tokens * allow_special,
+            special.texts, special.bounds, special.ids, special.num_tokens,
             self._classes, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
             workspace.cache, workspace.cache_bits, workspace.cached_ids, workspace.key_bytes, workspace.state,
             workspace.starts, workspace.keys, workspace.work, workspace.heap, workspace.ids, id_ends,

@@ -63,7 +63,7 @@ def scan(data, begin, end, classes, starts):
             letter_rest = number_rest = space_rest = rest = _NO_BITS
             while non_ascii:
                 position = lowest_bit(non_ascii)
-                code, length = _character(data, at + position)
+                code, length = character(data, at + position)
                 first = _ONE << np.uint64(position)
                 span = (_ONE << np.uint64(length)) - _ONE
                 in_block = span << np.uint64(position)
@@ -133,7 +133,7 @@ def scan(data, begin, end, classes, starts):
 
 
 @inlined
-def _character(data, at):
+def character(data, at):
     """Return the code point that starts at data[at], and its length in bytes."""
     lead = np.int64(data[at])
     if lead < 0x80:
@@ -149,7 +149,7 @@ def _character(data, at):
 
 @inlined
 def _is_space(data, at, end, classes):
-    return at >= end or classes[_character(data, at)[0]] == SPACE
+    return at >= end or classes[character(data, at)[0]] == SPACE
 
 
 @inlined

@@ -67,14 +67,17 @@ def find_special(data, begin, end, texts, bounds, num_special):
             at = block + lowest_bit(candidates)
             candidates &= candidates - _ONE
             for token in range(num_special):
-                length = bounds[token + 1] - bounds[token]
-                if at + length <= end and _equal(data, at, texts, bounds[token], length):
+                if is_special(data, at, end, texts, bounds, token):
                     return at, token
     return end, 0
 
 
 @inlined
-def _equal(data, at, texts, position, length):
+def is_special(data, at, end, texts, bounds, token):
+    """Return whether data[at:end] begins with the special token number `token`."""
+    position, length = bounds[token], bounds[token + 1] - bounds[token]
+    if at + length > end:
+        return False
     for step in range(length):  # noqa: SIM110 - numba does not compile `all`
         if data[at + step] != texts[position + step]:
             return False

@@ -89,7 +89,7 @@ def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num
                     total.add_counts(table)
                 table.clear()
 
-    for _ in parallel_map(count, split_blocks(blocks, special_tokens), num_threads):
+    for _ in parallel_map(count, split_blocks(blocks, special), num_threads):
         pass
     for table in thread_tables:
         total.add_counts(table)

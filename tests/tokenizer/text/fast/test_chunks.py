@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from lm.errors import UserError
 from lm.tokenizer.reference import pre_tokenize as split
-from lm.tokenizer.text.fast import chunks
 from lm.tokenizer.text.fast.chunks import (
     SpecialTokens,
     code_point_classes,
@@ -19,7 +18,6 @@ from lm.tokenizer.text.fast.chunks import (
     parallel_map,
     resolve_num_threads,
     split_blocks,
-    split_text,
 )
 
 # One is a prefix of another, one a suffix, and several contain a position where other text could be split.
@@ -43,68 +41,80 @@ def in_blocks(data: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
         begin = end
 
 
+def special_tokens(tokens: Sequence[str]) -> SpecialTokens:
+    return SpecialTokens.from_ids(dict.fromkeys(tokens, 0))
+
+
 @settings(max_examples=250)
 @given(before=TEXTS, text=TEXTS, after=TEXTS, tokens=TOKENS)
 def test_text_may_be_split_whatever_precedes_and_follows_it(
     before: str, text: str, after: str, tokens: list[str]
 ) -> None:
-    position = find_split(text, tokens)
-    assert 0 <= position < max(1, len(text))
+    data = text.encode()
+    position = find_split(data, special_tokens(tokens))
+    assert 0 <= position < max(1, len(data))
     if position:
-        left, right = before + text[:position], text[position:] + after
+        left, right = before + data[:position].decode(), data[position:].decode() + after
         assert split(left, tokens) + split(right, tokens) == split(left + right, tokens)
 
 
-def test_splits_by_hand() -> None:
-    assert find_split("one two three", []) == 7
-    assert find_split("it's 2  \n", []) == 6
-    assert find_split("中é٣!", []) == 3
-    assert find_split("in 1984", []) == 2
-    for text in ("", "a", "aaaa", "123", "a1", " a", "   ", "!?", "a\ud800", "\ud800 a"):
-        assert find_split(text, []) == 0, text
-    # The last three characters might begin "o xy", and the first three end it.
-    assert find_split("one two one two", ["o xy"]) == 11
-    assert find_split("one two", ["o xy"]) == 0
-    assert find_split("one two one two ", ["o o"]) == 11
-    assert find_split("a one two one none ", ["o o", "e n"]) == 5
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        # Before white space, and where a run of letters or of numbers ends.
+        ("one two three", 7), ("it's 2  \n", 6), ("中é٣!", 7), ("in 1984", 2), ("a1", 1), ("1a", 1), ("!? ?!", 2),
+        # A run of white space may include the next space; a contraction or the preceding space may belong to a word.
+        ("", 0), ("a", 0), ("aaaa", 0), ("123", 0), (" a", 0), ("   ", 0), ("!?", 0), ("'s", 0), ("!a", 0), (" !", 0),
+    ],
+)  # fmt: skip
+def test_splits_by_hand(text: str, position: int) -> None:
+    assert find_split(text.encode(), special_tokens([])) == position
 
 
-@given(text=TEXTS, tokens=TOKENS, size=st.integers(1, 40))
-def test_chunks_of_a_text_have_the_same_pre_tokens(text: str, tokens: list[str], size: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "CHUNK_SIZE", size)
-        parts = list(split_text(text, tokens))
-    assert "".join(parts) == text and all(parts)
-    assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
+@pytest.mark.parametrize(
+    ("text", "tokens", "position"),
+    [
+        # The last three characters might begin "o xy", and the first three end it.
+        ("one two one two", ["o xy"], 11),
+        ("one two", ["o xy"], 0),
+        ("one two one two ", ["o o"], 11),
+        ("a one two, one none ", ["o o", "e n"], 13),
+        # Before a special token, unless another one begins earlier and overlaps it.
+        ("---<|a|><|a|><|a|>---", ["<|a|>"], 13),
+        ("---<|a|>---", ["<|a|>", "-<|a"], 0),
+        ("xxxxxxxx", ["xx"], 0),
+        ("xyxyxyx", ["xy"], 4),
+        ("xyxyxyx", ["xy", "yx"], 0),
+    ],
+)
+def test_splits_beside_special_tokens_by_hand(text: str, tokens: list[str], position: int) -> None:
+    assert find_split(text.encode(), special_tokens(tokens)) == position
 
 
 @given(text=TEXTS, tokens=TOKENS, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4))
-def test_chunks_of_blocks_have_the_same_pre_tokens(text: str, tokens: list[str], sizes: list[int]) -> None:
-    parts = [part.decode() for part in split_blocks(in_blocks(text.encode(), sizes), tokens)]
+def test_chunks_have_the_same_pre_tokens(text: str, tokens: list[str], sizes: list[int]) -> None:
+    blocks = in_blocks(text.encode(), sizes)
+    parts = [part.decode() for part in split_blocks(blocks, special_tokens(tokens))]
     assert "".join(parts) == text and all(parts)
     assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
 
 
-def test_chunks_have_about_the_requested_size(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_SIZE", 1000)
-    parts = list(split_text(text, ["<|endoftext|>"]))
-    assert max(map(len, parts)) <= 1000 and len(parts) < 1.2 * len(text) / 1000
-    parts = list(split_blocks(in_blocks(text.encode(), [1000]), ["<|endoftext|>"]))
-    assert max(map(len, parts)) < 2000 and len(parts) > 0.8 * len(text.encode()) / 1000
+@pytest.mark.parametrize("unit", ["", "<|endoftext|>", "!? ", "a1", "\U0003d000 "])
+def test_chunks_have_about_the_size_of_the_blocks(text: str, unit: str) -> None:
+    data = (unit * 50_000 or text).encode()
+    parts = list(split_blocks(in_blocks(data, [1000]), special_tokens(["<|endoftext|>"])))
+    assert max(map(len, parts)) < 2000 and len(parts) > 0.8 * len(data) / 1000
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "🙂", "a b"])
-def test_text_without_a_place_to_split_stays_whole_in_linear_time(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_SIZE", 100)
-    text = unit * (100_000 // len(unit))
-    assert list(split_text(text, ["a ba", "b a"])) == [text]
-    assert list(split_blocks(in_blocks(text.encode(), [1000]), ["a ba", "b a"])) == [text.encode()]
+def test_text_without_a_place_to_split_stays_whole_in_linear_time(unit: str) -> None:
+    data = (unit * (1_000_000 // len(unit))).encode()
+    assert list(split_blocks(in_blocks(data, [1000]), special_tokens(["a ba", "b a"]))) == [data]
 
 
-def test_halves_of_surrogate_pairs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_SIZE", 5)
-    text = "one \ud800 two\udfff three \ud83d" * 9
-    assert "".join(split_text(text, ["<|a|>"])) == text
+def test_empty_blocks() -> None:
+    assert list(split_blocks([b"", b""], special_tokens(["<|a|>"]))) == []
+    assert b"".join(split_blocks([b"", b"one two", b"", b" three"], special_tokens([]))) == b"one two three"
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
@@ -141,8 +151,8 @@ def test_special_tokens_are_sorted_by_their_first_byte_then_the_longest_first() 
     special = SpecialTokens.from_ids({"<|a": 7, "[x]": 5, "<|a|>": 9, "[": 4})
     tokens = [special.texts[begin:end].tobytes() for begin, end in itertools.pairwise(special.bounds)]
     assert tokens == [b"<|a|>", b"<|a", b"[x]", b"["]
-    assert special.ids.tolist() == [9, 7, 5, 4] and special.num_tokens == 4
-    assert SpecialTokens.from_ids({}).num_tokens == 0
+    assert special.ids.tolist() == [9, 7, 5, 4] and (special.num_tokens, special.longest) == (4, 5)
+    assert (SpecialTokens.from_ids({}).num_tokens, SpecialTokens.from_ids({}).longest) == (0, 1)
 
 
 def test_classes_of_code_points_by_hand() -> None:

@@ -1,0 +1,84 @@
+r"""The general categories of characters in a fixed version of Unicode.
+
+Each version of Unicode turns thousands of unassigned code points into letters, and new releases of `regex` follow. The
+pre-tokens of a text must not change with them, so `unicode-16.0.0.txt` holds the categories of the version that
+tiktoken 0.14 and tokenizers 0.23 use too. Where `regex` disagrees, stand-ins make it follow that version:
+
+    >>> findall(regex.compile(r"\p{L}+"), "a\U0003d000b")  # a letter since Unicode 18
+    ['a', 'b']
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import regex
+
+UNICODE_VERSION = "16.0.0"
+NUM_CODE_POINTS = 0x110000
+
+_FILE = Path(__file__).with_name(f"unicode-{UNICODE_VERSION}.txt")
+
+
+def findall(pattern: regex.Pattern[str], text: str) -> list[str]:
+    """Return the matches of a pattern without groups, for which characters have the categories of UNICODE_VERSION."""
+    replaced = with_stand_ins(text)
+    if replaced is text:
+        return pattern.findall(text)
+    return [text[match.start() : match.end()] for match in pattern.finditer(replaced)]
+
+
+def with_stand_ins(text: str) -> str:
+    """Replace each character for which `regex` has another category by one for which it has the right category.
+
+    The result has the same length, so that a match in it is at the same place as in `text`. If there is nothing to
+    replace, which is nearly always the case, it is `text` itself.
+    """
+    if text.isascii():
+        return text
+    suspects, stand_ins = _stand_ins()
+    if not suspects.search(text):
+        return text
+    code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    replaced = stand_ins[code_points]
+    return text if np.array_equal(replaced, code_points) else _to_text(replaced)
+
+
+@cache
+def category_ranges() -> list[tuple[int, int, str]]:
+    """Return the first code point, the end, and the category of each range of code points of one category."""
+    lines = _FILE.read_text(encoding="utf-8").splitlines()
+    codes, categories = zip(*(line.split() for line in lines if not line.startswith("#")))
+    begins = [int(code, 16) for code in codes]
+    return list(zip(begins, [*begins[1:], NUM_CODE_POINTS], categories))
+
+
+@cache
+def _stand_ins() -> tuple[re.Pattern[str], np.ndarray]:
+    """Return a pattern that finds every character to be replaced and a few others, and the stand-in of each code point.
+
+    The stand-in of a code point without need for one is the code point itself.
+    """
+    stand_ins = np.arange(NUM_CODE_POINTS, dtype="<u4")
+    characters = _to_text(stand_ins)
+    agreed: dict[str, int] = {}
+    different: list[tuple[int, int, str]] = []
+    for begin, end, category in category_ranges():
+        other_category = regex.compile(rf"\P{{{category}}}+")
+        spans = [match.span() for match in other_category.finditer(characters, begin, end)]
+        different += [(*span, category) for span in spans]
+        if not spans:
+            agreed[category] = begin
+    for begin, end, category in different:
+        stand_ins[begin:end] = agreed[category]
+    # `re` is fast for sets within the first 65,536 code points, and for one range beyond them.
+    spans = [(begin, end) for begin, end, _ in different if begin < 0x10000]
+    spans += [(begin, NUM_CODE_POINTS) for begin, _, _ in different if begin >= 0x10000][:1]
+    matches_nothing = r"(?!)"
+    ranges = "".join(f"\\U{begin:08x}-\\U{end - 1:08x}" for begin, end in spans)
+    return re.compile(f"[{ranges}]" if ranges else matches_nothing), stand_ins
+
+
+def _to_text(code_points: np.ndarray) -> str:
+    return code_points.tobytes().decode("utf-32-le", "surrogatepass")
