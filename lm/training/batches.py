@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lm.training.data import Tokens
+
 _ROUNDS = 6
 _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -47,8 +49,8 @@ def num_windows(num_tokens: int, context_length: int) -> int:
     return (num_tokens - 1) // context_length
 
 
-def batch(tokens: np.ndarray, step: int, batch_size: int, context_length: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets of training step `step` = 0, 1, 2, ..., each (B, T) int64, from the 1-d array `tokens`.
+def batch(tokens: Tokens, step: int, batch_size: int, context_length: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of training step `step` = 0, 1, 2, ..., each (B, T) int64, from the 1-d `tokens`.
 
     A batch may contain the end of one epoch and the start of the next, which has a different order.
     """

@@ -17,6 +17,7 @@ from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import document_starts
 from lm.training.config import Precision
+from lm.training.data import Tokens
 from lm.training.distributed import all_reduce_sum, num_processes, progress_bar_disabled, rank
 from lm.training.loss import linear_cross_entropy
 
@@ -25,7 +26,7 @@ CONTINUATION_TOKENS = 64
 _ONE_TOKEN = torch.zeros(1, 1, dtype=torch.int64)
 
 
-def windows(tokens: np.ndarray, first_input: int, length: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def windows(tokens: Tokens, first_input: int, length: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs and targets, each (B, T) int64, in which every token is a target once, in order.
 
     The last window is shorter if the tokens do not fill it.
@@ -35,19 +36,19 @@ def windows(tokens: np.ndarray, first_input: int, length: int, batch_size: int) 
     full = len(tokens) // length
     for first in range(0, full, batch_size):
         start, stop = first * length, min(first + batch_size, full) * length
-        before = tokens[start - 1] if start else first_input
-        ids = torch.from_numpy(np.concatenate(([before], tokens[start:stop])).astype(np.int64))
+        before = tokens[start - 1 : start] if start else [first_input]
+        ids = torch.from_numpy(np.concatenate((before, tokens[start:stop])).astype(np.int64))
         yield ids[:-1].view(-1, length), ids[1:].view(-1, length)
     if rest := len(tokens) - full * length:
-        before = tokens[-rest - 1] if full else first_input
-        ids = torch.from_numpy(np.concatenate(([before], tokens[-rest:])).astype(np.int64))
+        before = tokens[-rest - 1 : -rest] if full else [first_input]
+        ids = torch.from_numpy(np.concatenate((before, tokens[-rest:])).astype(np.int64))
         yield ids[None, :-1], ids[None, 1:]
 
 
 @torch.no_grad()
 def mean_loss(
     model: TransformerLM,
-    tokens: np.ndarray,
+    tokens: Tokens,
     end_of_text_id: int,
     batch_size: int,
     device: torch.device,
