@@ -24,7 +24,7 @@ import numpy as np
 
 from lm.corpus.config import END_OF_TEXT
 from lm.export.tokenizer_json import tokenizer_json
-from lm.tokenizer.text.pretokenization import PATTERNS
+from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 
 _HUGGING_FACE = "tokenizer.json"  # read by tokenizers, fastokens, snaptokens, tuetoken

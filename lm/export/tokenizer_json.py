@@ -14,7 +14,7 @@ from typing import Any
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.tokenizer.text.byte_alphabet import from_text, to_text
-from lm.tokenizer.text.pretokenization import PATTERNS
+from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 
 # The library uses Oniguruma with Ruby's syntax, where `{1,3}+` means a repeated repetition and not a possessive one.

@@ -35,7 +35,7 @@ import regex
 
 from lm.tokenizer.text.byte_alphabet import BYTES_IN_ORDER
 from lm.tokenizer.text.categories import findall
-from lm.tokenizer.text.pretokenization import PATTERNS
+from lm.tokenizer.text.patterns import PATTERNS
 
 Pair = tuple[bytes, bytes]
 

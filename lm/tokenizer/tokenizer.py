@@ -28,10 +28,12 @@ from lm.tokenizer.encoding.fast.decoder import FastDecoder
 from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
 from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols
 from lm.tokenizer.text import fast as fast_text
+from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
 from lm.tokenizer.text.fast.text_file import read_blocks
-from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
+from lm.tokenizer.text.patterns import PATTERNS
+from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
 
 # In characters or bytes. A text of the first length justifies compiling the kernels; texts whose total is the second
@@ -97,8 +99,8 @@ class Tokenizer:
         Raises:
             UserError: A file is missing or damaged, or does not fit the others.
         """
-        pattern, special_tokens = files.read_pre_tokenizer(folder / "pre_tokenizer.json")
-        return cls.from_files(folder / "vocab.json", folder / "merges.txt", special_tokens, pattern)
+        settings = files.read_pre_tokenizer(folder / "pre_tokenizer.json")
+        return cls.from_files(folder / "vocab.json", folder / "merges.txt", settings.special_tokens, settings.pattern)
 
     @classmethod
     def from_files(
@@ -161,6 +163,10 @@ class Tokenizer:
             "special_ids": self._special_ids,
             "pattern": self._pre_tokenizer.pattern,
         }
+        if (
+            UNICODE_VERSION != "16.0.0"
+        ):  # so that models from before the version was recorded keep their tokenizer's hash
+            content["unicode_version"] = UNICODE_VERSION
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def encode(self, text: str, allow_special: bool = True) -> list[int]:

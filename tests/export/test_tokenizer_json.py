@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lm.errors import UserError
 from lm.export.tokenizer_json import read_tokenizer_json, tokenizer_json
-from lm.tokenizer.text.pretokenization import PATTERNS
+from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 
 END = "<|endoftext|>"

@@ -12,7 +12,8 @@ from hypothesis import settings
 from lm.tokenizer.encoding import fast as fast_encoding
 from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.text import fast as fast_text
-from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
+from lm.tokenizer.text.patterns import PATTERNS
+from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training import fast as fast_training
 from lm.tokenizer.training.counting import count_pre_tokens

@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from lm.tokenizer import reference
 from lm.tokenizer.text.byte_alphabet import from_text
-from lm.tokenizer.text.pretokenization import PATTERNS
+from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 
 END = "<|endoftext|>"

@@ -55,12 +55,13 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
     def run_stage(stage: str) -> Result:
         monkeypatch.setattr(sys, "argv", command(stage))
-        error = None
+        failed = False
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as exit_:
-            error = str(exit_.code)
-        return Result(error, capsys.readouterr().out)
+        except SystemExit:
+            failed = True
+        output = capsys.readouterr()
+        return Result(output.err.strip() if failed else None, output.out)
 
     return run_stage
 

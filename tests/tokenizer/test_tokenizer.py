@@ -198,3 +198,11 @@ def test_the_hash_depends_on_everything_that_determines_ids_and_on_nothing_else(
     ]
     assert len(set(hashes)) == len(hashes)
     assert Tokenizer(dict(reversed(vocab.items())), list(merges), (END,)).hash == hashes[0]
+
+
+def test_the_hash_notices_another_version_of_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer((b"a", b"b"), special_tokens=(END,))
+    # As before the version was recorded: models and token files that were made then stay usable.
+    assert tokenizer.hash == "5281efa8d6c5b980251de11099a2f001718bc9081412a362fad8f3764fae5e0a"
+    monkeypatch.setattr("lm.tokenizer.tokenizer.UNICODE_VERSION", "17.0.0")
+    assert make_tokenizer((b"a", b"b"), special_tokens=(END,)).hash != tokenizer.hash

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lm.errors import UserError
+from lm.errors import UserError, quote
 from lm.tokenizer.text.byte_alphabet import BYTES_IN_ORDER
 
 Merges = list[tuple[bytes, bytes]]
@@ -28,7 +28,7 @@ def invert_vocab(vocab: dict[int, bytes]) -> dict[bytes, int]:
             raise UserError(f"expected the ids 0 to {len(vocab) - 1}, but {expected} is missing")
         token = vocab[token_id]
         if token in token_ids:
-            raise UserError(f"the token {token!r} appears twice, with the ids {token_ids[token]} and {token_id}")
+            raise UserError(f"the token {quote(token)} appears twice, with the ids {token_ids[token]} and {token_id}")
         token_ids[token] = token_id
     for byte in range(256):
         if bytes([byte]) not in token_ids:
@@ -52,14 +52,17 @@ def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[list[in
     symbols = {bytes([byte]): byte for byte in range(256)}
     pair_symbols = {}
     for number, (left, right) in enumerate(merges, start=1):
-        name = f"merge {number} ({left!r}, {right!r})"
         for token in (left, right):
             if token not in symbols:
-                raise UserError(f"{name}: no earlier merge makes {token!r}")
+                raise UserError(f"{_name(number, left, right)}: no earlier merge makes {quote(token)}")
         merged = left + right
         if merged in symbols:
-            raise UserError(f"{name}: an earlier merge makes {merged!r} already")
+            raise UserError(f"{_name(number, left, right)}: an earlier merge makes {quote(merged)} already")
         if merged not in token_ids:
-            raise UserError(f"{name}: {merged!r} is not in the vocabulary")
+            raise UserError(f"{_name(number, left, right)}: {quote(merged)} is not in the vocabulary")
         pair_symbols[symbols[left], symbols[right]] = symbols[merged] = len(symbols)
     return [token_ids[token] for token in symbols], pair_symbols
+
+
+def _name(number: int, left: bytes, right: bytes) -> str:
+    return f"merge {number} ({quote(left)}, {quote(right)})"

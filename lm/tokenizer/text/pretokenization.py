@@ -11,20 +11,9 @@ number is does not depend on the installed version of `regex`, but on the Unicod
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-import regex
-
 from lm.errors import UserError
 from lm.tokenizer.text.categories import findall, with_stand_ins
-
-PATTERNS = {
-    # From GPT-2's encoder.py.
-    "gpt2": r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
-    # cl100k_base in tiktoken.
-    "gpt4": (
-        r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
-        r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
-    ),
-}
+from lm.tokenizer.text.patterns import PATTERNS, compile_pattern
 
 # With a named pattern, a pre-token cannot change anymore once this many characters after it are known: `'` needs both
 # letters of `'ll`, and a run of white space includes all but its last character if text follows.
@@ -54,11 +43,9 @@ class PreTokenizer:
         self.pattern = PATTERNS.get(pattern, pattern)
         self._is_named = self.pattern in PATTERNS.values()
         try:
-            self._regex = regex.compile(self.pattern)
-        except regex.error as error:
-            raise UserError(
-                f"tokenizer.pattern: expected 'gpt2', 'gpt4' or a regular expression, got {pattern!r}: {error}"
-            ) from error
+            self._regex = compile_pattern(pattern)
+        except ValueError as error:
+            raise UserError(f"tokenizer.{error}") from error
         if "" in special_tokens:
             raise UserError("tokenizer.special_tokens: expected non-empty texts, got ''")
         # An alternation takes the first alternative that matches, so the longest comes first.

@@ -4,12 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm.errors import UserError
+from lm.errors import UserError, quote
 from lm.tokenizer.encoding.vocab import Merges, build_vocab
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import resolve_num_threads
 from lm.tokenizer.text.fast.text_file import read_blocks
-from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
+from lm.tokenizer.text.patterns import PATTERNS
+from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
 from lm.tokenizer.training import counting, merges
 from lm.tokenizer.training.fast import counting as fast_counting
@@ -49,7 +50,7 @@ def train_bpe(
         )
     for token in special_tokens:
         if len(token.encode()) < 2:
-            raise UserError(f"tokenizer.special_tokens: expected two bytes or more, got {token!r}")
+            raise UserError(f"tokenizer.special_tokens: expected two bytes or more, got {quote(token)}")
     pre_tokenizer = PreTokenizer(pattern, special_tokens)
     path = Path(input_path)
     num_bytes = path.stat().st_size if path.is_file() else 0

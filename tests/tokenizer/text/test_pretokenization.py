@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from lm.errors import UserError
 from lm.tokenizer import reference
-from lm.tokenizer.text.pretokenization import END_OF_INPUT, PATTERNS, PreTokenizer
+from lm.tokenizer.text.patterns import PATTERNS
+from lm.tokenizer.text.pretokenization import END_OF_INPUT, PreTokenizer
 
 # Overlapping special tokens: one is a prefix of another, one a suffix, one is inside another, and two overlap partly.
 SPECIAL = ["<|a|>", "<|a|><|b|>", "|><|", "a|>x", "xx"]

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.tokenizer import reference
-from lm.tokenizer.text.pretokenization import PATTERNS, PreTokenizer
+from lm.tokenizer.text.patterns import PATTERNS
+from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.training.counting import count_pre_tokens
 
 END = "<|endoftext|>"

@@ -1,0 +1,32 @@
+"""The patterns that split text into pre-tokens."""
+
+import regex
+
+from lm.errors import quote
+
+PATTERNS = {
+    # From GPT-2's encoder.py.
+    "gpt2": r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""",
+    # cl100k_base in tiktoken.
+    "gpt4": (
+        r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
+        r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+    ),
+}
+
+
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
+    """Compile `gpt2`, `gpt4` or a regular expression of the `regex` module.
+
+    Raises:
+        ValueError: It is not a valid regular expression.
+    """
+    if not pattern:
+        raise ValueError("pattern: expected 'gpt2', 'gpt4' or a regular expression, got ''")
+    try:
+        return regex.compile(PATTERNS.get(pattern, pattern))
+    except (regex.error, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(
+            f"pattern: expected 'gpt2', 'gpt4' or a regular expression, got {quote(pattern)}: {reason}"
+        ) from error
