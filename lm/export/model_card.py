@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lm.errors import UserError
+from lm.errors import UserError, quote
 from lm.model.transformer import TransformerLM
+from lm.schema import read_json
+from lm.tokens import TextFacts
+
+_ADVICE = "leave it out, or make it with: dvc repro"
 
 _TEXT = """---
 library_name: transformers
@@ -21,18 +26,33 @@ A decoder-only Transformer language model with {num_parameters:,} parameters, in
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{name}")  # the path of this folder
-model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained({quoted})  # the path of this folder
+model = AutoModelForCausalLM.from_pretrained({quoted})
 prompt = tokenizer("Once upon a time", return_tensors="pt")
 text = model.generate(**prompt, max_new_tokens={max_new_tokens}, do_sample=True, temperature=0.7, top_p=0.95)
 print(tokenizer.decode(text[0], skip_special_tokens=True))
 ```
 
-`<|endoftext|>` ends a document. The model sees at most `context_length` tokens: of a longer text, pass the last ones.
+`<|endoftext|>` ends a document, and the tokenizer puts one before every prompt, which begins a new document.
+The model sees at most `context_length` tokens: of a longer text, pass the last ones.
 
 ## Model
 
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Origin:
+    url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """What the card shows of `data/raw/manifest.json`; other keys are ignored."""
+
+    source: str
+    splits: dict[str, TextFacts]
+    provenance: list[_Origin]
 
 
 def model_card(name: str, model: TransformerLM, raw: Path | None, metrics: Path | None) -> str:
@@ -48,8 +68,10 @@ def model_card(name: str, model: TransformerLM, raw: Path | None, metrics: Path 
         UserError: a file cannot be read or is damaged.
     """
     config = model.config
+    quoted = json.dumps(name, ensure_ascii=False)  # a folder may have quotation marks and newlines in its name
     text = _TEXT.format(
-        name=name,
+        name=quoted[1:-1],
+        quoted=quoted,
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         family="Qwen3" if config.qk_norm else "Llama",
         max_new_tokens=min(100, config.context_length // 2),
@@ -58,7 +80,7 @@ def model_card(name: str, model: TransformerLM, raw: Path | None, metrics: Path 
     if raw is not None:
         text += "\n## Data\n\n" + _data(raw / "manifest.json")
     if metrics is not None:
-        text += "\n## Metrics\n\n" + _table(_read(metrics))
+        text += "\n## Metrics\n\n" + _table(_metrics(metrics))
     return text
 
 
@@ -73,27 +95,27 @@ def _readable(value: Any) -> str:
     return "unknown" if value is None else str(value)  # a run that diverged has metrics without a value
 
 
+def _metrics(path: Path) -> dict[str, Any]:
+    metrics = read_json(path, dict[str, Any], _ADVICE)
+    for name, value in metrics.items():
+        if not isinstance(value, int | float | str | None) or not (name + str(value)).isprintable():
+            raise UserError(f"{path}: {quote(name)[1:-1]}: expected a number or a word, got {quote(value)}; {_ADVICE}")
+    return metrics
+
+
 def _data(path: Path) -> str:
-    manifest = _read(path)
-    try:
-        lines = [f"Source: {manifest['source']}", ""]
-        for split, facts in manifest["splits"].items():
-            lines.append(f"- {split}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
-        addresses = [urlsplit(file["url"]) for file in manifest["provenance"] if "url" in file]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}); recreate it with: dvc repro download") from error
-    # Leave out the user name and password, and the query, which may contain a signature.
-    lines += [f"- <{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}>" for url in addresses]
+    manifest = read_json(path, _Manifest, _ADVICE, ignore_unknown_keys=True)
+    lines = [f"Source: {quote(manifest.source)[1:-1]}", ""]
+    for split, facts in manifest.splits.items():
+        lines.append(f"- {quote(split)[1:-1]}: {facts['documents']:,} documents, {facts['bytes']:,} bytes")
+    lines += [f"- <{_without_secrets(path, origin.url)}>" for origin in manifest.provenance if origin.url is not None]
     return "\n".join(lines) + "\n"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _without_secrets(path: Path, address: str) -> str:
+    """Leave out the user name and password of an address, and the query, which may contain a signature."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); omit it, or create it with: dvc repro") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); omit it, or recreate it with: dvc repro") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(values).__name__}; omit it, or recreate it")
-    return values
+        url = urlsplit(address)
+    except ValueError as error:
+        raise UserError(f"{path}: provenance: {quote(address)} is not an address ({error}); {_ADVICE}") from error
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"

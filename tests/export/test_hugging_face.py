@@ -134,6 +134,6 @@ def test_a_readme_in_the_folder_is_not_overwritten(folders, tmp_path):
 
 
 def test_nothing_is_written_if_a_file_for_the_model_card_is_missing(folders, tmp_path):
-    with pytest.raises(UserError, match=r"train\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"train\.json: there is no such file"):
         export_hugging_face(*folders(), tmp_path / "out", metrics=tmp_path / "train.json")
     assert not (tmp_path / "out").exists()

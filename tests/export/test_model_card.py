@@ -35,9 +35,42 @@ def test_the_card_describes_the_model_its_data_and_its_metrics(small, tmp_path):
     assert "secret" not in card and "private" not in card
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", "{}", '{"source": 1, "splits": [], "provenance": []}'])
+def test_the_name_of_any_folder_stays_one_word_of_the_example(small):
+    card = model_card('a "b"\n# c', TransformerLM(small, 100), None, None)
+    assert '# a \\"b\\"\\n# c\n' in card and 'from_pretrained("a \\"b\\"\\n# c")' in card
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ('{"val_loss": [1]}', "val_loss: expected a number or a word, got [1]"),
+        ('{"val_loss": NaN}', "val_loss: expected a number, got nan"),
+        ('{"a|b\\n": 1}', "a|b\\n: expected a number or a word, got 1"),
+        ('{"val_loss": "low\\n# high"}', "val_loss: expected a number or a word, got 'low\\n# high'"),
+    ],
+)
+def test_metrics_that_do_not_fit_into_a_table_are_refused(small, tmp_path, metrics, message):
+    (tmp_path / "train.json").write_text(metrics)
+    with pytest.raises(UserError) as error:
+        model_card("my-model", TransformerLM(small, 100), None, tmp_path / "train.json")
+    assert f"train.json: {message}; leave it out" in str(error.value)
+
+
+DAMAGED = [
+    None,
+    "{",
+    "[]",
+    "{}",
+    '{"source": 1, "splits": [], "provenance": []}',
+    '{"source": "files", "splits": {"train": {"documents": "many", "bytes": 1}}, "provenance": []}',
+    '{"source": "files", "splits": {}, "provenance": [{"url": "http://[::1/x"}]}',
+    '{"source": "files", "splits": {}, "provenance": [7]}',
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_manifest_is_refused(small, tmp_path, text):
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match=r"manifest\.json: "):
+    with pytest.raises(UserError, match=r"manifest\.json:"):
         model_card("my-model", TransformerLM(small, 100), tmp_path, None)
