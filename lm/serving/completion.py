@@ -150,6 +150,7 @@ class _Choice:
         self._held: list[_Scored] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._prompt = prompt
+        self._has_echo = request.echo
         self._echo = prompt.echo if request.echo else ""  # returned with the first token
         self._offset = 0  # where the next token begins in the text, in characters
         self._length = 0  # of the text returned so far, in characters
@@ -171,15 +172,19 @@ class _Choice:
         self.is_finished = self._reply.ended or token.finish is not None
         if token.logprob is not None:
             self._logprobs.append(token.logprob)
-        if token.token_id is not None and token.finish != "stop":
-            self._hold_logprobs(token, self._vocab[token.token_id])
+        if token.token_id is not None:
+            if token.finish != "stop":
+                self._hold_logprobs(token, self._vocab[token.token_id])
+            elif self._has_echo:  # as in vLLM; lm-eval always expects a generated token after those of the prompt
+                self._hold_logprobs(token, b"")
         if not text and not self.is_finished:
             return None
         finish_reason = None
         if self.is_finished:
             finish_reason = "stop" if self._reply.ended else "length"
-            # Drop the tokens of a stop string, which is not part of the text.
-            self._held = [held for held in self._held if held[-1] < self._length]
+            if self._reply.ended and token.finish != "stop":
+                # Drop the tokens of a stop string, which is not part of the text.
+                self._held = [held for held in self._held if held[-1] < self._length]
         tokens, self._held = self._held, []
         logprobs = _logprobs(tokens) if self._has_logprobs else None
         return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}

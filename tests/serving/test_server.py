@@ -215,6 +215,16 @@ def test_echo_scores_the_prompt(random_client, random_model, tokenizer):
     assert [token for piece in pieces for token in piece.logprobs.tokens] == more.logprobs.tokens
 
 
+def test_the_end_of_a_text_is_scored_with_echo(client):
+    """lm-eval leaves out the last token, which it takes for a generated one."""
+    choice = client.completions.create(
+        model="tiny", prompt=[[*b"yz"]], max_tokens=1, temperature=0, echo=True, logprobs=1
+    ).choices[0]
+    assert (choice.text, choice.finish_reason) == ("yz", "stop")
+    assert choice.logprobs.tokens == ["y", "z", "<|endoftext|>"]
+    assert choice.logprobs.text_offset == [0, 1, 2]
+
+
 def test_echo_without_logprobs(client):
     request = {"model": "tiny", "temperature": 0, "echo": True}
     reply = client.completions.create(**request, prompt=["x", "b"], max_tokens=2)
