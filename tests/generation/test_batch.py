@@ -159,3 +159,62 @@ def test_a_batch_has_one_row_per_text(model, request_):
     assert batch.add(request_) == 0
     with pytest.raises(UserError, match="no tokens"):
         batch.add(replace(request_, prompt_ids=[]))
+
+
+@pytest.mark.parametrize("max_new_tokens", [0, 3])
+@pytest.mark.parametrize("length", [1, 2, 16])
+def test_a_prompt_is_scored_as_by_the_model(length, max_new_tokens, model, request_, monkeypatch):
+    monkeypatch.setattr("lm.generation.batch._SCORED_AT_ONCE", 4)
+    ids = [(7 * number) % VOCAB_SIZE for number in range(length)]
+    request = replace(request_, prompt_ids=ids, num_logprobs=2, max_new_tokens=max_new_tokens, score_prompt=True)
+    first, *rest = alone(model, request)
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)).log_softmax(-1)
+    assert first.prompt is not None and [token.token_id for token in first.prompt] == ids
+    assert first.prompt[0] == Token(token_id=ids[0])
+    for token, row in zip(first.prompt[1:], expected):
+        assert token.logprob == pytest.approx(float(row[token.token_id]), abs=1e-5)
+        assert [id for id, _ in token.top] == row.topk(2).indices.tolist()
+        assert [logprob for _, logprob in token.top] == pytest.approx(row.topk(2).values.tolist(), abs=1e-5)
+    if max_new_tokens:
+        unscored = alone(model, replace(request, score_prompt=False))
+        assert [replace(first, prompt=None), *rest] == unscored
+    else:
+        assert (first.token_id, first.finish, rest) == (None, "length", [])
+
+
+def test_texts_without_new_tokens_do_not_disturb_others(model, request_):
+    scored = replace(request_, max_new_tokens=0, num_logprobs=1, score_prompt=True)
+    batch = Batch(Decoder(model, num_rows=2))
+    row = batch.add(request_)
+    ids = [batch.step()[row].token_id for _ in range(3)]
+    for _ in range(3):
+        other = batch.add(scored)
+        tokens = batch.step()
+        ids.append(tokens[row].token_id)
+        assert tokens[other].finish == "length" and batch.num_free == 1
+    while batch:
+        ids.append(batch.step()[row].token_id)
+    assert ids == ids_of(alone(model, request_))
+
+
+def test_a_prompt_of_a_diverged_model_has_no_scores(model, request_):
+    with torch.no_grad():
+        before = model.lm_head.weight.clone()
+        model.lm_head.weight[0, 0] = math.nan
+    for max_new_tokens in (0, 5):
+        request = replace(request_, max_new_tokens=max_new_tokens, num_logprobs=1, score_prompt=True)
+        assert [token.finish for token in alone(model, request)] == ["diverged"]
+    with torch.no_grad():
+        model.lm_head.weight.copy_(before)
+
+
+def test_penalties_and_bias_depend_only_on_the_text(model, request_):
+    sampler = replace(request_.sampler, presence_penalty=1.5, frequency_penalty=0.5, logit_bias={3: 2.0})
+    requests = [replace(request_, sampler=sampler, seed=seed, slide=False) for seed in range(3)]
+    batch = Batch(Decoder(model, num_rows=3))
+    texts: dict[int, list[int | None]] = {batch.add(request): [] for request in requests}
+    while batch:
+        for row, token in batch.step().items():
+            texts[row].append(token.token_id)
+    assert list(texts.values()) == [ids_of(alone(model, request)) for request in requests]

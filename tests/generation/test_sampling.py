@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from lm.generation.config import SamplerConfig
 from lm.generation.sampling import (
+    add_bias,
     apply_temperature,
     distribution,
     draw,
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    penalize_frequency,
     penalize_repetition,
 )
 
@@ -65,6 +67,22 @@ def test_repetition_penalty_by_hand():
     logits = torch.tensor([2.0, -2.0, 2.0, -2.0])
     assert penalize_repetition(logits, torch.tensor([2, 3, 3, 2]), 2.0).tolist() == [2.0, -2.0, 1.0, -4.0]
     assert penalize_repetition(logits, torch.tensor([0]), 0.5).tolist() == [4.0, -2.0, 2.0, -2.0]
+
+
+def test_presence_and_frequency_penalty_by_hand(plain):
+    logits = torch.tensor([1.0, 2.0, 3.0])
+    assert penalize_frequency(logits, torch.tensor([2, 0, 2]), 0.5, 0.25).tolist() == [0.25, 2.0, 2.0]
+    assert penalize_frequency(logits, torch.tensor([], dtype=torch.long), 0.5, 0.25).tolist() == [1.0, 2.0, 3.0]
+    # The first two tokens are the prompt, which does not count.
+    penalized = distribution(logits, torch.tensor([2, 2, 0]), replace(plain, presence_penalty=1.0), prompt_length=2)
+    torch.testing.assert_close(penalized, torch.tensor([0.0, 2.0, 3.0]).softmax(-1))
+
+
+def test_bias_by_hand(plain):
+    logits = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert add_bias(logits, {0: 2.5, 2: -100.0}).tolist() == [[3.5, 2.0, -97.0], [6.5, 5.0, -94.0]]
+    forced = distribution(logits, torch.tensor([[0], [0]]), replace(plain, temperature=0.0, logit_bias={1: 100.0}))
+    assert forced.tolist() == [[0, 1, 0], [0, 1, 0]]
 
 
 def test_samplers_work_row_by_row(plain):
