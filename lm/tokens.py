@@ -19,7 +19,7 @@ from annotated_types import Ge
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from lm.atomic import atomic_write, make_folder, write_json
+from lm.atomic import atomic_write, make_folder, require_new_folder, write_json
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.schema import read_json
@@ -185,14 +185,14 @@ def join_tokens(folders: list[Path], out: Path) -> TokensManifest:
     Args:
         folders: Folders that the stage encode_memmap wrote with the same tokenizer, each for a different share of
             the corpus.
-        out: A folder without a manifest; created if it does not exist.
+        out: The folder to write; it must be empty, or not exist yet.
 
     Returns:
         The manifest of `out`. It includes the entropy of a split if the manifests of all folders do.
 
     Raises:
         UserError: `folders` is empty, two folders contain the same train tokens or were encoded by different
-            tokenizers, a folder is damaged (see `open_tokens`), or `out` has a manifest or cannot be written.
+            tokenizers, a folder is damaged (see `open_tokens`), or `out` is not empty or cannot be written.
 
     >>> join_tokens([Path("a"), Path("b")], Path("joined"))["splits"]["train"]  # 3 documents and 1 document
     {'bytes': 24, 'documents': 4, 'count': 18, 'sha256': '...'}
@@ -201,6 +201,7 @@ def join_tokens(folders: list[Path], out: Path) -> TokensManifest:
         raise UserError("no folders of token files to join; name at least one")
     if (out / "manifest.json").exists():
         raise UserError(f"{out}: contains token files already; name another folder for the joined ones, or delete it")
+    require_new_folder(out)
     origin = _common_origin(folders)
     parts = {split: [_find_tokens(folder, split, None) for folder in folders] for split in SPLITS}
     _require_different(folders, [entry for _, _, entry in parts["train"]])

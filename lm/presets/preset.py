@@ -53,7 +53,8 @@ def apply_preset(name: str, path: Path) -> list[str]:
         except UserError as error:
             reason = str(error).partition(": ")[2]
             raise UserError(f"the preset {name} does not fit the rest of {path}: {reason}") from error
-    write_text(path, rewritten)
+    if changes:
+        write_text(path.resolve(), rewritten)  # a link stays a link
     return changes
 
 

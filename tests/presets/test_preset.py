@@ -61,6 +61,18 @@ def test_the_released_params_are_the_preset_laptop(path):
     assert path.read_bytes() == before
 
 
+def test_a_link_stays_a_link(path, tmp_path):
+    (tmp_path / "link.yaml").symlink_to("params.yaml")
+    assert apply_preset("tinystories", tmp_path / "link.yaml")
+    assert (tmp_path / "link.yaml").is_symlink() and apply_preset("tinystories", path) == []
+
+
+def test_a_file_that_matches_the_preset_keeps_its_bytes(path):
+    path.write_text(path.read_text(encoding="utf-8").replace("  seed: 1\n", "  seed:   1\n"), encoding="utf-8")
+    before = path.read_bytes()
+    assert apply_preset("laptop", path) == [] and path.read_bytes() == before
+
+
 def test_a_preset_leaves_nothing_of_an_earlier_one_behind(path):
     original = path.read_bytes()
     directly = {}
