@@ -204,7 +204,7 @@ def _jsonl_values(file: TextFile, text_column: str) -> Iterator[str]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not valid JSON ({_json_mistake(error)}); fix or delete the line") from error
         if not isinstance(row, dict) or text_column not in row:
-            keys = _list_names(row) if isinstance(row, dict) else "none"
+            keys = list_names(row) if isinstance(row, dict) else "none"
             raise UserError(
                 f"{where}: has no key {quote(text_column)}; set data.text_column to one of its keys: {keys}"
             )
@@ -246,7 +246,7 @@ def _parquet_values(file: TextFile, text_column: str) -> Iterator[str]:
             if (count := counts[text_column]) != 1:
                 problem = f"has {count or 'no'} column{'s' * (count > 1)} {quote(text_column)}"
                 others = [name for name in counts if name != text_column]
-                raise UserError(f"{file.name}: {problem}; set data.text_column to one of {_list_names(others)}")
+                raise UserError(f"{file.name}: {problem}; set data.text_column to one of {list_names(others)}")
             kind = schema.field(text_column).type
             if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
                 raise UserError(
@@ -263,18 +263,23 @@ def _parquet_values(file: TextFile, text_column: str) -> Iterator[str]:
                         raise UserError(f"{file.name}: row {row} is not UTF-8 text; fix or delete it") from error
                     if text is not None:
                         yield text
-    except MemoryError as error:
-        raise UserError(
-            f"{file.name}: a row group does not fit into memory; write the file again with smaller row groups"
-        ) from error
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise _read_error(file.name, error) from error
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file.name}: not a complete Parquet file ({reason}); create or download it again") from error
+        raise parquet_error(
+            f"{file.name}: not a complete Parquet file", error, "create or download it again"
+        ) from error
 
 
-def _list_names(names: Collection[str]) -> str:
+def parquet_error(problem: str, error: Exception, advice: str) -> UserError:
+    """Return the UserError for an exception of pyarrow, whose message may have several lines."""
+    if isinstance(error, MemoryError):
+        problem, advice = problem.partition(":")[0] + ": not enough memory", "use files with smaller row groups"
+    reason = quote(" ".join(str(error).split()), limit=200)[1:-1]
+    return UserError(f"{problem} ({reason}); {advice}")
+
+
+def list_names(names: Collection[str]) -> str:
     """List the first few keys of a row or columns of a table for a message."""
     listed = ", ".join(quote(name, limit=40)[1:-1] for name in itertools.islice(names, 10))
     return listed + f" and {len(names) - 10:,} more" * (len(names) > 10)

@@ -33,7 +33,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from lm.atomic import write_json
 from lm.corpus import web
-from lm.corpus.files import TextFile
+from lm.corpus.files import TextFile, list_names, parquet_error
 from lm.corpus.transfer import unreachable_error
 from lm.corpus.urls import redact
 from lm.errors import UserError, quote
@@ -60,6 +60,13 @@ class Snapshot:
         return f"hf://datasets/{self.repository}@{self.commit}/{name}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _RepositoryFile:
+    path: str
+    size: int
+    sha256: str | None
+
+
 def pin(repository: str, revision: str, cache: Path) -> Snapshot:
     """Return the repository at the commit that `revision`, a branch, tag or commit, points to.
 
@@ -68,7 +75,6 @@ def pin(repository: str, revision: str, cache: Path) -> Snapshot:
     Raises:
         UserError: If the hub cannot be reached, or the repository or revision does not exist or is not accessible.
     """
-    hub = redact(constants.ENDPOINT)
     key = hashlib.sha256(f"{constants.ENDPOINT} {repository} {revision}".encode()).hexdigest()[:16]
     path = cache / f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', repository)[-80:]}.pin.json"
     if path.exists():
@@ -79,10 +85,7 @@ def pin(repository: str, revision: str, cache: Path) -> Snapshot:
     with _translate_hub_errors(f"{repository}@{revision}"):
         info = HfApi().dataset_info(repository, revision=revision, timeout=TIMEOUT_SECONDS)
         names = sorted(file.rfilename for file in info.siblings or [])
-    try:
-        snapshot = Snapshot(repository=repository, commit=info.sha or "", files=names)
-    except ValueError as error:
-        raise UserError(f"{hub}: returned no commit for {repository}@{revision}; check HF_ENDPOINT") from error
+        snapshot = validate(Snapshot, {"repository": repository, "commit": info.sha, "files": names})
     write_json(path, asdict(snapshot))
     return snapshot
 
@@ -99,11 +102,12 @@ def fetch(snapshot: Snapshot, name: str, cache: Path) -> TextFile:
         with _translate_hub_errors(snapshot.url(name)):
             metadata = get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS)
         # The ETag is the sha256 of a large file and the sha1 of the git blob of a small one.
-        if metadata.size is None or not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", metadata.etag or ""):
+        size, digest = metadata.size, metadata.etag or ""
+        if size is None or size < 0 or not re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", digest):
             raise UserError(
                 f"{redact(url)}: the server reported no size and checksum, unlike the hub; check HF_ENDPOINT"
             )
-        download = web.download(url, cache, size=metadata.size, digest=metadata.etag, headers=build_hf_headers())
+        download = web.download(url, cache, size=size, digest=digest, headers=build_hf_headers())
     provenance = {"url": snapshot.url(name), "revision": snapshot.commit}
     return TextFile(
         name=snapshot.url(name),
@@ -132,37 +136,54 @@ def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str
                 "parquet", data_files=files, split="train", streaming=True, cache_dir=str(cache / "datasets")
             )
             if column not in table.features:
-                columns = ", ".join(table.features)
-                raise UserError(f"{files[0]}: has no column {column!r}; set data.text_column to one of {columns}")
+                raise UserError(
+                    f"{files[0]}: has no column {quote(column)}; "
+                    f"set data.text_column to one of {list_names(table.features)}"
+                )
             kind = getattr(table.features[column], "dtype", "nested values")
             if kind not in ("string", "large_string"):
-                raise UserError(f"{files[0]}: expected text in column {column!r}, got {kind}; set data.text_column")
+                raise UserError(
+                    f"{files[0]}: expected text in column {quote(column)}, got {kind}; set data.text_column"
+                )
             for row in table.select_columns(column):
                 if row[column] is not None:
                     yield row[column]
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(
-                f"{snapshot.repository}: not valid Parquet files ({error}); choose another repository"
-            ) from error
         except (ConnectionError, FileNotFoundError) as error:
             raise unreachable_error(snapshot.repository, error) from error
+        except HfHubHTTPError:
+            raise  # an OSError too
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{snapshot.repository}: column {quote(column)} has a text that is not UTF-8; choose another repository"
+            ) from error
+        except (pyarrow.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            problem = f"{snapshot.repository}: not valid Parquet files"
+            raise parquet_error(problem, error, "choose another repository") from error
 
 
 def parquet_provenance(snapshot: Snapshot) -> list[dict[str, str | int]]:
     """Return the URL, revision, size and, for large files, sha256 of each Parquet file of the snapshot, by name."""
     with _translate_hub_errors(snapshot.repository):
-        entries = list(
-            HfApi().list_repo_tree(snapshot.repository, revision=snapshot.commit, recursive=True, repo_type="dataset")
+        entries = HfApi().list_repo_tree(
+            snapshot.repository, revision=snapshot.commit, recursive=True, repo_type="dataset"
         )
-    files = [entry for entry in entries if isinstance(entry, RepoFile) and entry.path.endswith(".parquet")]
+        reported = [
+            {"path": entry.path, "size": entry.size, "sha256": entry.lfs.sha256 if entry.lfs else None}
+            for entry in entries
+            if isinstance(entry, RepoFile)
+        ]
+        files = validate(list[_RepositoryFile], reported)
     return [
         {
             "url": snapshot.url(file.path),
             "revision": snapshot.commit,
             "size": file.size,
-            **({"sha256": file.lfs.sha256} if file.lfs else {}),
+            **({"sha256": file.sha256} if file.sha256 else {}),
         }
         for file in sorted(files, key=lambda file: file.path)
+        if file.path.endswith(".parquet")
     ]
 
 
@@ -196,5 +217,5 @@ def _translate_hub_errors(subject: str) -> Iterator[None]:
         raise unreachable_error(hub, error) from error
     except HFValidationError as error:
         raise UserError(f"{subject}: not a valid dataset name; expected OWNER/NAME") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{hub}: unexpected response, unlike the hub; check HF_ENDPOINT and the network") from error

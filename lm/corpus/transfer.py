@@ -16,6 +16,8 @@ from typing import Any
 
 import requests
 import urllib3
+from requests.auth import HTTPBasicAuth
+from requests.utils import get_auth_from_url
 from tqdm import tqdm
 
 from lm.atomic import translate_write_errors
@@ -154,7 +156,17 @@ def _request(url: str, record: Record, offset: int, headers: Mapping[str, str]) 
         if record.validator:
             # If the file has changed, the server sends all of it, with status 200.
             request_headers["If-Range"] = record.validator
-    return requests.get(url, headers=request_headers, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS))
+    timeout = (CONNECT_SECONDS, STALL_SECONDS)
+    return requests.get(url, headers=request_headers, auth=_login(url), stream=True, timeout=timeout)
+
+
+def _login(url: str) -> HTTPBasicAuth | None:
+    """Return the user name and password in a URL as UTF-8. By itself, requests fails if they are not Latin-1."""
+    try:
+        user, password = get_auth_from_url(url)
+    except ValueError:
+        return None  # the request reports that the URL is not valid
+    return HTTPBasicAuth(user.encode(), password.encode()) if user or password else None
 
 
 def _check_response(record: Record, offset: int, part: Path, response: requests.Response) -> None:

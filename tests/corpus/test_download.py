@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import os
+import time
 
 import pytest
+
+from lm.corpus.urls import redact
 
 
 def outputs(tmp_path):
@@ -56,3 +60,49 @@ def test_an_output_folder_that_is_a_file_is_reported_before_any_work(run_stage, 
     (tmp_path / name).write_bytes(b"")
     error = run_stage(source="tinystories")
     assert error == f"error: {name}: cannot be written (File exists); check the path and its permissions"
+
+
+def test_a_name_that_the_manifest_cannot_hold_is_reported_before_any_work(run_stage, tmp_path):
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("Two.")
+    error = run_stage(source="files", train_files=["*.txt"])
+    assert error == r"error: data.train_files: the name of the file caf\udce9.txt is not UTF-8 text; rename it"
+    assert not list((tmp_path / "raw").iterdir())
+
+
+def test_repeated_documents_leave_no_corpus(run_stage, tmp_path):
+    (tmp_path / "a.txt").write_text("One.<|endoftext|>Two.")
+    (tmp_path / "b.txt").write_text("Three.<|endoftext|>Two.\n")
+    error = run_stage(source="files", train_files=["a.txt"], val_files=["b.txt"])
+    assert error.startswith("error: data.val_files: 1 of 2 documents are also in data.train_files, such as 'Two.'; ")
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["val.txt"]
+
+
+def test_the_manifest_does_not_hold_a_password(run_stage, loopback, tmp_path, capsys):
+    loopback.files |= {"/a.txt": b"One.<|endoftext|>Two.", "/b.txt": b"Three."}
+    urls = [f"{loopback.endpoint}/{name}.txt?token=secret".replace("//", "//ann:secret@", 1) for name in "ab"]
+    assert not run_stage(source="files", train_files=urls[:1], val_files=urls[1:])
+    assert outputs(tmp_path)[2]["provenance"][0]["url"] == redact(urls[0]) != urls[0]
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "params.yaml"]
+    assert len(written) > 5 and not [path for path in written if b"secret" in path.read_bytes()]
+    assert "secret" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.slow
+def test_a_killed_stage_loses_nothing(start_stage, run_stage, tmp_path):
+    """The stage is killed while it writes train.txt; the next run gives the same files as one that was not killed."""
+    settings = {"source": "stories", "train_bytes": 3_000_000, "val_bytes": 100_000}
+    assert not run_stage(**settings)
+    expected = outputs(tmp_path)
+    process = start_stage(**settings)
+    part = tmp_path / "raw/train.txt.part"
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size > 500_000):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert part.exists() and not (tmp_path / "raw/manifest.json").exists()
+    assert not run_stage(**settings)
+    assert outputs(tmp_path) == expected
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["manifest.json", "train.txt", "val.txt"]

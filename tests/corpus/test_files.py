@@ -195,7 +195,7 @@ def test_parquet_that_does_not_fit_into_memory(monkeypatch):
         raise pyarrow.ArrowMemoryError("malloc of size 123 failed")
 
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", fail)
-    with pytest.raises(UserError, match=r"^a\.parquet: a row group does not fit into memory; write the file again"):
+    with pytest.raises(UserError, match=r"^a\.parquet: not enough memory \(malloc of size 123 failed\); use files"):
         read(parquet("a.parquet", text=["x"]))
 
 

@@ -220,6 +220,69 @@ def test_errors_in_parquet_columns(run_stage, shards, changes, says):
     assert says in run_stage(source="openwebtext", repository="someone/openwebtext", val_bytes=1000, **changes)
 
 
+def without_footer(data):
+    length = int.from_bytes(data[-8:-4], "little")
+    return data[: -8 - length] + bytes(length) + data[-8:]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        # pyarrow's messages about these two have several lines, and are OSErrors that were taken for a full disk.
+        (
+            without_footer,
+            "not valid Parquet files (Couldn't deserialize thrift: TProtocolException: Invalid data); choose",
+        ),
+        (lambda data: data[:4] + bytes(200) + data[204:], "not valid Parquet files (Couldn't deserialize thrift: "),
+        (lambda data: data[:100], "not valid Parquet files (Parquet magic bytes not found in footer."),
+        (lambda data: b"<html>" + data, "not valid Parquet files ("),
+        (lambda data: data.replace(b"Page 0.", b"Page \xff."), "column 'text' has a text that is not UTF-8"),
+    ],
+)
+def test_damaged_parquet_files(run_stage, add_repository, damage, says):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["Page 0."]}), file, compression="none")
+    add_repository("someone/openwebtext", files={"train.parquet": damage(file.getvalue())})
+    error = run_stage(source="openwebtext", repository="someone/openwebtext", val_bytes=1000)
+    assert error.startswith(f"error: someone/openwebtext: {says}") and "\\n" not in error
+
+
+def test_odd_answers_of_the_hub(loopback, run_stage):
+    for answer in (
+        {},
+        [],
+        {"id": "x"},
+        {"id": "x", "sha": 1},
+        {"id": "x", "sha": "0" * 40, "siblings": [1]},
+        "[" * 10**5,
+    ):
+        body = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+        loopback.files["/api/datasets/roneneldan/TinyStories/revision/main"] = body
+        assert f"{loopback.endpoint}: unexpected response, unlike the hub; check HF_ENDPOINT" in run_stage()
+
+
+def test_damaged_records_are_not_used(run_stage, tinystories, tmp_path):
+    """Also those of an earlier version, which had the key `address`."""
+    assert not run_stage()
+    expected = raw(tmp_path, "train.txt")
+    records = list(tmp_path.glob("cache/*.json"))
+    assert len(records) == 3
+    for content in (b"", b"[]", b"{}", b"\xff", b"[" * 10**5, b'{"address": "x", "size": 1, "sha256": null}'):
+        for record in records:
+            record.write_bytes(content)
+        assert not run_stage()
+        assert raw(tmp_path, "train.txt") == expected
+
+
+def test_the_password_of_the_endpoint_is_not_shown(run_stage, tinystories, loopback, capsys):
+    host = loopback.endpoint.removeprefix("http://")
+    for location in (host, "127.0.0.1:1"):
+        loopback.endpoint = f"http://ann:secret@{location}"
+        tinystories.files.pop(TRAIN, None)
+        assert "://***@" in run_stage()
+    assert "secret" not in "".join(capsys.readouterr())
+
+
 def test_parquet_needs_val_bytes(run_stage, shards):
     error = run_stage(source="openwebtext", repository="someone/openwebtext", val_bytes=0)
     assert "data.val_bytes: expected more than 0, got 0; the first documents in the Parquet files of" in error

@@ -1,9 +1,11 @@
 import dataclasses
 import itertools
+import json
 import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lm import config
 from lm.corpus import web
@@ -70,6 +72,97 @@ def test_val_files_that_are_train_files_under_another_name(texts, tmp_path):
         UserError, match=r"^data\.val_files: copy\.txt has the same content as a\.txt in data\.train_files"
     ):
         open_corpus(files_data(train_files=["*.txt"], val_files=["copy.txt"]), tmp_path)
+
+
+def read(corpus):
+    """Read both splits, `val` first, as the stage does."""
+    val, train = list(corpus.val), list(corpus.train)
+    return train, val
+
+
+def test_val_files_that_repeat_train_files(texts, tmp_path):
+    Path("c.txt").write_text(Path("a.txt").read_text() + "\n")
+    Path("d.jsonl").write_text(json.dumps({"text": texts[30] + "\r\n"}))
+    for val_file, count, total in [("c.txt", 30, 30), ("d.jsonl", 1, 1)]:
+        data = files_data(train_files=["a.txt", "b.txt"], val_files=[val_file])
+        with pytest.raises(UserError, match=rf"^data\.val_files: {count} of {total} documents are also in data\.train"):
+            read(open_corpus(data, tmp_path))
+    data = files_data(train_files=["b.txt"], val_files=["c.txt"])
+    assert read(open_corpus(data, tmp_path)) == (texts[30:], texts[:30])
+
+
+def test_a_file_that_is_listed_twice_is_read_once(texts, tmp_path, capsys):
+    names = ["a.txt", str(tmp_path / "a.txt"), "b.txt"]
+    corpus = open_corpus(files_data(train_files=names[:2], val_files=names[2:]), tmp_path)
+    assert read(corpus) == (texts[:30], texts[30:])
+    assert [entry["path"] for entry in corpus.provenance] == ["a.txt", "b.txt"]
+    assert "data.train_files: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["One.\n\nTwo.\n\nThree.", "One.\r\n\r\nTwo.\r\n\r\nThree."])
+@pytest.mark.parametrize("separator", ["\n\n", "\r\n\r\n"])
+def test_the_separator_does_not_depend_on_line_ends(tmp_path, monkeypatch, capsys, text, separator):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_bytes(text.encode())
+    Path("v.jsonl").write_text('{"text": "Val."}')
+    data = files_data(train_files=["a.txt"], val_files=["v.jsonl"], separator=separator)
+    assert read(open_corpus(data, tmp_path))[0] == ["One.", "Two.", "Three."]
+    assert not capsys.readouterr().err
+
+
+def test_a_separator_that_does_not_occur_is_reported_once(texts, tmp_path, capsys):
+    for number in range(3):
+        Path(f"book{number}.txt").write_text(f"Book {number}.")
+    corpus = open_corpus(files_data(train_files=["book*.txt", "a.txt"], val_fraction=0.3), tmp_path)
+    train, val = read(corpus)
+    assert sorted(train + val) == sorted([*texts[:30], "Book 0.", "Book 1.", "Book 2."])
+    assert capsys.readouterr().err.splitlines() == [
+        "book0.txt: data.separator '<|endoftext|>' does not occur in the text, so the file is one document, as are "
+        "others without it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("separator", "advice"),
+    [
+        (r"\n\n", r'"\n\n"'),  # as `dvc exp run -S 'data.separator="\n\n"'` stores it
+        (r"\r\n---\r\n", r'"\r\n---\r\n"'),
+        (r"\t", r'"\t"'),
+    ],
+)
+def test_a_backslash_in_place_of_a_line_end(texts, tmp_path, separator, advice):
+    corpus = open_corpus(files_data(train_files=["a.txt"], separator=separator), tmp_path)
+    with pytest.raises(UserError) as caught:
+        read(corpus)
+    assert str(caught.value) == (
+        f"a.txt: data.separator {separator!r} does not occur in the text; it has a backslash and a letter in place of "
+        f"a line end or tab: write it in params.yaml with double quotes, as separator: {advice}"
+    )
+    assert yaml.safe_load(advice) == separator.encode().decode("unicode_escape")
+
+
+def test_a_backslash_may_be_meant(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, text in [("a.txt", r"One.\n\nTwo."), ("b.txt", r"Three.\newpage Four."), ("c.txt", "Five.")]:
+        Path(name).write_text(text)
+    data = files_data(train_files=["a.txt"], val_files=["b.txt"], separator=r"\n\n")
+    with pytest.raises(UserError, match=r"^b\.txt: data\.separator .* does not occur"):
+        read(open_corpus(data, tmp_path))
+    data = files_data(train_files=["b.txt"], val_files=["c.txt"], separator=r"\newpage")
+    assert read(open_corpus(data, tmp_path)) == (["Three.", "Four."], ["Five."])
+
+
+@pytest.mark.parametrize(("fraction", "split"), [(1e-9, "val"), (1 - 1e-9, "train")])
+def test_a_split_that_gets_no_document(tmp_path, monkeypatch, fraction, split):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("One. Two.")
+    data = files_data(train_files=["a.txt"], separator="\n", val_fraction=fraction)
+    with pytest.raises(UserError) as caught:
+        read(open_corpus(data, tmp_path))
+    assert str(caught.value) == (
+        f"data.train_files: too few documents, none is left for {split}; check data.separator, which is '\\n', and "
+        "data.text_column, change data.val_fraction, or set data.val_files"
+    )
 
 
 def test_urls_are_downloaded_once(loopback, tmp_path):
