@@ -104,7 +104,7 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         ("train.max_steps", "1" + "0" * 10, "train.max_steps: expected at most 1,000,000,000, got 10000000000"),
         ("train.batch_size", "2000000", "train.batch_size: expected at most 1,048,576, got 2000000"),
         ("ablate.batch_size", "2000000", "ablate.batch_size: expected at most 1,048,576, got 2000000"),
-        ("runtime.num_processes", "100000", "runtime.num_processes: expected at most 1,024, got 100000"),
+        ("runtime.num_processes", "100000", "runtime.num_processes: expected at most 128, got 100000"),
         ("runtime.micro_batch_size", "-1", "runtime.micro_batch_size: expected 0 or more, got -1"),
         ("ablate.switches", "[]", "ablate.switches: expected a section of keys, got []"),
         ("ablate.variants", "none", "ablate.variants: expected a mapping, got 'none'"),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lm.atomic import make_folder, translate_write_errors, write_json
 from lm.errors import UserError
+from lm.memory import available_memory
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.cost import parameters
 from lm.model.transformer import TransformerLM
@@ -117,14 +118,19 @@ def build_model(
     Raises:
         UserError: there is not enough memory.
     """
+    count = sum(parameters(config, vocab_size).values())
+    tables = 4 * config.d_head * config.context_length if config.position == "rope" else 0  # two, and temporary ones
+    needed, available = 4 * (count + tables), available_memory(torch.device("cpu"), 1)["CPU"]
+    problem = (
+        f"{folder}: the model, of {count:,} parameters and a context of {config.context_length:,} tokens, needs "
+        f"{needed:,} bytes of memory"
+    )
+    if needed > available:
+        raise UserError(f"{problem}, but {available:,} are free")
     try:
         return TransformerLM(config, vocab_size, attention_backend)
-    except (MemoryError, RuntimeError) as error:
-        count = sum(parameters(config, vocab_size).values())
-        raise UserError(
-            f"{folder}: there is not enough memory for {count:,} parameters and a context of "
-            f"{config.context_length:,} tokens"
-        ) from error
+    except (MemoryError, RuntimeError) as error:  # a limit of the process, such as `ulimit -v`
+        raise UserError(f"{problem}, which cannot be allocated") from error
 
 
 def read_config(folder: Path) -> SavedConfig:

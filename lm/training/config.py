@@ -117,7 +117,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         check_range(self, ("micro_batch_size",), 0, MAX_BATCH_SIZE)
-        check_range(self, ("num_processes",), 1, 1024)
+        check_range(self, ("num_processes",), 1, 128)
         check_range(self, ("checkpoint_every", "keep_checkpoints"), 1, MAX_STEPS)
 
 

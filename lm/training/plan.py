@@ -9,6 +9,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -216,7 +217,10 @@ def _by_place(memory: dict[str, int], device: str) -> dict[str, int]:
 
 def _free_disk(folder: Path) -> int:
     """Free bytes on the disk of `folder`, which need not exist, plus the bytes of the files in it."""
-    in_folder = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    in_folder = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # another process may be deleting it
+            in_folder += path.stat().st_size if path.is_file() else 0
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free + in_folder
 

@@ -132,12 +132,27 @@ def test_a_configuration_is_compared_with_the_weights_before_a_model_is_built(
 
 
 def test_memory_that_is_not_there_is_not_damage(small, tmp_path, monkeypatch):
+    save_model(tmp_path, TransformerLM(small, 61), "hash")
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"context_length": 16', '"context_length": 1000000'))
+    monkeypatch.setattr("lm.model.files.available_memory", lambda *_: {"CPU": 10**8})
+    monkeypatch.setattr("lm.model.files.TransformerLM", None)
+    with pytest.raises(UserError) as error:
+        load_model(tmp_path, "hash")
+    # Weights of 4 bytes, and four tables of 1,000,000 x 8 numbers.
+    assert str(error.value) == (
+        f"{tmp_path}: the model, of 21,472 parameters and a context of 1,000,000 tokens, needs 128,085,888 bytes of "
+        "memory, but 100,000,000 are free"
+    )
+
+
+def test_an_allocation_that_failed_is_not_damage(small, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     save_model(tmp_path, TransformerLM(small, 61), "hash")
     monkeypatch.setattr("lm.model.files.TransformerLM", fail)
-    with pytest.raises(UserError, match="there is not enough memory for 21,472 parameters and a context of 16 tokens"):
+    with pytest.raises(UserError, match=r"tokens, needs 87,936 bytes of memory, which cannot be allocated$"):
         load_model(tmp_path, "hash")
 
 
