@@ -118,7 +118,9 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(
             "--host: expected an address, got ''; use 127.0.0.1 for this machine only, or 0.0.0.0 for all networks"
         )
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends each token immediately (TCP_NODELAY) only if the protocol is named here.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -205,6 +205,15 @@ def test_idle_connections_need_no_threads(server, impatient):
         assert eventually(lambda: not state.connections)
 
 
+def test_every_token_is_sent_immediately(server):
+    with connect(server) as client:
+        client.sendall(b"GET")
+        connections = server._uvicorn.server_state.connections
+        assert eventually(lambda: len(connections) == 1)
+        (accepted,) = connections
+        assert accepted.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_too_many_connections_are_reported_in_one_line(capsys):
     loop = asyncio.new_event_loop()
     error = OSError(errno.EMFILE, "Too many open files")
