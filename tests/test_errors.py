@@ -18,6 +18,16 @@ def test_a_user_error_is_one_line_and_status_1(capsys):
     assert capsys.readouterr().err == "error: params.yaml: cannot be read\n"
 
 
+@pytest.mark.parametrize(("reason", "shown"), [("", "an allocation failed"), ("of 9\nbytes", r"of 9\nbytes")])
+def test_a_lack_of_memory_is_one_line_and_status_1(capsys, reason, shown):
+    def main() -> None:
+        raise MemoryError(reason)
+
+    with pytest.raises(SystemExit) as exit:
+        exit_cleanly(main)
+    assert (exit.value.code, capsys.readouterr().err) == (1, f"error: not enough memory ({shown})\n")
+
+
 def test_an_interrupt_is_status_130(capsys):
     def main() -> None:
         raise KeyboardInterrupt
