@@ -117,8 +117,7 @@ def test_a_vocabulary_larger_than_the_text_allows_is_reported(work: Path, run: R
 
 def test_the_error_names_a_missing_input_and_the_stage_that_makes_it(work: Path, run: Run) -> None:
     assert run("encode_memmap").error == (
-        "error: data/tokenizer/pre_tokenizer.json: cannot be read (No such file or directory); "
-        "make it with: dvc repro train_bpe"
+        "error: data/tokenizer/pre_tokenizer.json: there is no such file; make it with: dvc repro train_bpe"
     )
     (work / "data/raw/train.txt").unlink()
     assert run("train_bpe").error == "error: data/raw/train.txt: no such file; make it with: dvc repro download"
