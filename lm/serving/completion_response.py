@@ -45,10 +45,15 @@ class CompletionResponse(Response):
         deadline = loop.time() + self._limits.seconds
         timer = loop.call_at(deadline, self._changed.set)
         watcher = asyncio.create_task(self._watch(receive))
+        is_urgent = self._request.stream or bool(self._request.stop)
+
+        def on_tokens(has_ended: bool) -> None:
+            # Waking up the event loop for every token would slow down the engine, which shares the interpreter's lock.
+            if is_urgent or has_ended:
+                loop.call_soon_threadsafe(self._changed.set)
+
         try:
-            with self._engine.submit(
-                self._completion.requests, lambda: loop.call_soon_threadsafe(self._changed.set)
-            ) as stream:
+            with self._engine.submit(self._completion.requests, on_tokens) as stream:
                 chunks = self._chunks(stream, deadline)
                 if self._request.stream:
                     await self._send_events(chunks, send)
@@ -81,11 +86,6 @@ class CompletionResponse(Response):
             self._changed.clear()
             if self._is_disconnected:
                 raise ClientDisconnect
-            if asyncio.get_running_loop().time() >= deadline:
-                if has_begun:
-                    message = f"max_tokens: the texts were not finished within {limit:g} seconds; ask for fewer tokens"
-                    raise ApiError(message, param="max_tokens")
-                raise _unavailable(f"the server is busy: no row was free within {limit:g} seconds")
             for index, token in stream.arrived():
                 has_begun = True
                 chunk = completion.feed(index, token)
@@ -93,6 +93,11 @@ class CompletionResponse(Response):
                     stream.cancel(index)  # after a stop string, which the engine does not know about
                 if chunk:
                     yield chunk
+            if asyncio.get_running_loop().time() >= deadline and not completion.is_finished:
+                if has_begun:
+                    message = f"max_tokens: the texts were not finished within {limit:g} seconds; ask for fewer tokens"
+                    raise ApiError(message, param="max_tokens")
+                raise _unavailable(f"the server is busy: no row was free within {limit:g} seconds")
 
     async def _send_events(self, chunks: AsyncIterator[Chunk], send: Send) -> None:
         """Send server-sent events. The headers are sent with the first one, so earlier errors can set the status."""

@@ -93,11 +93,13 @@ class Engine:
         self.stop()
         self._thread.join()
 
-    def submit(self, requests: Sequence[Request], on_tokens: Callable[[], object] = lambda: None) -> "TokenStream":
+    def submit(
+        self, requests: Sequence[Request], on_tokens: Callable[[bool], object] = lambda _: None
+    ) -> "TokenStream":
         """Queue the texts of one reader: either all of them, or none.
 
         The engine's thread calls `on_tokens` when there is something to `get`, at most once per step, and never after
-        the reader has left the `with` block.
+        the reader has left the `with` block. The argument tells whether one of the texts has ended.
 
         Raises:
             Busy: there is no room for all of them.
@@ -155,11 +157,13 @@ class Engine:
 
 def _deliver(items: "list[tuple[_Job, tuple[int, Token] | None]]") -> None:
     """Put items into the streams of their jobs, and notify each reader once."""
-    items = [(job, item) for job, item in items if not job.is_canceled]
+    has_ended: dict[TokenStream, bool] = {}
     for job, item in items:
-        job.stream.items.put(item)
-    for stream in {job.stream for job, _ in items}:
-        stream.on_tokens()
+        if not job.is_canceled:
+            job.stream.items.put(item)
+            has_ended[job.stream] = has_ended.get(job.stream, False) or item is None or item[1].finish is not None
+    for stream, ended in has_ended.items():
+        stream.on_tokens(ended)
 
 
 class TokenStream:
@@ -169,7 +173,7 @@ class TokenStream:
     stopped.
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request], on_tokens: Callable[[], object]) -> None:
+    def __init__(self, engine: Engine, requests: Sequence[Request], on_tokens: Callable[[bool], object]) -> None:
         self._engine = engine
         self.items: SimpleQueue[tuple[int, Token] | None] = SimpleQueue()
         self.on_tokens = on_tokens

@@ -8,7 +8,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -95,10 +95,9 @@ def serve(server: Server) -> None:
     print(f"serving {server.served.name} at {server.url}, API at {server.url}v1; press Ctrl-C to stop", flush=True)
     if not server.is_local:
         print("warning: anyone who can reach this address can use the server; it has no password", file=sys.stderr)
-    try:
+    with suppress(KeyboardInterrupt):
         server.run()
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+    print("\nstopped", file=sys.stderr)
 
 
 class _Uvicorn(uvicorn.Server):

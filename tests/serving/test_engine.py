@@ -74,6 +74,20 @@ def test_one_text_of_a_stream_is_canceled(random_model, slowed):
         assert indices.count(1) >= 11  # a step may have been running
 
 
+def test_a_reader_is_notified_of_each_step_and_of_ends(random_model):
+    notices: list[bool] = []
+    with Engine(random_model, num_rows=2, max_waiting=0) as engine:
+        with engine.submit([SHORT, dataclasses.replace(SHORT, max_new_tokens=3)], notices.append) as stream:
+            read(stream, 2)
+        assert len(notices) in (12, 13) and notices.count(True) == 2  # the second text may begin one step later
+        with engine.submit([LONG], notices.append):
+            pass
+        number = len(notices)
+        with engine.submit([SHORT]) as stream:
+            read(stream)
+        assert len(notices) == number  # none after the reader has left
+
+
 def test_requests_that_do_not_fit_are_all_refused(random_model, slowed):
     with Engine(random_model, num_rows=1, max_waiting=2) as engine, engine.submit([LONG]):
         with pytest.raises(Busy):
