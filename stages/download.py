@@ -8,6 +8,7 @@ from lm.atomic import make_folder, translate_write_errors, write_json
 from lm.corpus import web
 from lm.corpus.sources import open_corpus, story_bits, story_seeds
 from lm.corpus.splits import write_split
+from lm.corpus.transfer import check_disk
 from lm.errors import exit_cleanly
 
 
@@ -23,6 +24,8 @@ def main() -> None:
     manifest_path = paths.raw / "manifest.json"
     for folder in (paths.raw, paths.metrics.parent):
         make_folder(folder)
+    if data.source == "stories":  # the size of the other sources is not known
+        check_disk(paths.raw, data.train_bytes + data.val_bytes)
     with web.lock_cache(paths.cache):
         corpus = open_corpus(data, paths.cache)
         with translate_write_errors(manifest_path):

@@ -97,7 +97,7 @@ def transfer(
         if record.size is not None:
             if part.exists() and offset >= record.size:
                 return record
-            _check_disk(part, record.size - offset)
+            check_disk(part.parent, record.size - offset)
         try:
             with _request(url, record, offset, headers) as response:
                 answered = True
@@ -108,7 +108,7 @@ def transfer(
                     if record.digest is None:
                         record = _record_from_headers(record.url, response)
                         save(record)
-                        _check_disk(part, record.size or 0)
+                        check_disk(part.parent, record.size or 0)
                 bar.total, bar.initial, bar.n = record.size, offset, offset
                 # Only writing can raise an OSError here: urllib3 converts network errors into its own exceptions.
                 with translate_write_errors(part), part.open("ab" if offset else "wb") as file:
@@ -252,10 +252,15 @@ def _body(url: str, response: requests.Response) -> Iterator[bytes]:
         raise _Interrupted("the response is not a complete gzip file") from error
 
 
-def _check_disk(part: Path, missing: int) -> None:
-    free = shutil.disk_usage(part.parent).free
+def check_disk(folder: Path, missing: int) -> None:
+    """Check that the disk of a folder has space for `missing` more bytes.
+
+    Raises:
+        UserError: If it has not.
+    """
+    free = shutil.disk_usage(folder).free
     if missing > free:
         raise UserError(
-            f"{part.parent}: not enough disk space: {missing:,} more bytes are needed and {free:,} are free; "
+            f"{folder}: not enough disk space: {missing:,} more bytes are needed and {free:,} are free; "
             "free some space and run again"
         )

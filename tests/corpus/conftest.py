@@ -72,6 +72,7 @@ class Loopback:
     headers: dict[str, str] = field(default_factory=dict)  # sent with every file, in place of those of the server
     damaged: bool = False  # one bit of every file is flipped
     seconds_per_chunk: float = 0.0
+    logins: list[str] = field(default_factory=list)  # the header Authorization of each request
     requests: list[tuple[str, str]] = field(default_factory=list)  # method, path
     bodies: list[Body] = field(default_factory=list)
 
@@ -106,6 +107,7 @@ class Handler(BaseHTTPRequestHandler):
         request_body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
         self.loopback.requests.append((self.command, path))
+        self.loopback.logins.append(self.headers.get("Authorization", ""))
         segments = path.strip("/").split("/")
         if path in self.loopback.files:
             self.send_file(path, self.loopback.files[path], {})

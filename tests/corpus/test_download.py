@@ -36,6 +36,12 @@ def test_stories(run_stage, tmp_path):
     assert outputs(tmp_path)[:2] != first[:2]
 
 
+def test_stories_that_no_disk_can_hold(run_stage, tmp_path):
+    error = run_stage(source="stories", train_bytes=10**15, val_bytes=10_000)
+    assert error.startswith("error: raw: not enough disk space: 1,000,000,000,010,000 more bytes are needed and ")
+    assert not list((tmp_path / "raw").iterdir())
+
+
 def test_files(run_stage, tmp_path):
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Document {number}." for number in range(200)))
     assert not run_stage(source="files", train_files=["*.txt"], val_fraction=0.1)

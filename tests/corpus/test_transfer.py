@@ -1,5 +1,6 @@
 """What decides whether the bytes of two responses are put together: each case against the loopback server."""
 
+import base64
 import gzip
 import hashlib
 from types import SimpleNamespace
@@ -153,6 +154,11 @@ def test_an_encoding_that_cannot_be_decoded(url, loopback, tmp_path):
     loopback.headers = {"Content-Encoding": "br"}
     with pytest.raises(UserError, match=r"/a\.txt: the server answered with the encoding br, which was not asked for"):
         web.download(url, tmp_path)
+
+
+def test_a_login_in_the_url_is_sent_as_utf8(url, loopback, tmp_path):
+    assert web.download(url.replace("//", "//ann:p%C3%A4ss\u20ac@"), tmp_path).path.read_bytes() == BODY
+    assert loopback.logins == ["Basic " + base64.b64encode("ann:päss€".encode()).decode()]
 
 
 @pytest.mark.parametrize("digest", [None, SHA256])
