@@ -146,7 +146,7 @@ def read_config(folder: Path) -> SavedConfig:
     try:
         return validate(SavedConfig, values)
     except ValueError as error:
-        raise UserError(f"{path}: {error}; {_ADVICE}") from error
+        raise UserError(f"{path}: {error}; restore the file, or make it again with: dvc repro train") from error
 
 
 def weights_hash(folder: Path) -> str:

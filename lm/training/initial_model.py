@@ -19,7 +19,11 @@ def check_initial_model(run: RunConfig) -> None:
     if run.train.initial_model == "none":
         return
     folder = Path(run.train.initial_model)
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError:
+        is_folder = True  # `read_config` says why it cannot be read
+    if not is_folder:
         raise UserError(
             f"train.initial_model: expected none or the folder of a model, got {folder}, which is not a folder; do not "
             "use the output folder of stage train, because dvc deletes it before the stage runs"
