@@ -34,7 +34,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # The base class starts this timer after each response, to close a connection without a further request.
-        self.timeout_keep_alive = STALL_SECONDS
+        self.timeout_keep_alive = STALL_SECONDS  # type: ignore[assignment]  # fractions work, too
         self.timeout_keep_alive_task = self.loop.call_later(STALL_SECONDS, self.timeout_keep_alive_handler)
 
     def connection_lost(self, error: Exception | None) -> None:
