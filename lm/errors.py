@@ -42,10 +42,10 @@ def _shorten(text: str, limit: int) -> str:
 def exit_cleanly(main: Callable[[], None]) -> None:
     """Run an entry point and exit without a traceback on expected errors.
 
-    A UserError prints one line to stderr and exits with status 1, and Ctrl-C exits with status 130. A full disk
-    and a lack of memory are reported like a UserError. If the reader of stdout or stderr has closed the pipe, as in `... | head`, the exit is
-    silent with status 1. If the process was started without stdout or stderr, as with `>&-`, their output is
-    discarded. Characters that the encoding of stdout cannot represent are written as `?`.
+    A UserError prints one line to stderr and exits with status 1, and Ctrl-C exits with status 130. A full disk and a
+    lack of memory are reported like a UserError. If the reader of stdout or stderr has closed the pipe, as in
+    `... | head`, the exit is silent with status 1. If the process was started without stdout or stderr, as with `>&-`,
+    their output is discarded. Characters that the encoding of stdout cannot represent are written as `?`.
     """
     _complete_standard_streams()
     try:
