@@ -95,7 +95,7 @@ def read_documents(
         return
     read_values = _parquet_values if _extension(file.name) == ".parquet" else _jsonl_values
     for value in read_values(file, text_column):
-        yield from split_at_end_of_text(value)
+        yield from split_at_end_of_text(normalize(value))
 
 
 def held_out(document: str, seed: int, fraction: float) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lm.corpus.config import END_OF_TEXT, DataConfig
-from lm.corpus.documents import split_at_end_of_text
+from lm.corpus.documents import normalize, split_at_end_of_text
 from lm.corpus.files import TextFile, expand_names, held_out, open_file, read_documents
 from lm.corpus.repetitions import drop_copies, refuse_repetitions
 from lm.corpus.stories import stories
@@ -83,7 +83,7 @@ def _open_hub(data: DataConfig, cache: Path) -> Corpus:
                 f"{data.repository} become the validation split, so set its size"
             )
         values = hub.stream_parquet(snapshot, data.text_column, cache)
-        stream = itertools.chain.from_iterable(split_at_end_of_text(value) for value in values)
+        stream = itertools.chain.from_iterable(split_at_end_of_text(normalize(value)) for value in values)
         return Corpus(val=stream, train=stream, provenance=hub.parquet_provenance(snapshot))
     val = hub.fetch(snapshot, val_name, cache)  # the small file first, so that a mistake shows at once
     train = hub.fetch(snapshot, train_name, cache)
