@@ -23,7 +23,7 @@ SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 END = "<|endoftext|>"
 
 # Examples may take any time, so that tests do not fail on a busy machine.
-settings.register_profile("without deadline")
+settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
 
 
