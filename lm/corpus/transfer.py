@@ -138,7 +138,7 @@ def unreachable_error(url: str, error: BaseException) -> UserError:
     """Return the UserError for a request that received no response."""
     while error.__context__ is not None:  # the first error of the chain gives the cause in the fewest words
         error = error.__context__
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error) or "no answer"
     return UserError(
         redact(
             f"{url}: cannot be reached ({reason}); check the network and the URL, or set data.source to files "

@@ -66,7 +66,7 @@ def test_decode_reports_the_same_byte_as_bytes_decode(data, points, has_mark):
 
 def test_white_space_around_documents_is_dropped_and_newlines_inside_are_kept():
     text = "\n One.\r\n\r\nTwo \n<|endoftext|>\n \n<|endoftext|>\nThree.<|endoftext|>\n"
-    assert list(documents(split([text], "<|endoftext|>", "a.txt"))) == ["One.\n\nTwo", "Three."]
+    assert list(documents(split([text], "<|endoftext|>", "a.txt"))) == ["One.\r\n\r\nTwo", "Three."]
 
 
 def test_a_document_is_split_at_the_marker_it_contains():
