@@ -79,7 +79,8 @@ class _Config(_Rope):
         if self.rms_norm_eps != 1e-5:
             raise ValueError(f"rms_norm_eps: expected 1e-05, got {self.rms_norm_eps}")
         # Qwen3's default does not depend on the other sizes.
-        d_head = self.head_dim or (128 if self.model_type == "qwen3" else self.hidden_size // self.num_attention_heads)
+        default = 128 if self.model_type == "qwen3" else self.hidden_size // self.num_attention_heads
+        d_head = default if self.head_dim is None else self.head_dim
         if d_head * self.num_attention_heads != self.hidden_size:
             raise ValueError(f"head_dim: expected hidden_size / num_attention_heads, got {d_head}")
 

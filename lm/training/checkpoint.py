@@ -21,11 +21,12 @@ import shutil
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from annotated_types import Ge
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Progress:
     step: int
     history: History
     losses: list[float]
-    skipped_steps: int = 0
+    skipped_steps: Annotated[int, Ge(0)] = 0
 
     @property
     def evaluated(self) -> bool:
@@ -74,12 +75,18 @@ class Progress:
         return bool(self.history) and self.history[-1]["step"] == self.step
 
 
+class _Numbers(TypedDict):
+    """What AdamW keeps for each parameter beside its tensors."""
+
+    step: Annotated[int, Ge(1)]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Index:
     """The content of `index.json`: `optimizer` has the numbers of each parameter, `files` the checksums."""
 
     progress: Progress
-    optimizer: dict[str, dict[str, float]]
+    optimizer: dict[str, _Numbers]
     files: dict[str, str]
 
 

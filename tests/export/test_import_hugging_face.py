@@ -133,6 +133,7 @@ def test_no_setting_of_transformers_is_ignored(config):
         ({"rope_theta": -1}, "rope_theta: expected a positive number below 1e30, got -1"),
         ({"rope_parameters": {"rope_theta": 1e30}}, "rope_theta: expected a positive number below 1e30, got 1e+30"),
         ({"head_dim": 16}, "head_dim: expected hidden_size / num_attention_heads, got 16"),
+        ({"head_dim": 0}, "head_dim: expected hidden_size / num_attention_heads, got 0"),
         ({"head_dim": "8"}, "head_dim: expected a whole number, got '8'"),
         ({"model_type": "qwen3", "head_dim": None}, "head_dim: expected hidden_size / num_attention_heads, got 128"),
         ({"hidden_size": None}, "hidden_size: expected a whole number, got None"),

@@ -126,11 +126,11 @@ DAMAGES = {
 }
 
 
-def rewrite(index: Path, **progress) -> None:
-    """Change the progress in an index, and its checksum with it."""
+def rewrite(index: Path, section: str = "progress", **changes) -> None:
+    """Change a section of an index, and its checksum with it."""
     facts = json.loads(index.read_text())
     del facts["checksum"]
-    facts["progress"] |= progress
+    facts[section] |= changes
     index.write_text(json.dumps({**facts, "checksum": _checksum(facts)}))
 
 
@@ -149,9 +149,12 @@ WRONG = {
     "another key": {"history": [{**row(6, 1.0), "speed": 1.0}]},
     "losses of text": {"losses": ["0.25"]},
     "another counter": {"skipped": 1},
+    "a counter below zero": {"skipped_steps": -1},
 }
 DAMAGES |= {name: lambda shard, index, changes=changes: rewrite(index, **changes) for name, changes in WRONG.items()}
 DAMAGES |= {
+    "optimizer without steps": lambda shard, index: rewrite(index, "optimizer", weight={}),
+    "optimizer of step -1": lambda shard, index: rewrite(index, "optimizer", weight={"step": -1}),
     "index that is a folder": lambda shard, index: replace_by(Path.mkdir, index),
     "index that is a pipe": lambda shard, index: replace_by(os.mkfifo, index),
     "shard that is a pipe": lambda shard, index: replace_by(os.mkfifo, shard),
