@@ -62,11 +62,11 @@ def _stand_ins() -> tuple[re.Pattern[str], np.ndarray]:
     """
     stand_ins = np.arange(NUM_CODE_POINTS, dtype="<u4")
     characters = _to_text(stand_ins)
+    others = {category: regex.compile(rf"\P{{{category}}}+") for category in {name for _, _, name in category_ranges()}}
     agreed: dict[str, int] = {}
     different: list[tuple[int, int, str]] = []
     for begin, end, category in category_ranges():
-        other_category = regex.compile(rf"\P{{{category}}}+")
-        spans = [match.span() for match in other_category.finditer(characters, begin, end)]
+        spans = [match.span() for match in others[category].finditer(characters, begin, end)]
         different += [(*span, category) for span in spans]
         if not spans:
             agreed[category] = begin
