@@ -19,6 +19,11 @@ def is_lfs_pointer(head: bytes) -> bool:
     return len(head) < HEAD_BYTES and head.startswith(b"version https://git-lfs.github.com/spec/")
 
 
+def is_gzip(head: bytes) -> bool:
+    """Whether a file that starts with `head` is compressed with gzip."""
+    return head.startswith(b"\x1f\x8b")
+
+
 def html_error(url: str) -> UserError:
     """Return the UserError for a page in place of a file, such as a login or a view of the file with line numbers."""
     return UserError(

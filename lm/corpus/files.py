@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lm.corpus import web
-from lm.corpus.content import HEAD_BYTES, html_error, is_html, is_lfs_pointer
+from lm.corpus.content import HEAD_BYTES, html_error, is_gzip, is_html, is_lfs_pointer
 from lm.corpus.documents import decode, documents, normalize, split, split_at_end_of_text
 from lm.corpus.urls import file_name, is_url, redact
 from lm.errors import UserError, quote
 
 CHUNK_BYTES = 1 << 20
 EXTENSIONS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+UNNAMED_GZIP = "compressed with gzip, although its name does not say so"
 LFS_POINTER = "a Git LFS pointer, which stands for a file that was not downloaded"
 
 
@@ -61,8 +62,8 @@ def open_file(name: str, cache: Path) -> TextFile:
     """Return the file at a path or URL. A URL is downloaded unless it is in the cache.
 
     Raises:
-        UserError: If the file is empty or cannot be read, the download fails, or the content is not that of the file: a
-            Git LFS pointer, or an HTML page behind a URL.
+        UserError: If the file is empty or cannot be read, the download fails, or the content is not what the name says:
+            a Git LFS pointer, gzip without .gz, or an HTML page behind a URL.
     """
     return _open_url(name, cache) if is_url(name) else _open_path(name)
 
@@ -102,20 +103,25 @@ def held_out(document: str, seed: int, fraction: float) -> bool:
     """Whether a document belongs to the validation split, which holds out about `fraction` of all documents.
 
     The decision depends only on a hash of the seed and the text, and not on the other documents or their order. Equal
-    documents therefore end up in the same split.
+    documents, and those that differ only in the white space around them, therefore end up in the same split.
     """
-    digest = hashlib.sha256(f"{seed}\n{document}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\n{document.strip()}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def _open_url(url: str, cache: Path) -> TextFile:
     download = web.find_cached(url, cache) or web.download(url, cache)
     shown, head = redact(url), _read_head(download.path)
-    if is_html(head) or is_lfs_pointer(head):
+    problem = None
+    if is_html(head):
+        problem = html_error(shown)
+    elif is_lfs_pointer(head):
+        problem = UserError(f"{shown}: {LFS_POINTER}; use the URL of the file itself, or `git lfs pull` in a clone")
+    elif is_gzip(head) and not _is_compressed(url):
+        problem = UserError(f"{shown}: {UNNAMED_GZIP}; download the file, add .gz to its name, and list its path")
+    if problem:
         download.path.unlink()  # so that the next run downloads it again
-        if is_html(head):
-            raise html_error(shown)
-        raise UserError(f"{shown}: {LFS_POINTER}; use the URL of the file itself, or `git lfs pull` in a clone")
+        raise problem
     return TextFile(
         name=shown,
         path=download.path,
@@ -134,6 +140,8 @@ def _open_path(name: str) -> TextFile:
         raise UserError(f"{name}: the file is empty; choose another one")
     if is_lfs_pointer(head):
         raise UserError(f"{name}: {LFS_POINTER}; run `git lfs pull` in its repository")
+    if is_gzip(head) and not _is_compressed(name):
+        raise UserError(f"{name}: {UNNAMED_GZIP}; add .gz to its name")
     return TextFile(name=name, path=path, provenance={"path": name, "size": size, "sha256": sha256})
 
 
@@ -178,6 +186,10 @@ def _extension(name: str) -> str:
     return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
+def _is_compressed(name: str) -> bool:
+    return _extension(name).endswith(".gz")
+
+
 def _read_text(file: TextFile) -> Iterator[str]:
     return decode(_read_chunks(file), file.name)
 
@@ -185,7 +197,7 @@ def _read_text(file: TextFile) -> Iterator[str]:
 def _read_chunks(file: TextFile) -> Iterator[bytes]:
     """Yield the bytes of a file, decompressed if its name ends in .gz."""
     try:
-        with gzip.open(file.path) if _extension(file.name).endswith(".gz") else file.path.open("rb") as stream:
+        with gzip.open(file.path) if _is_compressed(file.name) else file.path.open("rb") as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 yield chunk
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -134,14 +134,14 @@ def _open_files(data: DataConfig, cache: Path) -> Corpus:
 
 def _report_missing_separator(name: str, separator: str) -> None:
     """Print that a text file is a single document, or refuse a separator that was clearly meant differently."""
-    problem = f"{name}: data.separator {quote(separator)} does not occur in the text"
+    problem = f"{quote(name)[1:-1]}: data.separator {quote(separator)} does not occur in the text"
     if "\\" in separator and re.fullmatch(r"(\\[nrt]|[^\\\w])+", separator):
         meant = separator.replace(r"\n", "\n").replace(r"\r", "\r").replace(r"\t", "\t")
         raise UserError(
             f"{problem}; it has a backslash and a letter in place of a line end or tab: write it in params.yaml with "
             f"double quotes, as separator: {json.dumps(meant, ensure_ascii=False)}"
         )
-    print(f"{quote(problem, limit=400)[1:-1]}, so the file is one document, as are others without it", file=sys.stderr)
+    print(f"{problem}, so the file is one document, as are others without it", file=sys.stderr)
 
 
 def _require_documents(documents: Iterable[str], split: str, separator: str) -> Iterator[str]:

@@ -143,6 +143,12 @@ def test_names_that_match_no_text_file(tmp_path, name, says):
             r"^a\.jsonl:1: has no key 'text'; .* keys: a\\nb, c+ \[\.\.\.\] c+, 0, 1, 2, 3, 4, 5, 6, 7 and 4,992 more$",
         ),
         ("a.txt", LFS_POINTER, r"^a\.txt: a Git LFS pointer, .* not downloaded; run `git lfs pull` in its repository$"),
+        (
+            "a.txt",
+            gzip.compress(b"One."),
+            r"^a\.txt: compressed with gzip, although .* not say so; add \.gz to its name$",
+        ),
+        ("a.jsonl", gzip.compress(b"{}"), r"^a\.jsonl: compressed with gzip"),
         ("a.txt.gz", LFS_POINTER, r"^a\.txt\.gz: a Git LFS pointer"),
         ("a.parquet", LFS_POINTER, r"^a\.parquet: a Git LFS pointer"),
         ("a.jsonl", lines({"text": "x"}, {"b": 1, "id": 2}), r"^a\.jsonl:2: has no key 'text'; .* its keys: b, id$"),
@@ -260,6 +266,10 @@ def test_errors_do_not_show_a_password(loopback, tmp_path, capsys):
     ("body", "says"),
     [
         (b"<!DOCTYPE html><html>Log in</html>", r"/a\.txt: an HTML page instead of the file; check that the URL"),
+        (
+            gzip.compress(b"One."),
+            r"/a\.txt: compressed with gzip, although its name does not say so; download the file,",
+        ),
         (LFS_POINTER.encode(), r"/a\.txt: a Git LFS pointer, .*; use the URL of the file itself, or `git lfs pull`"),
     ],
 )
@@ -315,4 +325,5 @@ def test_held_out_by_hand():
     # printf '1\ndocument 9' | sha256sum starts with 1996354d, which is 0.0999 of 2^32; `document 10` gives 5edbb0f7.
     assert held_out("document 9", 1, 0.1)
     assert not held_out("document 10", 1, 0.1)
+    assert held_out(" document 9\n", 1, 0.1)
     assert [held_out("document 9", seed, 0.1) for seed in range(1, 6)] == [True, False, False, False, False]

@@ -122,6 +122,14 @@ def test_a_separator_that_does_not_occur_is_reported_once(texts, tmp_path, capsy
     ]
 
 
+def test_a_missing_separator_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a\n.txt").write_text("One.")
+    Path("v.jsonl").write_text('{"text": "Val."}')
+    read(open_corpus(files_data(train_files=["a\n.txt"], val_files=["v.jsonl"], separator="\n\n"), tmp_path))
+    assert capsys.readouterr().err.startswith(r"a\n.txt: data.separator '\n\n' does not occur in the text, so the file")
+
+
 @pytest.mark.parametrize(
     ("separator", "advice"),
     [
