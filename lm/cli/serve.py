@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
             rows=args.rows, max_tokens=args.max_tokens, context_length=args.context_length, seconds=args.seconds
         )
     except ValueError as error:
-        raise UserError(str(error)) from error
+        name, _, problem = str(error).partition(":")
+        raise UserError(f"--{name.replace('_', '-')}:{problem}") from error
     model, tokenizer = load_trained(args, params.runtime)
     if limits.context_length and limits.context_length > model.config.context_length:
         raise UserError(

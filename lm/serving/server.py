@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import uvicorn
@@ -18,6 +19,8 @@ from lm.serving.app import SECURITY_HEADERS, create_app, is_loopback
 from lm.serving.connection import Connection
 from lm.serving.engine import Engine
 from lm.serving.served_model import ServedModel
+
+_BACKLOG = 128  # connections that wait to be accepted
 
 # One line on stderr for each request, and failures of the application itself, which are bugs, with their traceback.
 _LOGGING = {
@@ -46,6 +49,7 @@ class Server:
             create_app(served, engine, self.url, self.is_local),
             http=Connection,
             loop="asyncio",
+            backlog=_BACKLOG,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -123,7 +127,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(1024)
+        listener.listen(_BACKLOG)
     except (OSError, OverflowError, TypeError, ValueError) as error:  # the last two for an invalid host name
         listener.close()
         reason = getattr(error, "strerror", None) or error
@@ -134,6 +138,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Report an error outside of a request, such as too many open connections, in one line if it is not a bug."""
     if isinstance(context.get("exception"), OSError):
-        print(f"warning: {context['message']} ({context['exception']})", file=sys.stderr)
+        _warn_once(f"{context['message']} ({context['exception']})")
     else:
         loop.default_exception_handler(context)
+
+
+@cache
+def _warn_once(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
