@@ -37,12 +37,10 @@ def with_stand_ins(text: str) -> str:
     """
     if text.isascii():
         return text
-    suspects, stand_ins = _stand_ins()
-    if not suspects.search(text):
+    unlike_regex, stand_ins = _stand_ins()
+    if not unlike_regex.search(text):
         return text
-    code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-    replaced = stand_ins[code_points]
-    return text if np.array_equal(replaced, code_points) else _to_text(replaced)
+    return _to_text(stand_ins[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")])
 
 
 @cache
@@ -56,10 +54,7 @@ def category_ranges() -> list[tuple[int, int, str]]:
 
 @cache
 def _stand_ins() -> tuple[re.Pattern[str], np.ndarray]:
-    """Return a pattern that finds every character to be replaced and a few others, and the stand-in of each code point.
-
-    The stand-in of a code point without need for one is the code point itself.
-    """
+    """Return a pattern that finds the characters to be replaced, and the stand-in of each code point, mostly itself."""
     stand_ins = np.arange(NUM_CODE_POINTS, dtype="<u4")
     characters = _to_text(stand_ins)
     others = {category: regex.compile(rf"\P{{{category}}}+") for category in {name for _, _, name in category_ranges()}}
@@ -72,12 +67,11 @@ def _stand_ins() -> tuple[re.Pattern[str], np.ndarray]:
             agreed[category] = begin
     for begin, end, category in different:
         stand_ins[begin:end] = agreed[category]
-    # `re` is fast for sets within the first 65,536 code points, and for one range beyond them.
-    spans = [(begin, end) for begin, end, _ in different if begin < 0x10000]
-    spans += [(begin, NUM_CODE_POINTS) for begin, _, _ in different if begin >= 0x10000][:1]
-    matches_nothing = r"(?!)"
-    ranges = "".join(f"\\U{begin:08x}-\\U{end - 1:08x}" for begin, end in spans)
-    return re.compile(f"[{ranges}]" if ranges else matches_nothing), stand_ins
+    # The set is negated because `re` compares a character with one range after the other until one contains it.
+    begins = [*(begin for begin, _, _ in different), NUM_CODE_POINTS]
+    ends = [0, *(end for _, end, _ in different)]
+    agreed_ranges = [f"\\U{end:08x}-\\U{begin - 1:08x}" for end, begin in zip(ends, begins) if end < begin]
+    return re.compile(f"[^{''.join(agreed_ranges)}]"), stand_ins
 
 
 def _to_text(code_points: np.ndarray) -> str:
