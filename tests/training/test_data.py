@@ -19,14 +19,14 @@ def path(tmp_path):
 
 
 def test_slices_are_those_of_the_array(path):
-    tokens = TokenFile(path, TOKENS.dtype, 1000)
+    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
     assert len(tokens) == 1000
     for index in (slice(0, 5), slice(990, 1000), slice(-7, None), slice(-7, -6), slice(3, 3), slice(995, 2000)):
         assert tokens[index].tolist() == TOKENS[index].tolist() and tokens[index].dtype == TOKENS.dtype
 
 
 def test_batches_and_windows_are_those_of_the_array(path):
-    tokens = TokenFile(path, TOKENS.dtype, 1000)
+    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
     for step in (0, 7, 100):
         for ours, theirs in zip(batch(tokens, step, 4, 16, 1), batch(TOKENS, step, 4, 16, 1), strict=True):
             assert torch.equal(ours, theirs)
@@ -35,9 +35,8 @@ def test_batches_and_windows_are_those_of_the_array(path):
 
 
 def test_a_file_that_becomes_shorter_is_named(path):
-    tokens = TokenFile(path, TOKENS.dtype, 1000)
+    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
     os.truncate(path, 1000)
-    assert tokens[:500].tolist() == TOKENS[:500].tolist()
     with pytest.raises(UserError) as error:
         tokens[490:510]
     assert str(error.value) == (
@@ -46,7 +45,7 @@ def test_a_file_that_becomes_shorter_is_named(path):
 
 
 def test_a_file_that_is_replaced_is_still_read(path):
-    tokens = TokenFile(path, TOKENS.dtype, 1000)
+    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
     path.unlink()
     path.write_bytes(b"")
     assert tokens[10:20].tolist() == TOKENS[10:20].tolist()
