@@ -52,24 +52,19 @@ class SpecialTokens(NamedTuple):
 
 
 def split_blocks(blocks: Iterable[bytes], special: SpecialTokens) -> Iterator[bytes]:
-    """Split the concatenation of blocks of UTF-8 into chunks of about the size of the blocks, or longer."""
+    """Split the concatenation of blocks of UTF-8 into chunks of about the size of the blocks, or longer.
+
+    A chunk ends at the last place in a block where the text may be split; if there is none, the next block is added.
+    """
     pending: list[bytes] = []
-    length = searched = 0
     for block in blocks:
-        pending.append(block)
-        length += len(block)
-        # Search again only when the text has doubled, so that text without a place to split it takes linear time.
-        if length < 2 * searched:
-            continue
-        text = b"".join(pending)
-        split = find_split(text, special)
-        if split:
-            yield text[:split]
-        pending = [text[split:]]
-        length -= split
-        searched = 0 if split else length
-    if length:
-        yield b"".join(pending)
+        if split := find_split(block, special):
+            yield b"".join([*pending, memoryview(block)[:split]])
+            pending = [block[split:]]
+        else:
+            pending.append(block)
+    if rest := b"".join(pending):
+        yield rest
 
 
 def find_split(data: bytes, special: SpecialTokens) -> int:
