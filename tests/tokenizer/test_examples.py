@@ -5,7 +5,8 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["reference", "tokenizer", "text.byte_alphabet", "text.pretokenization", "training.merges"]
+    "name",
+    ["reference", "tokenizer", "text.byte_alphabet", "text.categories", "text.pretokenization", "training.merges"],
 )
 def test_the_examples_in_docstrings_are_correct(name: str) -> None:
     results = doctest.testmod(importlib.import_module(f"lm.tokenizer.{name}"))

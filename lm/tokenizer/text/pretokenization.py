@@ -11,7 +11,7 @@ number is does not depend on the installed version of `regex`, but on the Unicod
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from lm.errors import UserError
+from lm.errors import UserError, quote
 from lm.tokenizer.text.categories import findall, with_stand_ins
 from lm.tokenizer.text.patterns import PATTERNS, compile_pattern
 
@@ -36,7 +36,8 @@ class PreTokenizer:
         special_tokens: Texts that are never split or merged.
 
     Raises:
-        UserError: The pattern is not a valid regular expression, or a special token is empty.
+        UserError: The pattern is not a valid regular expression, or a special token is empty or contains half of a
+            surrogate pair.
     """
 
     def __init__(self, pattern: str = "gpt2", special_tokens: Sequence[str] = ()) -> None:
@@ -46,8 +47,9 @@ class PreTokenizer:
             self._regex = compile_pattern(pattern)
         except ValueError as error:
             raise UserError(f"tokenizer.{error}") from error
-        if "" in special_tokens:
-            raise UserError("tokenizer.special_tokens: expected non-empty texts, got ''")
+        for token in special_tokens:
+            if not token or token != token.encode(errors="ignore").decode():  # half of a surrogate pair
+                raise UserError(f"tokenizer.special_tokens: expected non-empty texts, got {quote(token)}")
         # An alternation takes the first alternative that matches, so the longest comes first.
         longest_first = sorted(special_tokens, key=len, reverse=True)
         matches_nothing = r"(?!)"

@@ -48,10 +48,10 @@ def train_bpe(
             f"tokenizer.vocab_size: expected at least {vocab_size - num_merges} (256 bytes and "
             f"{len(special_tokens)} special), got {vocab_size}"
         )
+    pre_tokenizer = PreTokenizer(pattern, special_tokens)
     for token in special_tokens:
         if len(token.encode()) < 2:
             raise UserError(f"tokenizer.special_tokens: expected two bytes or more, got {quote(token)}")
-    pre_tokenizer = PreTokenizer(pattern, special_tokens)
     path = Path(input_path)
     num_bytes = path.stat().st_size if path.is_file() else 0
     num_threads = resolve_num_threads(num_threads, num_bytes)

@@ -103,6 +103,7 @@ def test_the_error_for_an_invalid_pattern_gives_the_position() -> None:
         PreTokenizer("a(b")
 
 
-def test_an_empty_special_token_is_rejected() -> None:
-    with pytest.raises(UserError, match="expected non-empty texts"):
-        PreTokenizer("gpt2", ["<|a|>", ""])
+@pytest.mark.parametrize(("token", "shown"), [("", "''"), ("<\ud800>", r"'<\\ud800>'")])
+def test_a_special_token_that_no_text_can_contain_is_rejected(token: str, shown: str) -> None:
+    with pytest.raises(UserError, match=f"special_tokens: expected non-empty texts, got {shown}$"):
+        PreTokenizer("gpt2", ["<|a|>", token])
