@@ -26,6 +26,4 @@ def report(metrics: Path, samples: Path) -> str:
     width = max(map(len, train), default=0)
     lines = [f"  {name:{width}}  {value:{',.0f' if value.is_integer() else '.5g'}}" for name, value in train.items()]
     pictures = [f"  {path}" for path in sorted(metrics.glob("*.png"))]
-    return "\n".join(
-        ["metrics", *lines, "", "ablation", table, "sample", written[0].text, "", "pictures", *pictures]
-    )
+    return "\n".join(["metrics", *lines, "", "ablation", table, "sample", written[0].text, "", "pictures", *pictures])

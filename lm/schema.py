@@ -12,8 +12,10 @@ with the type, without converting anything, and this module reports the first mi
 import dataclasses
 import difflib
 import json
+import re
 import sys
 import types
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -44,14 +46,10 @@ def validate(kind: type[T], value: Any, *, ignore_unknown_keys: bool = False) ->
     """
     from pydantic import ValidationError
 
-    if unusable := _find_unusable(value, ()):
-        raise ValueError(unusable)
+    # As JSON, because pydantic's strict mode takes no mapping for a dataclass when it validates Python objects.
+    extra: Literal["ignore", "forbid"] = "ignore" if ignore_unknown_keys else "forbid"
     try:
-        extra: Literal["ignore", "forbid"] = "ignore" if ignore_unknown_keys else "forbid"
-        # As JSON, because pydantic's strict mode takes no mapping for a dataclass when it validates Python objects.
-        result: T = _adapter(cast(Hashable, kind)).validate_json(
-            json.dumps(value, default=_refuse), strict=True, extra=extra
-        )
+        result: T = _adapter(cast(Hashable, kind)).validate_json(_to_json(value), strict=True, extra=extra)
         return result
     except ValidationError as error:
         # An unknown key comes first: a misspelled one is also missing, and its message has the hint.
@@ -132,14 +130,27 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the key {quote(twice)} appears twice")
     return result
 
 
 def _refuse(value: Any) -> NoReturn:
     raise ValueError(f"expected text, numbers, lists and mappings, got {quote(value)}")
+
+
+def _to_json(value: Any) -> bytes:
+    """Raises ValueError for what no field can hold: NaN, infinity, numbers beyond floats, halves of surrogate pairs."""
+    try:
+        data = json.dumps(value, default=_refuse, ensure_ascii=False, allow_nan=False).encode()
+        is_suspect = re.search(rb"\d{309}", data) is not None
+    except ValueError:
+        if (unusable := _find_unusable(value, ())) is None:
+            raise
+        raise ValueError(unusable) from None
+    if is_suspect and (unusable := _find_unusable(value, ())):
+        raise ValueError(unusable)
+    return data
 
 
 def _find_unusable(value: Any, location: tuple[str | int, ...]) -> str | None:
@@ -172,6 +183,8 @@ def _describe_mistake(mistake: "ErrorDetails", kind: Any) -> str:
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {_key((*location[:-1], close[0]))}?" if close else f"the keys are {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
+    if mistake["type"] == "json_invalid":  # the JSON is our own, so only its depth can be the reason
+        return f"{key}: nested too deeply"
     if mistake["type"] == "value_error":  # raised by the __post_init__ of the dataclass at this location
         return f"{key}.{mistake['ctx']['error']}" if location else str(mistake["ctx"]["error"])
     if mistake["type"] == "greater_than_equal":

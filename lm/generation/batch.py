@@ -184,8 +184,10 @@ class Batch:
         if request.sampler.temperature == 0 and not request.sampler.changes_logits:
             token_id = most_likely  # the only token with a probability above 0
         else:
-            seen_ids = torch.tensor(text.ids)
-            probabilities = distribution(logits, seen_ids, request.sampler, len(request.prompt_ids))
+            # The end-of-text token in front is not a repetition: with a penalty on it, no text would end.
+            skipped = int(text.ids[0] in request.stop_ids)
+            seen_ids = torch.tensor(text.ids[skipped:], dtype=torch.long)
+            probabilities = distribution(logits, seen_ids, request.sampler, len(request.prompt_ids) - skipped)
             token_id = draw(probabilities, text.generator)
         text.ids.append(token_id)
         # `decode` appends the last token, so the row needs room for it.

@@ -34,9 +34,7 @@ class SamplerConfig:
     @property
     def changes_logits(self) -> bool:
         """Whether the most likely token may be another than that of the model."""
-        return bool(
-            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
-        )
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,9 +52,7 @@ _CONFIG_FIELDS = {*_SWITCHES, *_SIZES, "norm", "ffn"}
 _EPS = 1e-5  # as in numba_step.py
 
 
-def fastest_decoder(
-    model: TransformerLM, num_rows: int, context_length: int | None = None
-) -> "Decoder | NumbaDecoder":
+def fastest_decoder(model: TransformerLM, num_rows: int, context_length: int | None = None) -> "Decoder | NumbaDecoder":
     """The fastest decoder that supports the model; `Decoder` explains the arguments.
 
     On the CPU, this is the one with the step compiled by numba, which takes seconds the first time on a machine; on

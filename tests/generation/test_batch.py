@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lm.errors import UserError
 from lm.generation.batch import Batch, Request, Token
 from lm.generation.decoder import Decoder
+from lm.generation.sampling import distribution
 from lm.model.transformer import TransformerLM
 
 VOCAB_SIZE = 20
@@ -218,3 +219,15 @@ def test_penalties_and_bias_depend_only_on_the_text(model, request_):
         for row, token in batch.step().items():
             texts[row].append(token.token_id)
     assert list(texts.values()) == [ids_of(alone(model, request)) for request in requests]
+
+
+def test_the_separator_in_front_of_a_prompt_is_not_a_repetition(model, request_):
+    penalized = replace(request_, sampler=replace(request_.sampler, repetition_penalty=1.5, temperature=0.0))
+    with_separator = replace(penalized, prompt_ids=[7, 1], stop_ids=frozenset([7]), max_new_tokens=1)
+    with torch.no_grad():
+        logits = model(torch.tensor([7, 1]))[-1]
+    expected = distribution(logits, torch.tensor([1]), penalized.sampler).argmax()
+    assert ids_of(alone(model, with_separator)) == [expected]
+    only_separator = replace(with_separator, prompt_ids=[7])
+    with torch.no_grad():
+        assert ids_of(alone(model, only_separator)) == [model(torch.tensor([7]))[-1].argmax()]
