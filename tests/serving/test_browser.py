@@ -94,7 +94,7 @@ def test_an_error_is_shown(page):
     with page.expect_response("**/v1/completions") as response:
         page.click("#generate")
     assert response.value.status == 400
-    sync_api.expect(page.locator("#status")).to_contain_text("expected at most 256 tokens, got 300", timeout=TIMEOUT)
+    sync_api.expect(page.locator("#status")).to_contain_text("expected at most 256 tokens, got 301", timeout=TIMEOUT)
 
 
 def test_prompt_and_text_are_never_markup(page):
