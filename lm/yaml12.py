@@ -26,10 +26,6 @@ def read_yaml(path: Path) -> Any:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or " ".join(str(error).split())  # str(error) has several lines
         raise UserError(f"{where}: not valid YAML: {problem}") from error
-    except (ValueError, AttributeError) as error:
-        # A number of thousands of digits, or a value that does not match its tag (PyYAML raises AttributeError for
-        # `!!timestamp 1`).
-        raise UserError(f"{path}: not valid YAML: {error}") from error
     except RecursionError as error:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from error
 
@@ -41,8 +37,7 @@ def parse_yaml(text: str) -> Any:
     [3e-05, 'off', 10]
 
     Raises:
-        yaml.YAMLError: the text is not YAML, or a mapping has the same key twice.
-        ValueError: Python cannot represent a number.
+        yaml.YAMLError: the text is not YAML, a mapping has the same key twice, or a value does not match its tag.
     """
     return yaml.load(text, Loader=_Yaml12Loader)
 
@@ -53,6 +48,13 @@ class _Yaml12Loader(yaml.SafeLoader):
     PyYAML follows YAML 1.1, where 3e-05 is text and `off` and `no` are false. DVC writes such values:
     `dvc exp run -S optim.max_learning_rate=3e-5` puts 3e-05 into params.yaml.
     """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, AttributeError) as error:  # for `!!timestamp 1`, or a number with thousands of digits
+            problem = f"cannot read {quote(node.value)} as {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}  # keys are text, whatever they look like

@@ -71,6 +71,9 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
             "tokenizer.special_tokens: expected texts of two bytes or more",
         ),
         ("sample.temperature", "-1", "sample.temperature: expected 0, or 0.001 or more, got -1.0"),
+        ("sample.num_samples", "0", "sample.num_samples: expected 1 or more, got 0"),
+        ("sample.num_samples", "1000000000", "sample.num_samples: expected at most 1,000,000, got 1000000000"),
+        ("sample.max_new_tokens", "1000000000", "sample.max_new_tokens: expected at most 1,000,000, got 1000000000"),
         ("sample.prompts", "once", "sample.prompts: expected a list, got 'once'"),
         ("train.max_steps", "3", "train.max_steps: expected at least the sum of the schedule's warmup_steps"),
         ("train.seed", "99999999999999999999", "train.seed: expected 0 to 4294967295, got 99999999999999999999"),
@@ -79,7 +82,7 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         ("sample.prompts", '["\\ud800"]', "sample.prompts[0]: expected text, got '\\ud800'"),
         ("model.d_model", "{{ x }}", "a key must be a word"),
         ("optim.eps", "1" + "0" * 400, "optim.eps: expected a number, got 1000"),
-        ("model.d_model", "1" + "0" * 5000, "not valid YAML: Exceeds the limit"),
+        ("model.d_model", "1" + "0" * 5000, "not valid YAML: cannot read '1000"),
         ("ablate.seeds", "[1, 1]", "ablate.seeds: expected at least one entry and no duplicates"),
         ("model.qk_norm", "off", "model.qk_norm: expected true or false, got 'off'"),
         ("model.ffn", "relu", f"model.ffn: expected {one_of(FeedForward)}, got 'relu'"),
@@ -201,7 +204,7 @@ def test_a_variant_whose_name_cannot_be_a_key_is_named(text, tmp_path):
         load(text.replace("    no-norm:\n", "    no.norm:\n").replace("  - no-norm\n", "  - no.norm\n"), tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "model: [", "just text", "- a\n- b", "a: b: c"])
+@pytest.mark.parametrize("content", ["", "model: [", "just text", "- a\n- b", "a: b: c", "model: &model [*model]"])
 def test_a_file_that_is_no_mapping_is_refused_in_one_line(tmp_path, content):
     with pytest.raises(UserError) as error:
         load(content, tmp_path)

@@ -145,9 +145,7 @@ def test_a_file_that_cannot_be_read_is_not_missing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"file.json/x: there is no such file; make it$"):
         read_json(path / "x", Section, "make it")
 
-    def refuse(
-        path: Path, mode: str
-    ) -> NoReturn:  # as for another user than root
+    def refuse(path: Path, mode: str) -> NoReturn:  # as for another user than root
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)

@@ -23,8 +23,25 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(written, meant):
 def test_text_that_cannot_be_parsed_is_reported_in_one_line(tmp_path, text):
     path = tmp_path / "some.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"some.yaml: not valid YAML: .+\Z"):
+    with pytest.raises(UserError, match=r"some.yaml(:1)?: not valid YAML: .+\Z"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: !!timestamp 1\n", "2: not valid YAML: cannot read '1' as timestamp"),
+        ("a: !!int x\n", "1: not valid YAML: cannot read 'x' as int"),
+        ("a: !!float x\n", "1: not valid YAML: cannot read 'x' as float"),
+        ("a: " + "9" * 5000, f"1: not valid YAML: cannot read '{'9' * 36} [...] {'9' * 35}' as int"),
+    ],
+)
+def test_a_value_that_does_not_match_its_tag_is_quoted(tmp_path, text, message):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_yaml(path)
+    assert str(error.value) == f"{path}:{message}"
 
 
 def test_a_syntax_error_is_reported_with_its_line(tmp_path):

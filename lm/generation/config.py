@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lm.schema import check_range
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
@@ -60,9 +62,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ValueError("prompts: expected at least one, got []")
-        for name in ("num_samples", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        check_range(self, ("num_samples", "max_new_tokens"), 1, 10**6)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
         _check_sampler(self)
