@@ -33,7 +33,7 @@ text = model.generate(**prompt, max_new_tokens={max_new_tokens}, do_sample=True,
 print(tokenizer.decode(text[0], skip_special_tokens=True))
 ```
 
-`<|endoftext|>` ends a document, and the tokenizer puts one before every prompt, which begins a new document.
+`<|endoftext|>` ends a document. The tokenizer puts one before every prompt, because a prompt begins a new document.
 The model sees at most `context_length` tokens: of a longer text, pass the last ones.
 
 ## Model
@@ -112,10 +112,10 @@ def _data(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _without_secrets(path: Path, address: str) -> str:
-    """Leave out the user name and password of an address, and the query, which may contain a signature."""
+def _without_secrets(path: Path, url: str) -> str:
+    """Leave out the user name and password of a URL, and the query, which may contain a signature."""
     try:
-        url = urlsplit(address)
+        parts = urlsplit(url)
     except ValueError as error:
-        raise UserError(f"{path}: provenance: {quote(address)} is not an address ({error}); {_ADVICE}") from error
-    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        raise UserError(f"{path}: provenance: {quote(url)} is not a URL ({error}); {_ADVICE}") from error
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -60,6 +60,14 @@ def test_wrong_usage_has_status_2(arguments, monkeypatch, capsys):
     assert exit_.value.code == 2 and "usage: lm" in capsys.readouterr().err
 
 
+def test_a_prompt_that_looks_like_an_option_is_explained(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        call(monkeypatch, "generate", "-Hello")
+    message = "unrecognized arguments: -Hello; put -- before a text that begins with a hyphen\n"
+    assert exit_.value.code == 2 and capsys.readouterr().err.endswith(message)
+    assert make_parser("lm").parse_args(["generate", "--", "-Hello"]).prompt == "-Hello"
+
+
 @pytest.mark.parametrize(
     ("raised", "status", "message"),
     [
