@@ -20,6 +20,19 @@ from lm.serving.server import Server, open_server
 from lm.tokenizer.tokenizer import Tokenizer
 
 
+def running(server: Server) -> int:
+    """Return the number of texts that the server is generating."""
+    return len(server.engine._running)
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Wait until a condition is true, for ten seconds at most; returns whether it is."""
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     """A tokenizer without merges: one token per byte, and the end of text."""

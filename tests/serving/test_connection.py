@@ -13,6 +13,7 @@ import pytest
 
 from lm.serving import app, connection
 from lm.serving.server import report
+from tests.serving.conftest import eventually, running
 
 ENDLESS = {"prompt": "1", "max_tokens": 200, "temperature": 0}
 
@@ -49,17 +50,6 @@ def exchange(server, request: bytes) -> bytes:
     with connect(server) as client:
         client.sendall(request)
         return read_all(client)
-
-
-def running(server) -> int:
-    return len(server.engine._running)
-
-
-def eventually(condition) -> bool:
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return condition()
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

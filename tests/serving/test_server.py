@@ -20,6 +20,7 @@ from lm.generation.decoder import Decoder
 from lm.generation.generate import complete
 from lm.serving.app import is_loopback
 from lm.serving.server import open_server, serve
+from tests.serving.conftest import eventually, running
 
 STORY = {"model": "tiny", "prompt": "Once", "max_tokens": 40, "temperature": 1.0, "top_p": 0.95, "seed": 3}
 
@@ -60,17 +61,6 @@ def send(server, method: str, path: str, body: bytes | None = None, **headers: s
         return response.status, response.headers, response.read()
     finally:
         connection.close()
-
-
-def running(server) -> int:
-    return len(server.engine._running)
-
-
-def eventually(condition) -> bool:
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return condition()
 
 
 def test_a_text_is_the_one_that_generation_produces(random_client, random_model, tokenizer, params):
