@@ -39,7 +39,8 @@ _BPE = {
     "byte_fallback": False,
     "ignore_merges": False,
 }
-# What a Split with one of our patterns may do with matches. Ours match every character, so there is nothing else.
+# The behavior and `invert` of a Split that yields the matches of our patterns. These match every character, so there is
+# no text between two matches, which is where the settings of a Split differ.
 _SPLITS = (("Isolated", False), ("Isolated", True), ("Removed", True))
 
 _MAX_LISTED = 5
@@ -58,7 +59,7 @@ class _AddedToken(TypedDict):
 
 
 class _File(TypedDict):
-    """What changes the ids in `tokenizer.json`; other keys are ignored."""
+    """The keys of `tokenizer.json` that change the ids; other keys are ignored."""
 
     added_tokens: NotRequired[list[_AddedToken]]
     normalizer: NotRequired[dict[str, Any] | None]
@@ -68,7 +69,7 @@ class _File(TypedDict):
 
 
 class _Model(TypedDict):
-    """What changes the ids in the section `model`; other keys matter only for bytes that are not in the vocabulary."""
+    """The keys of the section `model` that change the ids; others matter only for bytes that have no token."""
 
     vocab: dict[str, int]
     merges: list[Any]

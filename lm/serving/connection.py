@@ -1,4 +1,4 @@
-"""uvicorn's connections, with what a server needs that strangers can reach.
+"""uvicorn's connections, with the protection that a server needs if strangers can reach it.
 
 uvicorn has no time limit for a request that never becomes complete or a response that nobody reads, closes a connection
 as soon as the client has closed its sending side, and reports malformed requests as plain text.
