@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from lm import config
     from lm.errors import UserError
-    from lm.serving.completion_request import Limits
+    from lm.serving.limits import Limits
     from lm.serving.served_model import ServedModel
     from lm.serving.server import open_server, serve
 

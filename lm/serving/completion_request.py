@@ -10,7 +10,6 @@ A field that is null counts as omitted.
 """
 
 import json
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from lm.errors import UserError, quote
 from lm.generation.config import SamplerConfig
+from lm.serving.limits import Limits
 
 MAX_STOPS = 4
 MAX_LOGPROBS = 5
@@ -114,8 +114,6 @@ _TYPES = {
     "add_special_tokens": _BOOLEAN,
 }
 
-_MAX_ROWS = 1024
-
 
 class ApiError(UserError):
     """An error response: a one-line message, the HTTP status, OpenAI's `param` and `code`, and additional headers."""
@@ -140,35 +138,6 @@ class ApiError(UserError):
         """The error in OpenAI's format."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a single request may ask for, and how many texts the server handles at once."""
-
-    request_bytes: int = 1 << 18
-    max_tokens: int = 2048  # per text
-    context_length: int | None = None  # of a prompt and its text together; by default as many tokens as the model sees
-    choices: int = 16  # texts per request: the number of prompts times `best_of`
-    seconds: float = 120.0  # from the request to the end of its last text
-    rows: int = 8  # texts that are generated at the same time
-    waiting: int = 256  # texts that wait for a free row
-
-    def __post_init__(self) -> None:
-        for name in ("request_bytes", "max_tokens", "context_length", "choices", "rows"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.rows > _MAX_ROWS:
-            raise ValueError(f"rows: expected at most {_MAX_ROWS}, since each needs memory, got {self.rows}")
-        if self.waiting < 0:
-            raise ValueError(f"waiting: expected 0 or more, got {self.waiting}")
-        if not 0 < self.seconds < math.inf:
-            raise ValueError(f"seconds: expected a positive number, got {self.seconds}")
-
-    @property
-    def max_choices(self) -> int:
-        """The number of texts that a request may ask for: `choices`, but no more than the server can hold."""
-        return min(self.choices, self.rows + self.waiting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +208,8 @@ def _read(body: bytes) -> dict[str, Any]:
     """Return the fields that are not null, with known names and correct types."""
     try:
         value = json.loads(body)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise ApiError(f"the body is not JSON: {error}", code="invalid_json") from error
+    except (ValueError, RecursionError) as error:
+        raise ApiError(f"the body is not JSON: {_json_mistake(error)}", code="invalid_json") from error
     if not isinstance(value, dict):
         raise ApiError("the body must be a JSON object", code="invalid_json")
     fields = {}
@@ -257,6 +226,18 @@ def _read(body: bytes) -> dict[str, Any]:
                 raise _wrong_type(name, given)
             fields[name] = _number(name, given) if _TYPES[name] is _NUMBER else given
     return fields
+
+
+def _json_mistake(error: ValueError | RecursionError) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return str(error)
+        case UnicodeDecodeError():
+            return f"not UTF-8 at byte {error.start}"
+        case RecursionError():
+            return "nested too deeply"
+        case _:
+            return "a number has thousands of digits"
 
 
 def _number(name: str, given: float) -> float:

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lm.serving.completion import Chunk, Completion
-from lm.serving.completion_request import ApiError, CompletionRequest, Limits
+from lm.serving.completion_request import ApiError, CompletionRequest
 from lm.serving.engine import Busy, Engine, Stopped, TokenStream
+from lm.serving.limits import Limits
 
 
 def json_response(

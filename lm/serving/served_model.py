@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lm.generation.config import SampleConfig
 from lm.model.transformer import TransformerLM
-from lm.serving.completion_request import Limits
+from lm.serving.limits import Limits
 from lm.tokenizer.tokenizer import Tokenizer
 
 

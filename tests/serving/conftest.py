@@ -14,7 +14,7 @@ from lm.corpus.config import END_OF_TEXT
 from lm.generation.batch import Batch, Token
 from lm.generation.config import SampleConfig
 from lm.model.transformer import TransformerLM
-from lm.serving.completion_request import Limits
+from lm.serving.limits import Limits
 from lm.serving.served_model import ServedModel
 from lm.serving.server import Server, open_server
 from lm.tokenizer.tokenizer import Tokenizer

@@ -5,7 +5,8 @@ import pytest
 
 from lm.generation.batch import Token
 from lm.serving.completion import Completion
-from lm.serving.completion_request import ApiError, Limits, parse
+from lm.serving.completion_request import ApiError, parse
+from lm.serving.limits import Limits
 
 
 @pytest.fixture
