@@ -63,7 +63,7 @@ def require_new_folder(path: Path) -> None:
     with translate_write_errors(path):
         first = min(path.iterdir(), default=None) if path.exists() else None
     if first is not None:
-        raise UserError(f"{first}: already exists, so the folder is already in use; choose a new or empty one")
+        raise UserError(f"{first}: already exists; choose a new or empty folder")
 
 
 @contextmanager

@@ -77,7 +77,9 @@ def read_json(path: Path, kind: type[T], advice: str, *, ignore_unknown_keys: bo
     except RecursionError as error:
         raise UserError(f"{path}: not valid JSON (nested too deeply); {advice}") from error
     except ValueError as error:
-        raise UserError(f"{path}: {error}; {advice}") from error
+        # Python refuses to read numbers of thousands of digits, in words about its own settings.
+        reason = "a number has thousands of digits" if "integer string conversion" in str(error) else error
+        raise UserError(f"{path}: {reason}; {advice}") from error
 
 
 def read_bytes(path: Path, advice: str) -> bytes:

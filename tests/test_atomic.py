@@ -85,7 +85,7 @@ def test_a_folder_is_checked_without_being_created(tmp_path):
 def test_a_folder_that_contains_anything_is_not_new(tmp_path, name):
     require_new_folder(tmp_path)
     (tmp_path / name).symlink_to("nowhere")
-    with pytest.raises(UserError, match=rf"{name}: already exists, so the folder is already in use; choose a new or"):
+    with pytest.raises(UserError, match=rf"{name}: already exists; choose a new or empty"):
         require_new_folder(tmp_path)
 
 

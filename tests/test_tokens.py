@@ -371,7 +371,7 @@ def test_a_share_named_twice_is_rejected(folder: Path, other: Path, tmp_path: Pa
 def test_tokens_are_never_joined_into_a_folder_in_use(folder: Path, other: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "joined").mkdir()
     (tmp_path / "joined" / name).write_text("mine")
-    with pytest.raises(UserError, match=f"joined/{name}: already exists, so the folder is already in use"):
+    with pytest.raises(UserError, match=f"joined/{name}: already exists; choose a new or empty folder"):
         join_tokens([folder, other], tmp_path / "joined")
     assert [(path.name, path.read_text()) for path in (tmp_path / "joined").iterdir()] == [(name, "mine")]
 

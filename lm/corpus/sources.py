@@ -106,12 +106,13 @@ def _open_files(data: DataConfig, cache: Path) -> Corpus:
                 "remove it from one of the two"
             )
 
-    files_without_separator: list[str] = []
+    is_reported = False
 
     def on_missing(name: str) -> None:
-        if not files_without_separator:  # one line is enough, even for thousands of files
+        nonlocal is_reported
+        if not is_reported:  # one line is enough, even for thousands of files
             _report_missing_separator(name, data.separator)
-        files_without_separator.append(name)
+            is_reported = True
 
     def documents(files: list[TextFile]) -> Iterator[str]:
         for file in files:

@@ -163,9 +163,8 @@ class Tokenizer:
             "special_ids": self._special_ids,
             "pattern": self._pre_tokenizer.pattern,
         }
-        if (
-            UNICODE_VERSION != "16.0.0"
-        ):  # so that models from before the version was recorded keep their tokenizer's hash
+        # The first version is left out, so that tokenizers from before it was recorded keep their hash.
+        if UNICODE_VERSION != "16.0.0":
             content["unicode_version"] = UNICODE_VERSION
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

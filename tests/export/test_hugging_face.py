@@ -93,7 +93,7 @@ def test_a_folder_that_contains_anything_is_not_changed(folders, tmp_path, monke
     monkeypatch.chdir(tmp_path / "checkout")
     for path in ("pyproject.toml", "other/tokenizer.json"):
         (tmp_path / "checkout" / path).write_text("mine")
-    with pytest.raises(UserError, match="already exists, so the folder is already in use; choose a new or empty one"):
+    with pytest.raises(UserError, match="already exists; choose a new or empty folder"):
         export_hugging_face(*saved, Path(name))
     assert sorted(path.name for path in Path().rglob("*")) == ["other", "pyproject.toml", "tokenizer.json"]
 

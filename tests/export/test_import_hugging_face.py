@@ -327,6 +327,6 @@ def test_a_model_that_was_fine_tuned_in_transformers_trains_on_here(exported, to
 def test_folders_in_use_are_not_changed(exported, tmp_path, used):
     before = {path: path.read_bytes() for path in (tmp_path / used).iterdir()}
     outs = {"model": tmp_path / "back", "tokenizer": tmp_path / "back-tokenizer"} | {used: tmp_path / used}
-    with pytest.raises(UserError, match="already in use"):
+    with pytest.raises(UserError, match="already exists; choose a new or empty folder"):
         import_hugging_face(exported, outs["model"], outs["tokenizer"])
     assert {path: path.read_bytes() for path in (tmp_path / used).iterdir()} == before
