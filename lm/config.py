@@ -73,8 +73,6 @@ def load(path: Path) -> Params:
         return validate(Params, values)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    except RecursionError as error:  # an alias that refers to the value it is a part of
-        raise UserError(f"{path}: nested too deeply") from error
 
 
 def _complete_variants(values: Any) -> None:

@@ -61,9 +61,12 @@ def exit_cleanly(main: Callable[[], None]) -> None:
             _discard(stream)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _exit(1, f"error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _exit(1, f"error: {error.filename or 'output'}: cannot be written ({error.strerror}); free some space")
+        # Stdout is open for reading only, or its terminal is gone.
+        if error.errno in (errno.EBADF, errno.EIO) and not error.filename:
+            _exit(1, f"error: output: cannot be written ({error.strerror})")
+        raise
 
 
 def _run_and_flush(main: Callable[[], None]) -> None:

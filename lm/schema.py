@@ -98,6 +98,8 @@ def open_file(path: Path, advice: str) -> Iterator[BufferedReader]:
     Raises:
         UserError: the file is missing, is not a regular file, or cannot be read.
     """
+    if "\0" in str(path):
+        raise UserError(f"{path}: a path cannot contain a null character")
     try:
         if path.exists() and not path.is_file():  # reading from a named pipe would wait forever
             raise UserError(f"{path}: expected a file, got a {'folder' if path.is_dir() else 'device or pipe'}")
@@ -199,7 +201,7 @@ def _describe_mistake(mistake: "ErrorDetails", kind: Any) -> str:
 
 def _key(location: tuple[str | int, ...]) -> str:
     """Write the position of a value as in `sample.prompts[0]`."""
-    parts = [f"[{name}]" if isinstance(name, int) else f".{quote(name).strip(chr(39))}" for name in location]
+    parts = [f"[{name}]" if isinstance(name, int) else f".{quote(name)[1:-1] or quote(name)}" for name in location]
     return "".join(parts).removeprefix(".") or "the file"
 
 

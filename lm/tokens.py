@@ -43,7 +43,7 @@ class TextFacts(TypedDict):
 
     bytes: _Count
     documents: _Count
-    entropy_bits: NotRequired[float]
+    entropy_bits: NotRequired[Annotated[float, Ge(0)]]
 
 
 class SplitManifest(TextFacts):
@@ -287,8 +287,8 @@ def _find_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[
         raise UserError(
             f"{path}: expected {expected:,} bytes for {entry['count']:,} tokens of {dtype.name}, got {size:,}; {again}"
         )
-    if not size:
-        raise UserError(f"{path}: contains no tokens; give the split some text")
+    if not size or not entry["bytes"]:
+        raise UserError(f"{path}: contains no text; give the split some in the section data")
     return path, dtype, entry
 
 

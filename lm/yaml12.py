@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -49,10 +49,19 @@ class _Yaml12Loader(yaml.SafeLoader):
     `dvc exp run -S optim.max_learning_rate=3e-5` puts 3e-05 into params.yaml.
     """
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        node = super().compose_node(parent, index)
+        # An alias of a list or mapping can contain itself, or expand a few lines to gigabytes.
+        if isinstance(event, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
+            problem, mark = "an alias can only stand for a single value", cast(Any, event.start_mark)
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, AttributeError) as error:  # for `!!timestamp 1`, or a number with thousands of digits
+        except (ValueError, AttributeError, KeyError) as error:  # for `!!timestamp 1`, `!!bool x`, or endless digits
             problem = f"cannot read {quote(node.value)} as {node.tag.rpartition(':')[2]}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
 

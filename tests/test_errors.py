@@ -83,6 +83,13 @@ def test_a_status_of_0_means_that_everything_was_written(main, status, line):
     assert result.stderr.startswith(line)
 
 
+def test_an_output_that_is_not_writable_is_one_line_and_status_1():
+    script = "from lm.errors import exit_cleanly\nexit_cleanly(lambda: print('text'))"
+    with open(os.devnull) as unwritable:
+        result = subprocess.run([sys.executable, "-c", script], stdout=unwritable, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (1, "error: output: cannot be written (Bad file descriptor)\n")
+
+
 def test_characters_that_stdout_cannot_represent_are_replaced():
     script = "from lm.errors import exit_cleanly\nexit_cleanly(lambda: print('caf\\xe9 \\xb1 \\ud800 end'))"
     for encoding, expected in (("ascii", b"caf? ? ? end\n"), ("utf-8", "café ± ? end\n".encode())):

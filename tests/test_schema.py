@@ -94,6 +94,7 @@ def test_optional_keys_may_be_missing_and_typed_dicts_stay_dicts():
         ({"more": {"x": {"count": 1e999}}}, "more.x.count: expected a number, got inf"),
         ({"more": {"\ud800": {"count": 1}}}, "more: expected text, got '\\ud800'"),
         ({"more": {"a\nb": {}}}, "more.a\\nb.count: missing key, expected a whole number"),
+        ({"": 1}, "'': unknown key; the keys are kind, entry, rates, more, note"),
         ({"more": [1]}, "more: expected a mapping, got [1]"),
         ({"note": 3}, "note: expected text, got 3"),
     ],
@@ -157,5 +158,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe: expected a file, got a device or pipe"):
         read_bytes(tmp_path / "pipe", "make it")
+    with pytest.raises(UserError, match=r"a\\x00b: a path cannot contain a null character"):
+        read_bytes(Path("a\0b"), "make it")
     with pytest.raises(UserError, match="expected a file, got a folder"):
         read_bytes(tmp_path, "make it")

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import yaml
 
 from lm.errors import UserError
 from lm.yaml12 import parse_yaml, read_yaml
@@ -32,6 +33,7 @@ def test_text_that_cannot_be_parsed_is_reported_in_one_line(tmp_path, text):
     [
         ("a: 1\nb: !!timestamp 1\n", "2: not valid YAML: cannot read '1' as timestamp"),
         ("a: !!int x\n", "1: not valid YAML: cannot read 'x' as int"),
+        ("a: !!bool x\n", "1: not valid YAML: cannot read 'x' as bool"),
         ("a: !!float x\n", "1: not valid YAML: cannot read 'x' as float"),
         ("a: " + "9" * 5000, f"1: not valid YAML: cannot read '{'9' * 36} [...] {'9' * 35}' as int"),
     ],
@@ -42,6 +44,16 @@ def test_a_value_that_does_not_match_its_tag_is_quoted(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         read_yaml(path)
     assert str(error.value) == f"{path}:{message}"
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]", "a: &x {b: *x}", "a: &x [1]\nb: *x", "a: &x {b: 1}\nc: [*x, *x]"])
+def test_aliases_that_could_expand_without_end_are_refused(text):
+    with pytest.raises(yaml.YAMLError, match="an alias can only stand for a single value"):
+        parse_yaml(text)
+
+
+def test_an_alias_of_a_single_value_is_read():
+    assert parse_yaml("a: &x 3e-05\nb: *x") == {"a": 3e-05, "b": 3e-05}
 
 
 def test_a_syntax_error_is_reported_with_its_line(tmp_path):

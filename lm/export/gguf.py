@@ -48,6 +48,8 @@ def export_gguf(model_folder: Path, tokenizer_folder: Path, out: Path, weight_ty
         raise UserError("the package gguf is not installed; run: pip install gguf")
     if os.path.lexists(out):
         raise UserError(f"{out}: already exists; choose another file, or delete it")
+    if os.path.lexists(_part(out)):
+        raise UserError(f"{_part(out)}: already exists; delete it, if an interrupted export has left it")
     check_folder(out.parent)
     tokenizer = Tokenizer.load(tokenizer_folder)
     model = load_model(model_folder, tokenizer.hash)
@@ -126,7 +128,7 @@ def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type:
 
 
 def _save(writer: "GGUFWriter", out: Path) -> None:
-    part = out.with_name(out.name + ".part")
+    part = _part(out)
     with translate_write_errors(out):
         try:
             writer.write_header_to_file(part)
@@ -140,3 +142,8 @@ def _save(writer: "GGUFWriter", out: Path) -> None:
             writer.close()
             part.unlink(missing_ok=True)
             raise
+
+
+def _part(out: Path) -> Path:
+    """The file to write, until it is complete."""
+    return out.with_name(out.name + ".part")

@@ -1,6 +1,5 @@
 """The section `sample` of params.yaml."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -80,13 +79,15 @@ class SampleConfig:
 
 
 def _check_sampler(config: SamplerConfig | SampleConfig) -> None:
-    if config.temperature != 0 and not 0.001 <= config.temperature < math.inf:
-        raise ValueError(f"temperature: expected 0, or 0.001 or more, got {config.temperature}")
+    # Within these ranges, neither the values nor the results of applying them become 0 or infinity in float32.
+    if config.temperature != 0 and not 0.001 <= config.temperature <= 100:
+        limit = "at most 100" if config.temperature > 100 else "0, or 0.001 or more"
+        raise ValueError(f"temperature: expected {limit}, got {config.temperature}")
     if config.top_k < 0:
         raise ValueError(f"top_k: expected 0 or more, got {config.top_k}")
-    if not 0 < config.top_p <= 1:
-        raise ValueError(f"top_p: expected more than 0 and at most 1, got {config.top_p}")
+    if not 0.001 <= config.top_p <= 1:
+        raise ValueError(f"top_p: expected 0.001 to 1, got {config.top_p}")
     if not 0 <= config.min_p <= 1:
         raise ValueError(f"min_p: expected 0 to 1, got {config.min_p}")
-    if not 0 < config.repetition_penalty < math.inf:
-        raise ValueError(f"repetition_penalty: expected a positive number, got {config.repetition_penalty}")
+    if not 0.1 <= config.repetition_penalty <= 10:
+        raise ValueError(f"repetition_penalty: expected 0.1 to 10, got {config.repetition_penalty}")

@@ -5,6 +5,7 @@ behind.
 """
 
 import io
+import os
 import re
 import tempfile
 from importlib import resources
@@ -35,6 +36,8 @@ def apply_preset(name: str, path: Path) -> list[str]:
     if name not in preset_names():
         raise UserError(f"no preset {name!r}; the presets are {', '.join(preset_names())}")
     config.load(path)
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path}: is read-only; make it writable to apply the preset")
     yaml = YAML()
     yaml.indent(mapping=2, sequence=2, offset=0)
     yaml.width = 4096  # never fold a long line

@@ -165,9 +165,11 @@ def test_top_p_keeps_tokens_equal_to_the_last_one_it_keeps():
     [
         ("temperature", 1e-4, "0, or 0.001 or more"),
         ("top_k", -1, "0 or more"),
-        ("top_p", 0.0, "more than 0 and at most 1"),
+        ("temperature", 1e3, "at most 100"),
+        ("top_p", 0.0, "0.001 to 1"),
         ("min_p", 1.1, "0 to 1"),
-        ("repetition_penalty", 0.0, "a positive number"),
+        ("repetition_penalty", 1e-300, "0.1 to 10"),
+        ("repetition_penalty", 11.0, "0.1 to 10"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value, expected, plain):

@@ -81,7 +81,7 @@ def test_many_samples_start_at_once(terminal, config, monkeypatch):
 
     monkeypatch.setattr(terminal.batch._decoder, "decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        terminal.write("Hello", dataclasses.replace(config, num_samples=10**15))
+        terminal.write("Hello", dataclasses.replace(config, num_samples=10**6))
 
 
 def test_each_line_is_continued_with_the_current_settings(terminal, config, capsys):
