@@ -9,9 +9,10 @@ import argparse
 import functools
 from importlib import metadata
 from types import ModuleType
+from typing import NoReturn
 
 from lm.cli import export, generate, import_model, join, plan, preset, report, serve
-from lm.errors import exit_cleanly
+from lm.errors import UserError, exit_cleanly
 
 VERBS: dict[str, ModuleType] = {
     "preset": preset,
@@ -44,7 +45,7 @@ def _run(prog: str) -> None:
 
 def make_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of all verbs; its result has the verb's function in `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description="Use a language model built from scratch. To train one, run the pipeline: dvc repro",
         epilog="Exit status: 0 success, 1 an error that the message explains, 2 wrong usage, 130 interrupted.",
@@ -62,6 +63,13 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages, which may quote the arguments, are one line like those of other errors."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(str(UserError(message)))
 
 
 def _version() -> str:

@@ -8,6 +8,7 @@ Example:
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from lm.cli.path import path
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             f"{limits.context_length}"
         )
     served = ServedModel(
-        name=args.model.resolve().name,
+        name=os.fsencode(args.model.resolve().name).decode(errors="backslashreplace"),
         model=model,
         tokenizer=tokenizer,
         defaults=params.sample,

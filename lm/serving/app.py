@@ -133,6 +133,9 @@ class _Guard:
     def _check(self, request: Request) -> None:
         if request.method not in list(HTTPMethod):
             raise ApiError(f"Unsupported method ({quote(request.method)})", HTTPStatus.NOT_IMPLEMENTED)
+        version = request.scope["http_version"]
+        if not version.startswith("1."):
+            raise ApiError(f"expected HTTP 1.1 or 1.0, got {version}", HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
             message = "Content-Length: not allowed together with Transfer-Encoding"
             raise ApiError(message, headers={"Connection": "close"})  # it is not clear where the next request begins

@@ -4,6 +4,7 @@ uvicorn has no time limit for a request that never becomes complete or a respons
 as soon as the client has closed its sending side, and reports malformed requests as plain text.
 """
 
+import ast
 import asyncio
 import json
 import re
@@ -141,4 +142,8 @@ class Connection(H11Protocol):
                 return ApiError(f"expected a shorter body, got {given} bytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return ApiError(f"Content-Length: expected a number, got {quote(given)}")
         status = getattr(error, "error_status_hint", HTTPStatus.BAD_REQUEST)
-        return ApiError(f"the request is not HTTP: {error}", HTTPStatus(status))
+        # h11 quotes a line as it stores it, such as bytearray(b'GET').
+        reason = re.sub(
+            r"bytearray\((b.*)\)", lambda line: quote(ast.literal_eval(line[1]).decode("latin-1")), str(error)
+        )
+        return ApiError(f"the request is not HTTP: {reason}", HTTPStatus(status))

@@ -1,14 +1,22 @@
 """Plot the losses of a training run as SVG, with colors from the style sheet of the page around it."""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from lm.errors import UserError
+from lm.schema import open_file
+
 WIDTH, HEIGHT = 760, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 24, 12, 40  # margins, which hold the tick labels and the legend
 NUM_TICKS = 5
+MAX_POINTS = 400  # of a curve, about one for every second pixel
+
+_MAX_BYTES = 1 << 23  # of the file, which is read for every response: enough for more than ten thousand evaluations
+_MAX_VALUE = 1e100  # so that no difference or ratio of values overflows
 
 Points = list[tuple[float, float]]  # step and loss
 
@@ -16,20 +24,13 @@ Points = list[tuple[float, float]]  # step and loss
 def loss_curve(path: Path) -> str:
     """Plot `train_loss` and `val_loss` over `step` from a CSV file, and return SVG.
 
-    Values that are empty or not finite are skipped. If there is nothing to plot, the result is a paragraph that says
-    why.
+    Values that are empty, not finite or 1e100 and more are skipped, and a curve of more than `MAX_POINTS` points is
+    drawn with as many of them, evenly spaced. If there is nothing to plot, the result is a paragraph that says why.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        curves = {name: _points(rows, f"{name}_loss") for name in ("train", "val")}
-    except FileNotFoundError:
-        return _note(f"no loss curve: {path} does not exist")
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return _note(f"no loss curve: {path} is not a readable table of losses")
-    if not any(curves.values()):
-        return _note(f"no loss curve: {path} contains no losses yet")
-    return _svg(curves)
+        return _svg(_read(path))
+    except UserError as error:
+        return f'<p class="note">no loss curve: {escape(str(error))}</p>'
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -41,22 +42,42 @@ def ticks(low: float, high: float, count: int) -> list[float]:
         >>> ticks(0.3, 7.6, 5)
         [2.0, 4.0, 6.0]
     """
-    if low == high:
-        return [low]
     min_spacing = (high - low) / count
+    if min_spacing < 1e-12:  # the last digit that a tick is rounded to
+        return [low]
     power = 10.0 ** math.floor(math.log10(min_spacing))
     spacing = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= min_spacing)
     first, last = math.ceil(low / spacing), math.floor(high / spacing)
     return [round(number * spacing, 12) for number in range(first, last + 1)]
 
 
-def _points(rows: Sequence[dict[str, str]], name: str) -> Points:
-    points = [(float(row["step"]), float(row[name])) for row in rows if row[name]]
-    return [point for point in points if all(map(math.isfinite, point))]
+def _read(path: Path) -> dict[str, Points]:
+    """Read the points of each curve.
+
+    Raises:
+        UserError: the file cannot be read, is too large, or contains no losses.
+    """
+    with open_file(path, "a training run writes it") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise UserError(f"{path} is too large, more than {_MAX_BYTES:,} bytes")
+    try:
+        header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+        step = header.index("step")
+        curves = {name: _points(rows, step, header.index(f"{name}_loss")) for name in ("train", "val")}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{path} is not a readable table of losses") from error
+    if not any(curves.values()):
+        raise UserError(f"{path} contains no losses yet")
+    return curves
 
 
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
+def _points(rows: Sequence[list[str]], step_column: int, loss_column: int) -> Points:
+    rows = [row for row in rows if len(row) > loss_column and row[loss_column]]
+    if len(rows) > MAX_POINTS:
+        rows = [rows[number * (len(rows) - 1) // (MAX_POINTS - 1)] for number in range(MAX_POINTS)]
+    points = [(float(row[step_column]), float(row[loss_column])) for row in rows]
+    return [(step, loss) for step, loss in points if abs(step) < _MAX_VALUE and abs(loss) < _MAX_VALUE]  # no NaN
 
 
 def _svg(curves: dict[str, Points]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from lm.errors import UserError
+from lm.errors import UserError, quote
 from lm.serving.app import SECURITY_HEADERS, create_app, is_loopback
 from lm.serving.connection import Connection
 from lm.serving.engine import Engine
@@ -121,6 +121,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(
             "--host: expected an address, got ''; use 127.0.0.1 for this machine only, or 0.0.0.0 for all networks"
         )
+    if not 0 <= port <= 65_535:
+        raise UserError(f"--port: expected 0 to 65535, got {quote(port)}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends each token immediately (TCP_NODELAY) only if the protocol is named here.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -128,7 +130,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(_BACKLOG)
-    except (OSError, OverflowError, TypeError, ValueError) as error:  # the last two for an invalid host name
+    except (OSError, TypeError, ValueError) as error:  # the last two for an invalid host name
         listener.close()
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{host}:{port}: cannot listen ({reason}); choose another --port or --host") from error

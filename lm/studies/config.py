@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from lm.errors import quote
 from lm.model.config import FeedForward, Norm, NormPosition, Position
 from lm.schema import check_range
 from lm.training.config import MAX_BATCH_SIZE, MAX_STEPS, DecayShape, OptimizerName, Schedule
@@ -55,13 +56,16 @@ class AblateConfig:
         for name in ("run", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}: expected at least one entry and no duplicates, got {values}")
+                raise ValueError(f"{name}: expected at least one entry and no duplicates, got {quote(values)}")
         if unknown := [name for name in self.run if name not in self.variants]:
-            raise ValueError(f"run: expected names from variants ({', '.join(self.variants)}), got {unknown[0]!r}")
+            raise ValueError(f"run: expected names from variants ({', '.join(self.variants)}), got {quote(unknown[0])}")
         for name in self.variants:
-            # The name becomes part of a stage's name, a key and a file name.
-            if not re.fullmatch(r"[\w-]+", name, re.ASCII):
-                raise ValueError(f"variants: expected names of letters, digits, _ and -, got {name!r}")
+            # The name becomes part of a stage's name, a key, a file name and an argument.
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]{,99}", name, re.ASCII):
+                raise ValueError(
+                    "variants: expected names of at most 100 letters, digits, _ and -, the first a letter or a digit, "
+                    f"got {quote(name)}"
+                )
         for seed in self.seeds:
             if not 0 <= seed < 2**32:
                 raise ValueError(f"seeds: expected 0 to {2**32 - 1}, got {seed}")

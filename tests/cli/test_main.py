@@ -69,6 +69,21 @@ def test_a_prompt_that_looks_like_an_option_is_explained(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["preset", "small", "b\nc"], r"unrecognized arguments: b\nc"),
+        (["serve", "--m=a\nb"], r"ambiguous option: --m=a\nb could match"),
+        (["generate", "--top-k", "a\nb"], r"argument --top-k: invalid int value: 'a\nb'"),
+    ],
+)
+def test_a_wrong_argument_is_quoted_in_one_line(arguments, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, *arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("lm") and f" error: {message}" in last
+
+
+@pytest.mark.parametrize(
     ("raised", "status", "message"),
     [
         (UserError("data/model: missing"), 1, "error: data/model: missing\n"),

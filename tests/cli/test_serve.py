@@ -9,6 +9,7 @@ from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
+from lm.serving.page import Page
 from lm.tokenizer.tokenizer import Tokenizer
 
 
@@ -40,7 +41,8 @@ def run(small, project, tmp_path):
         (["--host", ""], "--host: expected an address, got ''; use 127.0.0.1 for this machine only"),
         (["--host", "a\nb"], r"a\nb:0: cannot listen"),
         (["--host", "a\0b"], r"a\x00b:0: cannot listen"),
-        (["--port", "-1"], "127.0.0.1:-1: cannot listen"),
+        (["--port", "-1"], "--port: expected 0 to 65535, got -1"),
+        (["--port", "65536"], "--port: expected 0 to 65535, got 65536"),
     ],
 )
 def test_invalid_arguments_are_one_line_errors(run, arguments, message):
@@ -59,3 +61,12 @@ def test_the_context_is_as_long_as_the_memory_allows(run, monkeypatch):
     with pytest.raises(UserError, match="use a context of at most . tokens"):
         run("--rows", "8")
     run("--rows", "8", "--context-length", "2")
+
+
+def test_the_name_of_a_folder_that_is_not_utf8_is_escaped(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "model").rename(tmp_path / "b\udcff")
+    (tmp_path / "link").symlink_to(tmp_path / "b\udcff")
+    monkeypatch.setattr("lm.serving.server.Server.run", lambda server: print(Page(server.served).render()[0]))
+    run(model=tmp_path / "link")
+    shown = capsys.readouterr().out
+    assert r"serving b\xff at" in shown and r"<h1>b\xff" in shown

@@ -1,10 +1,13 @@
+import os
+import sys
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.serving.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, loss_curve, ticks
+from lm.serving import curve
+from lm.serving.curve import BOTTOM, HEIGHT, LEFT, MAX_POINTS, RIGHT, TOP, WIDTH, loss_curve, ticks
 
 
 def test_ticks_by_hand():
@@ -40,12 +43,15 @@ def test_the_curve_contains_its_points(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "does not exist"),
+        (None, "there is no such file"),
         ("step,train_loss,val_loss\n", "contains no losses yet"),
         ("step,train_loss,val_loss\n0,,\n", "contains no losses yet"),
+        ("", "is not a readable table"),
         ("a,b\n1,2\n", "is not a readable table"),
+        ("train_loss,val_loss,step\n1,2\n", "is not a readable table"),
         ("step,train_loss,val_loss\n0,much,1\n", "is not a readable table"),
         ("step,train_loss,val_loss\n0\n", "contains no losses yet"),
+        ("step,train_loss,val_loss\n0,1e308,-1e308\n1e308,1,1\n", "contains no losses yet"),
         ("\udcff", "is not a readable table"),
     ],
 )
@@ -56,3 +62,39 @@ def test_without_losses_a_note_says_why(tmp_path, content, message):
     note = loss_curve(path)
     assert message in note
     assert "&lt;b&gt;.csv" in note and "<b>" not in note
+
+
+EXTREMES = (0.0, 5e-324, 1e-323, 1e-12, 1.0, 1e17, 1e99, 1e100, 1e308, sys.float_info.max)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(EXTREMES + tuple(-value for value in EXTREMES))] * 3), max_size=4))
+def test_extreme_values_are_plotted_or_skipped(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "extreme.csv"
+    path.write_text("\n".join(["step,train_loss,val_loss", *(",".join(map(repr, row)) for row in rows)]))
+    ElementTree.fromstring(loss_curve(path))
+
+
+def test_a_long_curve_is_thinned_to_evenly_spaced_points(tmp_path):
+    path = tmp_path / "train.csv"
+    last = 3 * (MAX_POINTS - 1)
+    path.write_text("\n".join(["step,train_loss,val_loss", *(f"{step},,1" for step in range(last + 1))]))
+    svg = ElementTree.fromstring(loss_curve(path))
+    titles = [circle[0].text for circle in svg.iter("circle")]
+    assert titles == [f"val loss 1 at step {step:,}" for step in range(0, last + 1, 3)]
+
+
+def test_only_files_of_a_limited_size_are_read(tmp_path, monkeypatch):
+    pipe, device, file = tmp_path / "pipe", tmp_path / "device", tmp_path / "file"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):  # reading from them would not end
+        assert "expected a file, got a device or pipe" in loss_curve(path)
+    monkeypatch.setattr(curve, "_MAX_BYTES", 30)
+    file.write_text("step,train_loss,val_loss\n0,1,2")
+    assert loss_curve(file).startswith("<svg")
+    file.write_text("step,train_loss,val_loss\n0,1,20")
+    assert "is too large, more than 30 bytes" in loss_curve(file)
+
+
+def test_a_file_name_that_is_not_utf8_is_escaped(tmp_path):
+    assert r"\udcff.csv: there is no such file" in loss_curve(tmp_path / "\udcff.csv")

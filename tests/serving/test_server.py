@@ -494,7 +494,7 @@ def test_a_server_on_all_networks_warns(served, random_model, capsys):
 def test_an_unavailable_port_is_a_one_line_error(alphabet_server, served, random_model):
     with pytest.raises(UserError, match=r"^a\\nb:0: cannot listen \(.*\); choose another --port or --host$"):
         open_server("a\nb", 0, served(random_model)).__enter__()
-    for port, reason in ((alphabet_server.server_port, "in use"), (70_000, "0-65535")):
-        message = rf"127\.0\.0\.1:{port}: cannot listen \(.*{reason}.*\); choose another --port"
-        with pytest.raises(UserError, match=message), open_server("127.0.0.1", port, served(random_model)):
-            pass
+    port = alphabet_server.server_port
+    message = rf"^127\.0\.0\.1:{port}: cannot listen \(.*in use.*\); choose another --port"
+    with pytest.raises(UserError, match=message), open_server("127.0.0.1", port, served(random_model)):
+        pass
