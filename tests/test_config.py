@@ -200,7 +200,7 @@ def test_the_schedule_of_the_main_run_does_not_bind_the_ablation(text, tmp_path)
 
 
 def test_a_variant_whose_name_cannot_be_a_key_is_named(text, tmp_path):
-    with pytest.raises(UserError, match="ablate.variants: expected names of at most 100 letters, digits, .*, got 'no.norm'"):
+    with pytest.raises(UserError, match="ablate.variants: expected names of at most 100 letters.*, got 'no.norm'"):
         load(text.replace("    no-norm:\n", "    no.norm:\n").replace("  - no-norm\n", "  - no.norm\n"), tmp_path)
 
 
