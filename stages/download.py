@@ -33,6 +33,8 @@ def main() -> None:
             manifest_path.unlink(missing_ok=True)
         val = write_split(corpus.val, paths.raw / "val.txt", data.val_bytes, 0)
         train = write_split(corpus.train, paths.raw / "train.txt", data.train_bytes, data.train_documents)
+    for counter in corpus.repetitions:
+        counter.report()
 
     splits = {"train": train, "val": val}
     metrics = {f"{name}_{key}": split[key] for name, split in splits.items() for key in ("bytes", "documents")}

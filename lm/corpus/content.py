@@ -6,6 +6,7 @@ from lm.errors import UserError
 
 HEAD_BYTES = 1024  # a Git LFS pointer is shorter
 
+_LFS_POINTER = re.compile(rb"(\xef\xbb\xbf)?\s*version https://git-lfs\.github\.com/spec/")
 _HTML = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.I | re.S)
 
 
@@ -15,8 +16,11 @@ def is_html(head: bytes) -> bool:
 
 
 def is_lfs_pointer(head: bytes) -> bool:
-    """Whether `head` is the text that git stores, and checks out without Git LFS, in place of a large file."""
-    return len(head) < HEAD_BYTES and head.startswith(b"version https://git-lfs.github.com/spec/")
+    """Whether `head` is the text that git stores, and checks out without Git LFS, in place of a large file.
+
+    A byte order mark and white space may precede it, as after the file was saved in an editor.
+    """
+    return len(head) < HEAD_BYTES and _LFS_POINTER.match(head) is not None
 
 
 def is_gzip(head: bytes) -> bool:

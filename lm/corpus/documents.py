@@ -22,7 +22,8 @@ def decode(chunks: Iterable[bytes], name: str) -> Iterator[str]:
     """Decode chunks of bytes as UTF-8, and normalize the text.
 
     Raises:
-        UserError: If a byte is not valid UTF-8. The message gives its offset in the file `name`, counted from 0.
+        UserError: If a byte is not valid UTF-8, or a NUL character, which is valid UTF-8 but is not found in text. The
+            message gives the offset of the byte in the file `name`, counted from 0.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     decoded = 0  # bytes in the chunks before the current one
@@ -41,11 +42,17 @@ def decode(chunks: Iterable[bytes], name: str) -> Iterator[str]:
             ) from error
 
     for chunk in chunks:
-        text = normalize(held + decode_chunk(chunk, False))
+        before_nul, nul, _ = chunk.partition(b"\0")
+        text = normalize(held + decode_chunk(before_nul, final=bool(nul)))
+        if nul:
+            raise UserError(
+                f"{name}: a NUL character at byte {decoded + len(before_nul)}, as in UTF-16 text or a binary file; "
+                "convert the file to UTF-8 text, for example with iconv"
+            )
         held = "\r" if text.endswith("\r") else ""
         yield text.removesuffix(held)
         decoded += len(chunk)
-    yield held + decode_chunk(b"", True)
+    yield held + decode_chunk(b"", final=True)
 
 
 def normalize(text: str) -> str:

@@ -176,9 +176,21 @@ def _match(name: str, key: str) -> list[str]:
 
 def _match_glob(name: str, key: str) -> list[str]:
     matches = sorted(match for match in glob.glob(name, recursive=True) if os.path.isfile(match))
-    if not matches:
-        raise UserError(f"data.{key}: no file matches {name}; check the glob, which is relative to the project folder")
-    return matches
+    if matches:
+        return matches
+    problem = f"data.{key}: no file matches {name}"
+    folder = name  # the folders before the first wildcard
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder)
+    try:
+        os.scandir(os.path.join(folder, ".")).close()  # glob ignores errors
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(
+            f"{problem}: the folder {folder or '.'} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    raise UserError(f"{problem}; check the glob, which is relative to the project folder")
 
 
 def _extension(name: str) -> str:
@@ -258,6 +270,10 @@ def _parquet_values(file: TextFile, text_column: str) -> Iterator[str]:
             if (count := counts[text_column]) != 1:
                 problem = f"has {count or 'no'} column{'s' * (count > 1)} {quote(text_column)}"
                 others = [name for name in counts if name != text_column]
+                if not others:
+                    raise UserError(
+                        f"{file.name}: {problem} and no other; write the file again with one column of this name"
+                    )
                 raise UserError(f"{file.name}: {problem}; set data.text_column to one of {list_names(others)}")
             kind = schema.field(text_column).type
             if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
@@ -294,7 +310,7 @@ def parquet_error(problem: str, error: Exception, advice: str) -> UserError:
 def list_names(names: Collection[str]) -> str:
     """List the first few keys of a row or columns of a table for a message."""
     listed = ", ".join(quote(name, limit=40)[1:-1] for name in itertools.islice(names, 10))
-    return listed + f" and {len(names) - 10:,} more" * (len(names) > 10)
+    return (listed or "none") + f" and {len(names) - 10:,} more" * (len(names) > 10)
 
 
 def _read_error(name: str, error: OSError) -> UserError:

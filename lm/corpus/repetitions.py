@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from lm.corpus.files import TextFile
 from lm.errors import UserError, quote
 
+MAX_REMEMBERED = 1_000_000
+
 
 def drop_copies(files: list[TextFile], key: str) -> list[TextFile]:
     """Drop files with the same content as an earlier one in the list data.`key`, and print a line about each.
@@ -23,6 +25,40 @@ def drop_copies(files: list[TextFile], key: str) -> list[TextFile]:
                 file=sys.stderr,
             )
     return list(kept.values())
+
+
+class RepetitionCounter:
+    """Counts the documents of the files in the list data.`key` that repeat an earlier one, while they are read.
+
+    Documents that differ only in the white space around them are equal. Only the first MAX_REMEMBERED different
+    documents are compared with later ones, which bounds the memory to about 80 MB.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._documents = self._repeated = 0
+        self._remembered: set[bytes] = set()
+
+    def count(self, documents: Iterable[str]) -> Iterator[str]:
+        """Yield the same documents, and count those that are read."""
+        for document in documents:
+            self._documents += 1
+            digest = _hash(document)
+            if digest in self._remembered:
+                self._repeated += 1
+            elif len(self._remembered) < MAX_REMEMBERED:
+                self._remembered.add(digest)
+            yield document
+
+    def report(self) -> None:
+        """Print a line to stderr if documents repeat. Text corpora often do, so this is no error."""
+        if self._repeated:
+            at_least = "at least " * (len(self._remembered) == MAX_REMEMBERED)
+            print(
+                f"data.{self._key}: {at_least}{self._repeated:,} of {self._documents:,} documents repeat earlier ones; "
+                "they are kept",
+                file=sys.stderr,
+            )
 
 
 def refuse_repetitions(val: Iterable[str], train: Iterable[str]) -> tuple[Iterator[str], Iterator[str]]:
@@ -58,5 +94,5 @@ def refuse_repetitions(val: Iterable[str], train: Iterable[str]) -> tuple[Iterat
 
 
 def _hash(document: str) -> bytes:
-    """64 bits: with a million documents in val and a billion in train, the probability of a collision is 0.005%."""
+    """64 bits: between a million documents and a billion others, the probability of a collision is 0.005%."""
     return hashlib.sha256(document.strip().encode()).digest()[:8]

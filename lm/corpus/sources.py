@@ -12,7 +12,7 @@ from pathlib import Path
 from lm.corpus.config import END_OF_TEXT, DataConfig
 from lm.corpus.documents import normalize, split_at_end_of_text
 from lm.corpus.files import TextFile, expand_names, held_out, open_file, read_documents
-from lm.corpus.repetitions import drop_copies, refuse_repetitions
+from lm.corpus.repetitions import RepetitionCounter, drop_copies, refuse_repetitions
 from lm.corpus.stories import stories
 from lm.errors import UserError, quote
 
@@ -26,12 +26,14 @@ class Corpus:
     """The documents of both splits.
 
     Read `val` before `train`: they may share one stream, of which `val` takes the first documents. `provenance` has one
-    entry per file, with its URL or path, size and sha256.
+    entry per file, with its URL or path, size and sha256. After the splits were read, `repetitions` can report the
+    documents that were read more than once.
     """
 
     val: Iterable[str]
     train: Iterable[str]
     provenance: list[dict[str, str | int]]
+    repetitions: tuple[RepetitionCounter, ...] = ()
 
 
 def open_corpus(data: DataConfig, cache: Path) -> Corpus:
@@ -119,17 +121,26 @@ def _open_files(data: DataConfig, cache: Path) -> Corpus:
             yield from read_documents(file, data.separator, data.text_column, on_missing)
 
     provenance = [file.provenance for file in train_files + val_files]
+    in_train, in_val = RepetitionCounter("train_files"), RepetitionCounter("val_files")
     if val_files:
         checked_val, checked_train = refuse_repetitions(documents(val_files), documents(train_files))
-        return Corpus(val=checked_val, train=checked_train, provenance=provenance)
+        return Corpus(
+            val=in_val.count(checked_val),
+            train=in_train.count(checked_train),
+            provenance=provenance,
+            repetitions=(in_val, in_train),
+        )
 
     def is_val(document: str) -> bool:
         return held_out(document, data.seed, data.val_fraction)
 
+    val_documents = filter(is_val, documents(train_files))
+    train_documents = itertools.filterfalse(is_val, documents(train_files))
     return Corpus(
-        val=_require_documents(filter(is_val, documents(train_files)), "val", data.separator),
-        train=_require_documents(itertools.filterfalse(is_val, documents(train_files)), "train", data.separator),
+        val=_require_documents(in_train.count(val_documents), "val", data.separator),
+        train=_require_documents(in_train.count(train_documents), "train", data.separator),
         provenance=provenance,
+        repetitions=(in_train,),
     )
 
 

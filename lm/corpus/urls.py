@@ -5,7 +5,11 @@ from urllib.parse import unquote
 
 # A password, with the user name before it. The second form is a password with a slash in it, which is not a valid URL.
 _LOGIN = re.compile(r"(?<=://)(?:[^/?#\s]*@|[^/?#\s:\[]*:(?!\d*(?:[/?#\s]|$))\S*@)")
-_SECRET = re.compile(r"([?&;][^=&;#\s]*(?:token|key|secret|sig|passw|pwd|auth|credential)[^=&;#\s]*=)[^&;#\s]+", re.I)
+_SECRET = re.compile(
+    r"([?&;][^=&;#\s]*(?:token|key|secret|sig|passw|pwd|auth|credential)[^=&;#\s]*=)"
+    r"(?:[^&;#\s:]|:(?!\s|$))+",  # in a message, a colon may follow the URL
+    re.I,
+)
 
 
 def is_url(name: str) -> bool:

@@ -33,5 +33,6 @@ def test_text_that_is_no_page(head: bytes) -> None:
 
 def test_a_pointer_is_short() -> None:
     assert is_lfs_pointer(POINTER)
+    assert is_lfs_pointer(b"\n" + POINTER) and is_lfs_pointer(b"\xef\xbb\xbf\r\n" + POINTER.replace(b"\n", b"\r\n"))
     assert not is_lfs_pointer(POINTER[1:]) and not is_lfs_pointer(b"A " + POINTER)
     assert not is_lfs_pointer(POINTER + bytes(1000))  # a text about Git LFS

@@ -1,3 +1,4 @@
+import contextlib
 import re
 import tracemalloc
 
@@ -28,7 +29,7 @@ def test_end_of_text_may_span_several_chunks(pieces, size):
     assert list(split(chunks, "<|endoftext|>", "a.txt")) == text.split("<|endoftext|>")
 
 
-@given(st.text(), st.lists(st.integers(0, 99)))
+@given(st.text(st.characters(exclude_characters="\0")), st.lists(st.integers(0, 99)))
 def test_decode_equals_bytes_decode_however_the_bytes_are_cut(text, points):
     assert "".join(decode(cut(text.encode(), points), "a.txt")) == normalize(text)
 
@@ -54,14 +55,39 @@ def test_byte_order_marks_of_concatenated_files():
 @given(st.binary(), st.lists(st.integers(0, 99)), st.booleans())
 def test_decode_reports_the_same_byte_as_bytes_decode(data, points, has_mark):
     data = b"\xef\xbb\xbf" * has_mark + data
+    before_nul, nul, _ = data.partition(b"\0")
     try:
-        data.decode()
+        before_nul.decode()
     except UnicodeDecodeError as error:
         says = rf"^a\.txt: not UTF-8 text at byte {error.start} \(0x{data[error.start]:02x}\)"
         with pytest.raises(UserError, match=says):
             list(decode(cut(data, points), "a.txt"))
     else:
-        list(decode(cut(data, points), "a.txt"))
+        with (
+            pytest.raises(UserError, match=rf"^a\.txt: a NUL character at byte {len(before_nul)}, as in UTF-16 text")
+            if nul
+            else contextlib.nullcontext()
+        ):
+            list(decode(cut(data, points), "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("data", "offset"),
+    [
+        ("Once.".encode("utf-16-le"), 1),
+        ("Once.".encode("utf-16-be"), 0),
+        (bytes(10), 0),
+        (b"PK\x03\x04\x14\0\0\0\x08\0", 5),
+        (b"Once.\n" * 1000 + b"\0", 6000),
+    ],
+)
+def test_text_that_is_no_text(data, offset):
+    with pytest.raises(UserError) as caught:
+        list(decode([data], "a.txt"))
+    assert str(caught.value) == (
+        f"a.txt: a NUL character at byte {offset}, as in UTF-16 text or a binary file; convert the file to UTF-8 text, "
+        "for example with iconv"
+    )
 
 
 def test_white_space_around_documents_is_dropped_and_newlines_inside_are_kept():

@@ -1,5 +1,6 @@
 """The whole stage, without the hub."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -49,6 +50,46 @@ def test_files(run_stage, tmp_path):
     assert sorted((train + val).decode().split("<|endoftext|>")[:-1]) == sorted(f"Document {n}." for n in range(200))
     assert set(metrics) == {"train_bytes", "train_documents", "val_bytes", "val_documents"}
     assert [entry["path"] for entry in manifest["provenance"]] == ["a.txt"]
+
+
+@pytest.mark.parametrize("copy", ["newline.txt", "a.txt.gz", "a.jsonl", "part.txt", "twice.txt"])
+def test_one_text_in_two_files(run_stage, tmp_path, capsys, copy):
+    documents = [f"Document {number}." for number in range(60)]
+    text = "<|endoftext|>".join(documents)
+    contents = {
+        "newline.txt": f"{text}\n".encode(),
+        "a.txt.gz": gzip.compress(text.encode()),
+        "a.jsonl": "".join(json.dumps({"text": document}) + "\n" for document in documents).encode(),
+        "part.txt": "<|endoftext|>".join(documents[20:40]).encode(),
+        "twice.txt": f"{text}<|endoftext|>{text}".encode(),
+    }
+    repeated = {"part.txt": 20, "twice.txt": 120}.get(copy, 60)
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / copy).write_bytes(contents[copy])
+    (tmp_path / "v.txt").write_text("One.<|endoftext|>Two.<|endoftext|>One.")
+    line = f"data.train_files: {repeated} of {60 + repeated} documents repeat earlier ones; they are kept"
+
+    assert not run_stage(source="files", train_files=["a.txt", copy], val_fraction=0.1)
+    assert line in capsys.readouterr().err.splitlines()
+    metrics = outputs(tmp_path)[3]
+    assert metrics["train_documents"] + metrics["val_documents"] == 60 + repeated
+
+    assert not run_stage(source="files", train_files=["a.txt", copy], val_files=["v.txt"])
+    reports = capsys.readouterr().err.splitlines()
+    assert {line, "data.val_files: 1 of 3 documents repeat earlier ones; they are kept"} <= set(reports)
+
+    limited = {"train_documents": 30, "val_bytes": 5}
+    assert not run_stage(source="files", train_files=["a.txt", copy], val_files=["v.txt"], **limited)
+    assert "repeat" not in capsys.readouterr().err
+
+
+def test_repetitions_before_a_limit(run_stage, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(["One.", "One.", "Two.", "Two."]))
+    (tmp_path / "v.jsonl").write_text('{"text": "Three."}')
+    assert not run_stage(source="files", train_files=["a.txt"], val_files=["v.jsonl"], train_documents=3)
+    assert capsys.readouterr().err.splitlines() == [
+        "data.train_files: 1 of 3 documents repeat earlier ones; they are kept",
+    ]
 
 
 def test_an_error_in_the_text_leaves_no_manifest(run_stage, tmp_path):

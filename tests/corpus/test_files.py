@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 import os
@@ -122,6 +123,25 @@ def test_names_that_match_no_text_file(tmp_path, name, says):
         expand_names([os.fsdecode(name)], "val_files")
 
 
+def test_a_glob_in_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "locked/b").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path):  # permissions do not stop root
+        if str(path).startswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for folder, wildcards in [("locked", "*.txt"), ("locked/b", "*/[a-z].txt"), ("locked", "**/a.txt")]:
+        with pytest.raises(UserError) as caught:
+            expand_names([f"{folder}/{wildcards}"], "train_files")
+        assert str(caught.value) == (
+            f"data.train_files: no file matches {folder}/{wildcards}: the folder {folder} cannot be read "
+            "(Permission denied); check its permissions"
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
@@ -152,6 +172,10 @@ def test_names_that_match_no_text_file(tmp_path, name, says):
         ("a.txt.gz", LFS_POINTER, r"^a\.txt\.gz: a Git LFS pointer"),
         ("a.parquet", LFS_POINTER, r"^a\.parquet: a Git LFS pointer"),
         ("a.jsonl", lines({"text": "x"}, {"b": 1, "id": 2}), r"^a\.jsonl:2: has no key 'text'; .* its keys: b, id$"),
+        ("a.jsonl", "{}", r"^a\.jsonl:1: has no key 'text'; set data\.text_column to one of its keys: none$"),
+        ("a.jsonl", '{"text": "x"}'.encode("utf-16-le"), r"^a\.jsonl: a NUL character at byte 1, as in UTF-16 text"),
+        ("a.txt.gz", gzip.compress(bytes(9)), r"^a\.txt\.gz: a NUL character at byte 0, as in UTF-16 text"),
+        ("a.txt", f"\ufeff\n{LFS_POINTER}", r"^a\.txt: a Git LFS pointer"),
         ("a.jsonl", lines(["text"]), r"^a\.jsonl:1: has no key 'text'"),
         ("a.jsonl", lines({"text": 7}), r"^a\.jsonl:1: expected text in 'text', got 7; set data\.text_column"),
         ("a.jsonl", r'{"text": "\ud83d"}', r"^a\.jsonl:1: 'text' has an unpaired surrogate"),
@@ -177,6 +201,13 @@ def test_parquet_columns_with_one_name():
     with pytest.raises(UserError, match=r"^a\.parquet: has 2 columns 'text'; set data\.text_column to one of body$"):
         read("a.parquet")
     assert read("a.parquet", text_column="body") == ["z"]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns[:2], names=["text", "text"]), "a.parquet")
+    with pytest.raises(
+        UserError, match=r"^a\.parquet: has 2 columns 'text' and no other; write the file again with one"
+    ):
+        read("a.parquet")
+    with pytest.raises(UserError, match=r"^a\.parquet: has no column 'body'; set data\.text_column to one of text$"):
+        read("a.parquet", text_column="body")
 
 
 @pytest.mark.parametrize("damage", ["footer", "length", "page"])
@@ -296,7 +327,7 @@ def test_a_gzip_bomb_cannot_fill_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("lm.corpus.documents.MAX_DOCUMENT_CHARACTERS", 1 << 22)
     with gzip.open("bomb.txt.gz", "wb", compresslevel=1) as file:
         for _ in range(64):
-            file.write(bytes(1 << 20))
+            file.write(b"x" * (1 << 20))
     bomb = open_file("bomb.txt.gz", None)
     tracemalloc.start()
     try:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm.corpus import repetitions as module
 from lm.corpus.files import open_file
-from lm.corpus.repetitions import drop_copies, refuse_repetitions
+from lm.corpus.repetitions import RepetitionCounter, drop_copies, refuse_repetitions
 from lm.errors import UserError
 
 
@@ -31,6 +32,37 @@ def test_two_urls_of_one_file(loopback, tmp_path):
     urls = [f"{loopback.endpoint}/a.txt", f"{loopback.endpoint}/a.txt?x=1", "HTTP" + loopback.endpoint[4:] + "/a.txt"]
     kept = drop_copies([open_file(url, tmp_path) for url in urls], "train_files")
     assert [file.name for file in kept] == urls[:1]
+
+
+def count(documents, key="train_files"):
+    counter = RepetitionCounter(key)
+    assert list(counter.count(documents)) == documents
+    counter.report()
+
+
+@pytest.mark.parametrize("documents", ["", "ab", "aab", "abcabcabc", "aaaaa"])
+def test_repetitions_are_counted(documents, capsys):
+    count(list(documents))
+    repeated = len(documents) - len(set(documents))
+    line = f"data.train_files: {repeated} of {len(documents)} documents repeat earlier ones; they are kept\n"
+    assert capsys.readouterr().err == line * (repeated > 0)
+
+
+def test_repetitions_of_more_documents_than_are_remembered(monkeypatch, capsys):
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 2)
+    count(["a", "b", "c", " c\n", "a\n", "d"], "val_files")
+    assert capsys.readouterr().err == ("data.val_files: at least 1 of 6 documents repeat earlier ones; they are kept\n")
+
+
+def test_memory_of_repetitions_is_bounded(monkeypatch):
+    monkeypatch.setattr(module, "MAX_REMEMBERED", 1000)
+    counter = RepetitionCounter("train_files")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in counter.count(map(str, range(50_000)))) == 50_000
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 def read(val, train):

@@ -17,6 +17,9 @@ from lm.corpus.urls import file_name, is_url, redact
         ("http://ann:secret@host/package@1.0/a.txt", "http://***@host/package@1.0/a.txt"),
         ("https://host/a.txt?version=2&token=abc#x", "https://host/a.txt?version=2&token=***#x"),
         ("https://host/a.txt?X-Amz-Signature=ab%2Fc&x=1", "https://host/a.txt?X-Amz-Signature=***&x=1"),
+        ("http://host/a.txt?token=abc: cannot be reached", "http://host/a.txt?token=***: cannot be reached"),
+        ("http://host/a.txt?token=a:b::&x=1", "http://host/a.txt?token=***&x=1"),
+        ("http://host/a.txt?key=a:b:", "http://host/a.txt?key=***:"),
         ("cannot reach http://a:b@c/d and http://e:f@g/h", "cannot reach http://***@c/d and http://***@g/h"),
     ],
 )
