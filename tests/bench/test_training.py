@@ -162,7 +162,7 @@ def test_each_attention_is_tried_once_and_the_fastest_is_kept(monkeypatch: pytes
     [
         (["--nanogpt", "nowhere"], "--nanogpt: nowhere: expected the folder of a checkout"),
         (["--batch-sizes", "0"], "--batch-sizes: expected 1 or more, got 0"),
-        (["--json", "/dev/null/x/rows.json"], "/dev/null/x: cannot be written"),
+        (["--json", "/dev/null/x/rows.json"], "/dev/null: cannot be written"),
     ],
 )
 def test_a_bad_argument_gives_one_line(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
