@@ -70,7 +70,6 @@ def test_lm_eval_runs_local_tasks(serving, alphabet, random_model, tokenizer, ta
     results = json.loads(report.read_text())["results"]
     assert results["choose"]["acc,none"] == 0.75
     assert results["continue"]["exact_match,none"] == 0.25  # defg, stopped before h
-    print(process.stdout)
 
     # The independent truth: the model reads each text after an end-of-text token.
     nats = 0.0
