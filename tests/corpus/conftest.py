@@ -203,13 +203,14 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Length"] = str(len(body))
         else:
             headers["Connection"] = "close"
+        response = Body(path, self.headers.get("Range", ""))
+        if self.command == "GET":
+            self.loopback.bodies.append(response)  # before the client can react to the headers with another request
         self.send_headers(headers)
         if self.command == "GET":
-            self.send_body(path, body)
+            self.send_body(body, response)
 
-    def send_body(self, path: str, body: bytes) -> None:
-        response = Body(path, self.headers.get("Range", ""))
-        self.loopback.bodies.append(response)
+    def send_body(self, body: bytes, response: Body) -> None:
         stop = self.loopback.cuts.pop(0) if self.loopback.cuts else len(body)
         for start in range(0, min(stop, len(body)), 1 << 14):
             chunk = body[start : min(start + (1 << 14), stop)]
