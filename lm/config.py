@@ -14,6 +14,7 @@ from typing import Any
 
 from lm.corpus.config import DataConfig
 from lm.errors import UserError
+from lm.evaluation.config import EvaluateConfig
 from lm.generation.config import SampleConfig
 from lm.model.config import ModelConfig
 from lm.schema import validate
@@ -37,6 +38,7 @@ class Params:
     optim: OptimConfig
     train: TrainConfig
     sample: SampleConfig
+    evaluate: EvaluateConfig
     ablate: AblateConfig
     runtime: RuntimeConfig
 

@@ -8,25 +8,40 @@ from matplotlib.figure import Figure
 
 from lm.atomic import atomic_write
 
+_LOSSES_BY_KIND = {
+    "later_name_loss": "later mentions of names",
+    "later_other_loss": "later mentions of other things",
+    "wording_loss": "wording",
+}
+_LOSSES_BY_PAIR = {"repeated_pair_loss": "repeated pairs", "new_pair_loss": "other tokens"}
+
 
 def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float | None, path: Path) -> None:
-    """Draw the losses in nats per token on the left and the val loss in bits per byte on the right.
+    """Draw the losses over windows, the bits per byte of windows and of whole documents, and the loss by kind of token.
 
     `floor_bits_per_byte` is the entropy of the corpus, where it is known.
     """
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses, bits = figure.subplots(1, 2)
-    for name, label in (("train_loss", "train"), ("val_loss", "val")):
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    losses, bits, kinds = figure.subplots(1, 3)
+    for name, label in (("train_loss", "train"), ("val_loss", "val, windows")):
         losses.plot(*_points(history, name), marker=".", label=label)
     losses.set(xlabel="step", ylabel="loss (nats per token)")
-    bits.plot(*_points(history, "val_bits_per_byte"), marker=".", color="C1", label="val")
+    for name, label, color in (
+        ("val_bits_per_byte", "val, windows", "C1"),
+        ("document_bits_per_byte", "val, whole documents", "C2"),
+    ):
+        bits.plot(*_points(history, name), marker=".", color=color, label=label)
     if floor_bits_per_byte is not None:
         bits.axhline(floor_bits_per_byte, linestyle="--", color="gray", label="entropy of the corpus")
     bits.set(xlabel="step", ylabel="bits per byte", ylim=(0, None))
-    for axes in (losses, bits):
+    is_known = any(_points(history, name)[0] for name in _LOSSES_BY_KIND)
+    for name, label in (_LOSSES_BY_KIND if is_known else _LOSSES_BY_PAIR).items():
+        kinds.plot(*_points(history, name), marker=".", label=label)
+    kinds.set(xlabel="step", ylabel="loss on whole documents (nats per token)", ylim=(0, None))
+    for axes in (losses, bits, kinds):
         axes.grid(alpha=0.3)
         axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def comparison_picture(histories: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
@@ -47,7 +62,7 @@ def comparison_picture(histories: dict[str, list[list[dict[str, Any]]]], path: P
     axes.set(xlabel="step", ylabel="val loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
@@ -56,7 +71,8 @@ def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[f
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file, completely or not at all."""
     with atomic_write(path) as file:
         # Without matplotlib's version in the metadata, the same run gives the same file.
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})

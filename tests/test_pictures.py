@@ -1,6 +1,7 @@
 from matplotlib.image import imread
 
 from lm.pictures import comparison_picture, training_picture
+from lm.training.evaluation import DOCUMENT_LOSSES
 
 HISTORY = [
     {
@@ -8,6 +9,7 @@ HISTORY = [
         "train_loss": None if step == 0 else 5 - step / 100,
         "val_loss": 5 - step / 100,
         "val_bits_per_byte": 2.0,
+        **dict.fromkeys(DOCUMENT_LOSSES, 1.0),
     }
     for step in (0, 100, 200)
 ]
@@ -24,7 +26,7 @@ def test_pictures_are_not_empty_and_identical_for_the_same_run(tmp_path):
 
 
 def test_a_run_without_a_finite_loss_has_a_picture(tmp_path):
-    row = {"step": 0, "train_loss": None, "val_loss": None, "val_bits_per_byte": None}
+    row = {**dict.fromkeys(HISTORY[0]), "step": 0}
     training_picture([row], None, tmp_path / "train.png")
     comparison_picture({"baseline": [[row]]}, tmp_path / "ablation.png")
     assert (tmp_path / "train.png").exists() and (tmp_path / "ablation.png").exists()

@@ -26,7 +26,7 @@ from lm.corpus.grammar_parser import GrammarParser, Item, Items, Rule, Slot
 
 START = "story"
 
-_Continuation = tuple[Item, "_Continuation | None"]  # a linked list of the items that must follow
+Continuation = tuple[Item, "Continuation | None"]  # a linked list of the items that must follow
 
 
 class Grammar:
@@ -54,14 +54,14 @@ class Grammar:
         self._lexicons, self._slots, self._fail = parser.lexicons, parser.slots, parser.fail
         if START not in parser.rules:
             self._fail(1, f"there is no 'rule {START}'; add it, since every text starts from this rule")
-        self._start = parser.rules[START]
+        self.start = parser.rules[START]
         # (rule, variables bound before it) -> variables bound after it, or None while the rule is being checked.
         self._bound_after: dict[tuple[Rule, frozenset[str]], frozenset[str] | None] = {}
-        self._check_rule(self._start, frozenset())
+        self._check_rule(self.start, frozenset())
         used = {rule for rule, _ in self._bound_after}
         if unused := [rule for rule in parser.rules.values() if rule not in used]:
             self._fail(unused[0].line, f"rule {unused[0].name} is never used; use it or delete it")
-        self._compiled = _compile(self._start, {})
+        self._compiled = _compile(self.start, {})
         # For every word that a variable may take, the text of each phrase about that variable.
         self._forms = {
             variable: [{variable: word[""]} for word in lexicon.words] for variable, lexicon in self._lexicons.items()
@@ -98,7 +98,7 @@ class Grammar:
         """
         found: list[float] = []
         # The position in the text, what must follow there, the index of each variable's word, and the bits so far.
-        pending: list[tuple[int, _Continuation | None, dict[str, int], float]] = [(0, (self._start, None), {}, 0.0)]
+        pending: list[tuple[int, Continuation | None, dict[str, int], float]] = [(0, (self.start, None), {}, 0.0)]
         while pending:
             position, items, bound, bits = pending.pop()
             if items is None:
@@ -112,21 +112,27 @@ class Grammar:
             elif isinstance(item, Rule):
                 rule_bits = log2(len(item.alternatives))
                 for _, alternative in item.alternatives:
-                    following = rest
-                    for part in reversed(alternative):
-                        following = (part, following)
-                    pending.append((position, following, bound, bits + rule_bits))
+                    pending.append((position, precede(alternative, rest), bound, bits + rule_bits))
             elif item.variable in bound:
                 form = item.texts[bound[item.variable]]
                 if text.startswith(form, position):
                     pending.append((position + len(form), rest, bound, bits))
             else:
-                taken = {bound[other] for other in self._lexicons[item.variable].variables if other in bound}
-                word_bits = log2(len(item.texts) - len(taken))
-                for word, form in enumerate(item.texts):
-                    if word not in taken and text.startswith(form, position):
-                        pending.append((position + len(form), rest, bound | {item.variable: word}, bits + word_bits))
+                free = self.free_words(item.variable, bound)
+                for word in free:
+                    if text.startswith(form := item.texts[word], position):
+                        following = bound | {item.variable: word}
+                        pending.append((position + len(form), rest, following, bits + log2(len(free))))
         return found
+
+    def free_words(self, variable: str, words: dict[str, int]) -> list[int]:
+        """Return the indices of the words that a variable without a word may take.
+
+        `words` holds those of the other variables; two variables of one lexicon never take the same word.
+        """
+        lexicon = self._lexicons[variable]
+        taken = {words[other] for other in lexicon.variables if other in words}
+        return [word for word in range(len(lexicon.words)) if word not in taken]
 
     def _check_rule(self, rule: Rule, bound: frozenset[str]) -> frozenset[str]:
         """Check a rule, assuming that the variables in `bound` have their words before it.
@@ -166,6 +172,13 @@ class Grammar:
                     )
                 bound |= {item.variable}
         return bound
+
+
+def precede(items: Items, rest: Continuation | None) -> Continuation | None:
+    """Return the linked list of `items`, followed by `rest`."""
+    for item in reversed(items):
+        rest = item, rest
+    return rest
 
 
 class _Bindings(dict[str, str]):

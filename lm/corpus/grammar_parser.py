@@ -34,6 +34,11 @@ class Slot:
     variable: str
     texts: tuple[str, ...]
 
+    @property
+    def repeats_word(self) -> bool:
+        """Whether the phrase has the word itself, as {a toy} has, and not only attributes of it, as {toy.color}."""
+        return self.variable in self.phrase.lower().split()
+
     @cached_property
     def prefix_clash(self) -> tuple[str, str] | None:
         """Two texts of which the first is equal to or a prefix of the second, or None if the texts are prefix-free."""

@@ -10,6 +10,7 @@ Shapes: V vocabulary.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -150,45 +151,40 @@ class Batch:
         texts = list(self._texts.items())
         tokens = {row: self._finish_prompt(text.request) for row, text in texts if not text.request.max_new_tokens}
         for rows, logits in self._logits():
-            # NumPy's argmax uses one thread, and leaves the others to the decoder.
-            most_likely = logits.numpy().argmax(-1).tolist()
-            for row, row_logits, token_id in zip(rows, logits, most_likely):
-                if row is not None:
-                    tokens[row] = self._extend(self._texts[row], row_logits, token_id)
+            tokens |= dict(zip(rows, self._extend([self._texts[row] for row in rows], logits), strict=True))
         for row, token in tokens.items():
             if token.finish:
                 del self._texts[row]
         return tokens
 
-    def _logits(self) -> Iterator[tuple[list[int | None], Tensor]]:
-        """Yield rows and the logits (rows, V) of their next tokens: first those of cached texts, then all others.
-
-        The logits at None have no meaning: `decode` returns those of all rows up to the last cached text.
-        """
+    def _logits(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield rows and the logits (rows, V) of their next tokens: first those of cached texts, then all others."""
         texts = {row: text for row, text in self._texts.items() if text.request.max_new_tokens}
         cached = {row: text.ids[-1] for row, text in texts.items() if text.is_cached}
         uncached = {row: text.ids[-self._context_length :] for row, text in texts.items() if not text.is_cached}
         if cached:
-            rows = [row if row in cached else None for row in range(max(cached) + 1)]
-            last_ids = [None if row is None else cached[row] for row in rows]
-            yield rows, self._decoder.decode(last_ids).float().cpu()
+            logits = self._decoder.decode([cached.get(row) for row in range(max(cached) + 1)])
+            yield list(cached), logits.float().cpu()[list(cached)]
         if uncached:
             yield list(uncached), self._decoder.prefill(list(uncached), list(uncached.values())).float().cpu()
 
-    def _extend(self, text: _Text, logits: Tensor, most_likely: int) -> Token:
-        """Draw the next token from `logits` (V,), whose largest value, or NaN, is at `most_likely`."""
+    def _extend(self, texts: list[_Text], logits: Tensor) -> list[Token]:
+        """Draw the next token of every text from its logits, a row of (len(texts), V)."""
+        # NumPy's argmax uses one thread, and leaves the others to the decoder.
+        token_ids = logits.numpy().argmax(-1).tolist()
+        diverged = [not math.isfinite(logits[index, token_id]) for index, token_id in enumerate(token_ids)]
+        for group in _groups(texts, diverged):
+            for index, token_id in zip(group, _draw([texts[index] for index in group], logits[group])):
+                token_ids[index] = token_id
+        return [
+            Token(token_id=None, finish="diverged") if is_diverged else self._append(text, token_id, text_logits)
+            for text, token_id, text_logits, is_diverged in zip(texts, token_ids, logits, diverged)
+        ]
+
+    def _append(self, text: _Text, token_id: int, logits: Tensor) -> Token:
+        """Add a token, which was drawn from `logits` (V,), to a text."""
         request = text.request
-        if not math.isfinite(logits[most_likely]):
-            return Token(token_id=None, finish="diverged")
         is_first = len(text.ids) == len(request.prompt_ids)
-        if request.sampler.temperature == 0 and not request.sampler.changes_logits:
-            token_id = most_likely  # the only token with a probability above 0
-        else:
-            # The end-of-text token in front is not a repetition: with a penalty on it, no text would end.
-            skipped = int(text.ids[0] in request.stop_ids)
-            seen_ids = torch.tensor(text.ids[skipped:], dtype=torch.long)
-            probabilities = distribution(logits, seen_ids, request.sampler, len(request.prompt_ids) - skipped)
-            token_id = draw(probabilities, text.generator)
         text.ids.append(token_id)
         # `decode` appends the last token, so the row needs room for it.
         text.is_cached = len(text.ids) <= self._context_length
@@ -223,6 +219,32 @@ class Batch:
                 return Token(token_id=None, finish="diverged")
             tokens += _with_logprobs(logits, predicted, request.num_logprobs or 0)
         return Token(token_id=None, prompt=tokens, finish="length")
+
+
+def _groups(texts: Sequence[_Text], diverged: Sequence[bool]) -> list[list[int]]:
+    """The indices of the texts whose next token is drawn at random, grouped by what can be drawn together.
+
+    These are texts with the same sampler, unless it depends on the tokens of the text.
+    """
+    groups: dict[object, list[int]] = defaultdict(list)
+    for index, text in enumerate(texts):
+        sampler = text.request.sampler
+        if diverged[index] or (sampler.temperature == 0 and not sampler.changes_logits):
+            continue  # the most likely token is the only one with a probability above 0
+        key = (sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p)
+        groups[index if sampler.changes_logits else key].append(index)
+    return list(groups.values())
+
+
+def _draw(texts: list[_Text], logits: Tensor) -> list[int]:
+    """Draw the next token of each text of a group from its logits, a row of (len(texts), V)."""
+    first = texts[0]
+    # The end-of-text token in front is not a repetition: with a penalty on it, no text would end.
+    skipped = int(first.ids[0] in first.request.stop_ids)
+    seen_ids = torch.tensor([first.ids[skipped:]], dtype=torch.long)  # used for groups of one text only
+    prompt_length = len(first.request.prompt_ids) - skipped
+    probabilities = distribution(logits, seen_ids, first.request.sampler, prompt_length)
+    return draw(probabilities, [text.generator for text in texts])
 
 
 def _with_logprobs(logits: Tensor, token_ids: list[int], num_top: int) -> list[Token]:

@@ -3,7 +3,7 @@
 Shapes: V vocabulary, N tokens of the text so far.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -101,8 +101,12 @@ def distribution(logits: Tensor, seen_ids: Tensor, config: SamplerConfig, prompt
     return keep_min_p(logits, config.min_p).softmax(-1)
 
 
-def draw(probabilities: Tensor, generator: torch.Generator) -> int:
-    """Draw a token from the distribution (V,): the first whose cumulative probability exceeds a uniform number."""
+def draw(probabilities: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+    """Draw a token from every row of (N, V), each with its own generator.
+
+    It is the first token whose cumulative probability exceeds a uniform number.
+    """
     sums = probabilities.double().cumsum(-1)
-    uniform = torch.rand((), dtype=torch.float64, generator=generator) * sums[-1]
-    return min(int(torch.searchsorted(sums, uniform, right=True)), len(sums) - 1)
+    uniform = torch.stack([torch.rand(1, dtype=torch.float64, generator=generator) for generator in generators])
+    drawn = torch.searchsorted(sums, uniform * sums[:, -1:], right=True)  # (N, 1)
+    return drawn[:, 0].clamp(max=sums.shape[-1] - 1).tolist()

@@ -40,6 +40,7 @@ from lm.tokenizer.text.text_file import read_text
 # length justify loading kernels that are already compiled.
 _MIN_LENGTH_TO_COMPILE = 1 << 20
 _MIN_TOTAL_LENGTH_TO_LOAD = 1 << 16
+_MIN_TOKENS_FOR_KERNEL = 16
 
 _SLICE_LENGTH = 1 << 16
 _IDS_PER_BATCH = 1 << 16
@@ -303,7 +304,8 @@ class Tokenizer:
         ids = ids if isinstance(ids, np.ndarray) else list(ids)
         length = 4 * len(ids)  # a token has about four bytes
         self._total_length += length
-        if self._prefers_fast(length):
+        # For a token or two, as during generation, calling the kernel takes longer than the plain path.
+        if len(ids) >= _MIN_TOKENS_FOR_KERNEL and self._prefers_fast(length):
             data = self._fast_decoder.decode(ids)
             if data is not None:
                 return data

@@ -44,6 +44,7 @@ from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
 
 History = list[dict[str, Any]]
 
+_CODE = "model", "evaluation", "training"  # the folders of lm
 _INDEX = "index.json"
 _NAME = "step-{:08}"
 
@@ -56,6 +57,12 @@ class HistoryRow(TypedDict):
     train_loss: float | None
     val_loss: float | None
     val_bits_per_byte: float | None
+    document_bits_per_byte: float | None
+    later_name_loss: float | None
+    later_other_loss: float | None
+    wording_loss: float | None
+    repeated_pair_loss: float | None
+    new_pair_loss: float | None
     grad_norm: float | None
     continuation: str
 
@@ -91,10 +98,10 @@ class _Index:
 
 
 def fingerprint(**facts: Any) -> str:
-    """Hash of what determines the result of a run: `facts`, the code of lm/model and lm/training, torch's version."""
+    """Hash of what determines the result of a run: `facts`, torch's version, and the code that computes the result."""
     digest = hashlib.sha256(json.dumps({**facts, "torch": torch.__version__}, sort_keys=True).encode())
     package = Path(__file__).parent.parent
-    for path in sorted([*package.glob("model/**/*.py"), *package.glob("training/**/*.py")]):
+    for path in sorted(path for room in _CODE for path in package.glob(f"{room}/**/*.py")):
         if path.name != "config.py":  # the values of the configuration are among the facts
             digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

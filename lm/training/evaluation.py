@@ -1,10 +1,14 @@
-"""Evaluation during training: the loss on the whole val split, and a continuation of a prompt.
+"""Evaluation during training: the loss on the val split, the loss by kind of token, and a continuation of a prompt.
 
-The val split is read in order, in windows of the model's context length that do not overlap. An end-of-text token is
-put before it, so that each of its tokens is a target exactly once and the sum of the losses covers exactly the text
-whose bytes are counted for bits per byte.
+For the loss that other projects publish, the val split is read in order, in windows of the model's context length that
+do not overlap. An end-of-text token is put before it, so that each of its tokens is a target exactly once and the sum
+of the losses covers exactly the text whose bytes are counted for bits per byte.
+
+These windows cut documents in two, and nobody can know a name that is mentioned only in the part before. The loss by
+kind of token is therefore that of whole documents (see `lm.evaluation.documents`).
 """
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 
@@ -13,15 +17,30 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
+from lm.corpus.config import END_OF_TEXT
+from lm.evaluation.documents import predict, split_documents
+from lm.evaluation.kinds import KINDS, Kind, read_stories, repeated_pairs
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import document_starts
 from lm.training.config import Precision
-from lm.training.data import Tokens
+from lm.training.data import Data, Tokens
 from lm.training.distributed import all_reduce_sum, num_processes, progress_bar_disabled, rank
 from lm.training.loss import linear_cross_entropy
 
 CONTINUATION_TOKENS = 64
+
+# The columns of the loss curve that `DocumentLosses` fills. All are in nats per token, except for the first.
+DOCUMENT_LOSSES = (
+    "document_bits_per_byte",
+    "later_name_loss",
+    "later_other_loss",
+    "wording_loss",
+    "repeated_pair_loss",
+    "new_pair_loss",
+)
+
+_MAX_DOCUMENT_TOKENS = 1 << 16  # enough for a curve
 
 _ONE_TOKEN = torch.zeros(1, 1, dtype=torch.int64)
 
@@ -71,6 +90,46 @@ def mean_loss(
         if batch:
             nats += loss.item() * targets.numel()
     return all_reduce_sum(torch.tensor(nats, dtype=torch.float64)).item() / len(tokens)
+
+
+class DocumentLosses:
+    """The loss on whole documents: the first ones of the val split, up to 65,536 tokens.
+
+    For the built-in stories, there is also the loss of later mentions of names and of other things, which a model knows
+    once it has learned to look back, and of wording. For every text, there is the loss of the tokens that complete a
+    pair which the document already has, and of the others.
+
+    Raises:
+        UserError: the entropy of the val split is known, but it does not consist of the built-in stories.
+    """
+
+    def __init__(self, data: Data, tokenizer: Tokenizer) -> None:
+        self._end_of_text_id = tokenizer.end_of_text_id
+        self._documents = split_documents(data.val[:_MAX_DOCUMENT_TOKENS], self._end_of_text_id)
+        if len(self._documents) > 1 and self._documents[-1][-1] != self._end_of_text_id:
+            self._documents.pop()  # it was cut off
+        text = tokenizer.decode_bytes(token_id for ids in self._documents for token_id in ids.tolist())
+        self._bytes = len(text.replace(END_OF_TEXT.encode(), b""))
+        repeated = np.concatenate([repeated_pairs(ids) for ids in self._documents])
+        self._groups = {"repeated_pair_loss": repeated, "new_pair_loss": ~repeated}
+        if data.val_entropy_bits is not None:
+            kinds = np.concatenate([story.tokens.kinds for story in read_stories(self._documents, tokenizer)])
+            names: tuple[Kind, ...] = ("later_name", "later_other", "wording")
+            self._groups |= {f"{name}_loss": kinds == KINDS.index(name) for name in names}
+
+    def __call__(self, model: TransformerLM) -> dict[str, float | None]:
+        """Return a value for each of DOCUMENT_LOSSES; it is None if there are no such tokens, or if it is not finite.
+
+        With several processes, all of them compute the same, because they have to call a sharded model equally often.
+        """
+        predictions = predict(model, self._documents, self._end_of_text_id)
+        nats = np.concatenate([prediction.nats for prediction in predictions])
+        losses = {name: float(nats[chosen].mean()) for name, chosen in self._groups.items() if chosen.any()}
+        losses["document_bits_per_byte"] = float(nats.sum()) / math.log(2) / self._bytes
+        return {
+            name: value if (value := losses.get(name)) is not None and math.isfinite(value) else None
+            for name in DOCUMENT_LOSSES
+        }
 
 
 @torch.no_grad()

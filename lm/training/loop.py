@@ -35,7 +35,7 @@ from lm.training.distributed import (
     shard,
     wait_for_all,
 )
-from lm.training.evaluation import greedy_continuation, mean_loss
+from lm.training.evaluation import DOCUMENT_LOSSES, DocumentLosses, greedy_continuation, mean_loss
 from lm.training.initial_model import load_initial_model
 from lm.training.interruption import Interruption
 from lm.training.metrics import evaluation_row, run_metrics, tokens_seen, write_curve
@@ -110,6 +110,7 @@ class TrainingLoop:
             micro_batch_size=runtime.micro_batch_size,
             compile=runtime.compile and not reason,
         )
+        self.document_losses = DocumentLosses(data, tokenizer)
         self.progress = checkpoints.restore(self.model, self.optimizer) or Progress(step=0, history=[], losses=[])
         self.saved_step = self.progress.step
         if self.progress.history:
@@ -198,17 +199,21 @@ class TrainingLoop:
         val_loss = mean_loss(
             self.model, data.val, end_of_text, batch_size, self.device, config.precision, config.document_mask
         )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            document_losses = self.document_losses(self.model)
         continuation = greedy_continuation(self.model, self.tokenizer, config.prompt, self.device)
         self.model.train()
         finite = math.isfinite(val_loss)
         if not finite and progress.step > 0:
             return False
-        row = evaluation_row(self.config, data, progress, val_loss, grad_norm, continuation)
+        row = evaluation_row(self.config, data, progress, val_loss, document_losses, grad_norm, continuation)
         progress.history.append(row)
         progress.losses = []
-        losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in ("val_loss", "train_loss") if row[name]]
+        names = "val_loss", "train_loss", "later_name_loss"
+        losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in names if row[name]]
         self.report(", ".join([f"step {progress.step}", *losses]))
-        log(progress.step, {name: row[name] for name in ("val_loss", "val_bits_per_byte", "learning_rate")})
+        shown = "val_loss", "val_bits_per_byte", *DOCUMENT_LOSSES, "learning_rate"
+        log(progress.step, {name: row[name] for name in shown})
         self._save()
         self._write_history()
         return finite

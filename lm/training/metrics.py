@@ -12,11 +12,18 @@ from lm.model.cost import parameters
 from lm.training.checkpoint import History, Progress
 from lm.training.config import RunConfig
 from lm.training.data import Data
+from lm.training.evaluation import DOCUMENT_LOSSES
 from lm.training.schedule import learning_rate
 
 
 def evaluation_row(
-    run: RunConfig, data: Data, progress: Progress, val_loss: float, grad_norm: float | None, continuation: str
+    run: RunConfig,
+    data: Data,
+    progress: Progress,
+    val_loss: float,
+    document_losses: dict[str, float | None],
+    grad_norm: float | None,
+    continuation: str,
 ) -> dict[str, Any]:
     """The row that an evaluation adds to the loss curve; a value that is not known or not finite is None."""
     finite = math.isfinite(val_loss)
@@ -27,6 +34,7 @@ def evaluation_row(
         "train_loss": sum(losses) / len(losses) if losses else None,
         "val_loss": val_loss if finite else None,
         "val_bits_per_byte": val_loss * len(data.val) / math.log(2) / data.val_text_bytes if finite else None,
+        **document_losses,
         "grad_norm": grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None,
         # Escaped as in a JSON string, so that a row of the CSV stays one line whatever an untrained model generates.
         "continuation": json.dumps(continuation, ensure_ascii=False)[1:-1],
@@ -50,14 +58,12 @@ def run_metrics(
         "train_loss": last["train_loss"],
         "val_loss": last["val_loss"],
         "val_bits_per_byte": last["val_bits_per_byte"],
+        **{name: last[name] for name in DOCUMENT_LOSSES},
     }
     if last["val_loss"] is not None and last["val_loss"] < 700:  # exp of more overflows, and JSON has no infinity
         metrics["val_perplexity"] = math.exp(last["val_loss"])
     if data.val_entropy_bits is not None:
-        floor = data.val_entropy_bits / data.val_text_bytes
-        metrics["floor_bits_per_byte"] = floor
-        if last["val_bits_per_byte"] is not None:
-            metrics["val_bits_per_byte_above_floor"] = last["val_bits_per_byte"] - floor
+        metrics["floor_bits_per_byte"] = data.val_entropy_bits / data.val_text_bytes
     return {name: value for name, value in metrics.items() if value is not None}
 
 

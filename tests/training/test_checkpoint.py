@@ -15,6 +15,7 @@ from lm.errors import UserError
 from lm.schema import validate
 from lm.training.adamw import AdamW
 from lm.training.checkpoint import Checkpoints, HistoryRow, Progress, _checksum, fingerprint
+from lm.training.evaluation import DOCUMENT_LOSSES
 from lm.training.metrics import evaluation_row
 
 
@@ -40,6 +41,7 @@ def row(step: int, val_loss: float | None) -> dict:
         "train_loss": None,
         "val_loss": val_loss,
         "val_bits_per_byte": 2.0,
+        **dict.fromkeys(DOCUMENT_LOSSES, 1.5),
         "grad_norm": 0.5,
         "continuation": "ü",
     }
@@ -261,7 +263,8 @@ def test_the_umask_decides_who_can_read_the_files(tmp_path):
 
 
 def test_the_rows_of_the_history_are_those_of_an_evaluation(run, data):
-    made = evaluation_row(run, data, Progress(0, [], []), 1.0, math.nan, "text")
+    losses = dict.fromkeys(DOCUMENT_LOSSES, 1.5)
+    made = evaluation_row(run, data, Progress(0, [], []), 1.0, losses, math.nan, "text")
     assert list(made) == list(HistoryRow.__annotations__) and made["grad_norm"] is None
     validate(list[HistoryRow], [made])
 

@@ -71,7 +71,7 @@ def test_the_model_learns_and_the_metrics_say_so(run, data, tokenizer, trained):
     assert metrics["val_perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
     nats = metrics["val_loss"] * len(data.val)
     assert metrics["val_bits_per_byte"] == pytest.approx(nats / math.log(2) / data.val_text_bytes)
-    assert metrics["floor_bits_per_byte"] == pytest.approx(100 / data.val_text_bytes)
+    assert "floor_bits_per_byte" not in metrics  # nobody knows the entropy of this text
     assert metrics["diverged"] == 0 and metrics["step"] == 40 and metrics["tokens"] == 40 * 4 * 16
     assert metrics["num_parameters"] == sum(p.numel() for p in result.model.parameters())
 

@@ -1,0 +1,209 @@
+"""The evaluation of a trained model, as one flat set of metrics; `lm.evaluation.table` shows them.
+
+What applies depends on the text. Only the built-in stories have a known grammar, and therefore an exact lower bound of
+the loss, kinds of tokens, minimal pairs and a judge for samples.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lm.corpus.stories import story_grammar
+from lm.errors import UserError
+from lm.evaluation.config import EvaluateConfig
+from lm.evaluation.documents import Predictions, predict, split_documents
+from lm.evaluation.kinds import KINDS, ReadStory, read_stories, repeated_pairs
+from lm.evaluation.minimal_pairs import PAIR_KINDS, minimal_pairs
+from lm.evaluation.samples import MISTAKES, generate_texts, judge, reverse_divergence, share_in_train
+from lm.evaluation.statistics import Estimate, Reliability, mean, ratio, reliability, wilson_interval
+from lm.generation.config import SampleConfig, SamplerConfig
+from lm.model.transformer import TransformerLM
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokens import open_tokens
+
+Metrics = dict[str, float]
+
+# Samplers by the prefix of their metrics. Temperature 1 is the model's own distribution.
+OWN_DISTRIBUTION = SamplerConfig(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
+
+_FIRST_POSITIONS = 16  # the first group of positions; each further one ends at twice the position
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a model, and how reliable its most probable tokens are."""
+
+    metrics: Metrics
+    reliability: Reliability
+
+
+def evaluate(
+    model: TransformerLM, tokenizer: Tokenizer, tokens: Path, config: EvaluateConfig, sample: SampleConfig
+) -> Evaluation:
+    """Evaluate a model on the val split in the folder `tokens`.
+
+    Raises:
+        UserError: a token file is missing, damaged, or was encoded with a different tokenizer, or the loss is not
+            finite.
+    """
+    val, facts = open_tokens(tokens, "val", tokenizer.hash)
+    end_of_text_id = tokenizer.end_of_text_id
+    documents = split_documents(val, end_of_text_id)
+    token_bytes = np.array([len(tokenizer.vocab[token_id]) for token_id in range(tokenizer.vocab_size)])
+    token_bytes[end_of_text_id] = 0
+    sizes = np.array([token_bytes[ids].sum() for ids in documents])  # bytes of text
+    predictions = predict(model, documents, end_of_text_id, "evaluating")
+    if not all(np.isfinite(prediction.nats).all() for prediction in predictions):
+        raise UserError("the model's loss is not finite; train it again with a lower optim.max_learning_rate")
+    top_choice = reliability(*_top_choice(predictions))
+    metrics = _document_metrics(documents, predictions, sizes) | {"calibration_error": top_choice.error}
+    if "entropy_bits" in facts:  # the built-in stories
+        stories = read_stories(documents, tokenizer)
+        metrics |= _kind_metrics(stories, predictions, sizes)
+        if config.pairs_per_kind:
+            metrics |= _pair_metrics(model, tokenizer, stories, predictions, config)
+        if config.num_samples:
+            train, _ = open_tokens(tokens, "train", tokenizer.hash)
+            max_new_tokens = max(map(len, documents)) * 5 // 4  # a longer text is hardly a story
+            for prefix, sampler in (("samples", OWN_DISTRIBUTION), ("configured_samples", sample.sampler)):
+                metrics |= _sample_metrics(model, tokenizer, train, prefix, sampler, config, max_new_tokens)
+    return Evaluation(metrics, top_choice)
+
+
+def _document_metrics(documents: list[np.ndarray], predictions: list[Predictions], sizes: np.ndarray) -> Metrics:
+    """What can be said about any text."""
+    totals = np.array([prediction.nats.sum() for prediction in predictions])
+    lengths = np.array([len(ids) for ids in documents])
+    nats = np.concatenate([prediction.nats for prediction in predictions])
+    repeated = np.concatenate([repeated_pairs(ids) for ids in documents])
+    _, is_right = _top_choice(predictions)
+    metrics: Metrics = {"documents": len(documents), "tokens": len(nats)}
+    metrics |= _with_stderr("nats_per_token", ratio(totals, lengths))
+    metrics |= _with_stderr("bits_per_byte", ratio(totals / math.log(2), sizes))
+    metrics["top_choice_accuracy"] = float(is_right.mean())
+    for name, chosen in (("repeated_pair", repeated), ("new_pair", ~repeated)):
+        metrics |= _group_metrics(name, chosen, nats)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    start, stop = 0, _FIRST_POSITIONS
+    while start <= positions.max():
+        metrics[f"nats_from_token_{start}"] = float(nats[(positions >= start) & (positions < stop)].mean())
+        start, stop = stop, 2 * stop
+    return metrics
+
+
+def _kind_metrics(stories: list[ReadStory], predictions: list[Predictions], sizes: np.ndarray) -> Metrics:
+    """The exact lower bound of the loss, and what is above it, split by the kind of token."""
+    bits = np.array([prediction.nats.sum() for prediction in predictions]) / math.log(2)
+    floors = np.array([story.tokens.bits.sum() for story in stories])
+    metrics: Metrics = {"floor_bits_per_byte": float(floors.sum() / sizes.sum())}
+    metrics |= _with_stderr("excess_bits_per_byte", ratio(bits - floors, sizes))
+    metrics |= _with_stderr("forward_divergence_bits", mean(bits - floors))
+    nats = np.concatenate([prediction.nats for prediction in predictions])
+    floor_nats = np.concatenate([story.tokens.bits for story in stories]) * math.log(2)
+    kinds = np.concatenate([story.tokens.kinds for story in stories])
+    for index, name in enumerate(KINDS):
+        chosen = kinds == index
+        if not chosen.any():
+            continue
+        metrics |= _group_metrics(name, chosen, nats)
+        metrics[f"{name}_floor_nats"] = float(floor_nats[chosen].mean())
+        excess = np.array(
+            [
+                (prediction.nats / math.log(2) - story.tokens.bits)[story.tokens.kinds == index].sum()
+                for prediction, story in zip(predictions, stories)
+            ]
+        )
+        metrics |= _with_stderr(f"{name}_excess_bits_per_byte", ratio(excess, sizes))
+    return metrics
+
+
+def _pair_metrics(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    stories: list[ReadStory],
+    predictions: list[Predictions],
+    config: EvaluateConfig,
+) -> Metrics:
+    """How often a story is more probable than the same story with a wrong word."""
+    grammar, end_of_text_id = story_grammar(), tokenizer.end_of_text_id
+    pairs = []  # of the index of a story and one of its minimal pairs
+    for index, story in enumerate(tqdm(stories, "making pairs", unit="story", delay=1, leave=False, disable=None)):
+        made = minimal_pairs(grammar, story.text, story.reading, config.pairs_per_kind, config.seed + index)
+        pairs += [(index, pair) for pair in made]
+    if not pairs:
+        return {}
+    wrong_documents = [[*tokenizer.encode(pair.wrong), end_of_text_id] for _, pair in pairs]
+    wrong_predictions = predict(model, wrong_documents, end_of_text_id, "scoring pairs")
+    trials: Counter[str] = Counter()
+    successes: Counter[str] = Counter()
+    for (index, pair), wrong in zip(pairs, wrong_predictions):
+        is_right = bool(predictions[index].nats.sum() < wrong.nats.sum())
+        for name in ("minimal_pair_accuracy", f"minimal_pair_accuracy_{pair.kind}"):
+            trials[name] += 1
+            successes[name] += is_right
+    names = ["minimal_pair_accuracy", *(f"minimal_pair_accuracy_{kind}" for kind in PAIR_KINDS)]
+    metrics: Metrics = {"minimal_pairs": len(pairs)}
+    for name in names:
+        if trials[name]:
+            metrics |= _share(name, successes[name], trials[name])
+    return metrics
+
+
+def _sample_metrics(
+    model: TransformerLM,
+    tokenizer: Tokenizer,
+    train: np.ndarray,
+    prefix: str,
+    sampler: SamplerConfig,
+    config: EvaluateConfig,
+    max_new_tokens: int,
+) -> Metrics:
+    """What the grammar says about generated texts. The names of the metrics start with `prefix`."""
+    texts = generate_texts(model, tokenizer, sampler, config.num_samples, config.seed, max_new_tokens)
+    grammar = story_grammar()
+    judgments = [
+        judge(grammar, text) for text in tqdm(texts, "judging", unit="text", delay=1, leave=False, disable=None)
+    ]
+    metrics = _share(f"{prefix}_derivable", sum(j.mistake is None for j in judgments), len(texts))
+    metrics |= _with_stderr(f"{prefix}_correct_share", mean(np.array([j.correct_share for j in judgments])))
+    mistakes = Counter(judgment.mistake for judgment in judgments)
+    for name in MISTAKES:
+        metrics[f"{prefix}_mistakes_{name}"] = mistakes[name] / len(texts)
+    metrics[f"{prefix}_in_train"] = share_in_train(texts, tokenizer, train)
+    metrics[f"{prefix}_distinct"] = len(set(texts)) / len(texts)
+    if sampler == OWN_DISTRIBUTION:
+        divergence = reverse_divergence(model, tokenizer, texts, judgments)
+        if divergence is not None:
+            metrics |= _with_stderr("reverse_divergence_bits", divergence)
+    return metrics
+
+
+def _top_choice(predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
+    probability = np.concatenate([prediction.top_probability for prediction in predictions])
+    return probability, np.concatenate([prediction.top_is_right for prediction in predictions])
+
+
+def _group_metrics(name: str, chosen: np.ndarray, nats: np.ndarray) -> Metrics:
+    """The share of a group of tokens, and their mean loss if there are any."""
+    metrics: Metrics = {f"{name}_share": float(chosen.mean())}
+    if chosen.any():
+        metrics[f"{name}_nats"] = float(nats[chosen].mean())
+    return metrics
+
+
+def _with_stderr(name: str, estimate: Estimate) -> Metrics:
+    metrics: Metrics = {name: estimate.value}
+    if estimate.stderr is not None:
+        metrics[f"{name}_stderr"] = estimate.stderr
+    return metrics
+
+
+def _share(name: str, successes: int, trials: int) -> Metrics:
+    """A share and its 95% confidence interval."""
+    low, high = wilson_interval(successes, trials)
+    return {name: successes / trials, f"{name}_low": low, f"{name}_high": high}
