@@ -49,6 +49,7 @@ class Params:
             try:
                 _check_schedule("ablate", self.ablate.max_steps, self.optim.warmup_steps, switches)
                 dataclasses.replace(self.model, **{k: v for k, v in vars(switches).items() if k in vars(self.model)})
+                dataclasses.replace(self.train, short_fraction=switches.short_fraction)
             except ValueError as error:
                 raise ValueError(f"ablate.variants.{name}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""The results of a finished pipeline as text: metrics, the ablation table, one sample and the paths of the pictures."""
+"""The results of a finished pipeline as text: metrics, the tables, one sample and the paths of the pictures."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def report(metrics: Path, samples: Path) -> str:
     """Return the text that `make` prints at the end.
 
     Args:
-        metrics: the folder of train.json, ablation.md and the pictures.
+        metrics: the folder of train.json, evaluation.md, ablation.md and the pictures.
         samples: the folder of samples.json.
 
     Raises:
@@ -19,11 +19,14 @@ def report(metrics: Path, samples: Path) -> str:
     """
     advice = "run the pipeline first: dvc repro"
     train = read_json(metrics / "train.json", dict[str, float], advice)
-    table = read_bytes(metrics / "ablation.md", advice).decode(errors="replace")
+    evaluation, ablation = (
+        read_bytes(metrics / f"{name}.md", advice).decode(errors="replace") for name in ("evaluation", "ablation")
+    )
     written = read_json(samples / "samples.json", list[Sample], advice)
     if not written:
         raise UserError(f"{samples / 'samples.json'}: contains no sample; {advice}")
     width = max(map(len, train), default=0)
     lines = [f"  {name:{width}}  {value:{',.0f' if value.is_integer() else '.5g'}}" for name, value in train.items()]
     pictures = [f"  {path}" for path in sorted(metrics.glob("*.png"))]
-    return "\n".join(["metrics", *lines, "", "ablation", table, "sample", written[0].text, "", "pictures", *pictures])
+    tables = ["evaluation", evaluation, "ablation", ablation]
+    return "\n".join(["metrics", *lines, "", *tables, "sample", written[0].text, "", "pictures", *pictures])

@@ -15,6 +15,7 @@ def folders(tmp_path):
     samples.mkdir()
     (metrics / "train.json").write_text(json.dumps({"val_loss": 1.25, "num_parameters": 1315968}))
     (metrics / "ablation.md").write_text("| variant |\n|---|\n| baseline |\n")
+    (metrics / "evaluation.md").write_text("| whole documents | value |\n|---|---|\n")
     (metrics / "train.png").write_bytes(b"")
     (samples / "samples.json").write_text(json.dumps([SAMPLE, {**SAMPLE, "text": "Not shown."}]))
     return metrics, samples
@@ -22,7 +23,14 @@ def folders(tmp_path):
 
 def test_the_report_has_metrics_table_one_sample_and_pictures(folders):
     text = report(*folders)
-    for part in ("val_loss        1.25\n", "1,315,968", "| baseline |", "Once upon a time.", "train.png"):
+    for part in (
+        "val_loss        1.25\n",
+        "1,315,968",
+        "| whole documents |",
+        "| baseline |",
+        "Once upon a time.",
+        "train.png",
+    ):
         assert part in text
     assert "Not shown." not in text
 

@@ -23,7 +23,7 @@ from bench.common.models import SAME_FUNCTION, SYSTEMS, Lm
 from bench.training.step import make_step
 from lm.device import keep_freed_memory, why_not_compile
 from lm.model.config import ModelConfig
-from lm.training.batches import batch
+from lm.training.batches import batch, window_starts
 from lm.training.config import OptimConfig
 
 _WARM_UP_STEPS = 3
@@ -59,9 +59,10 @@ def training_speed(job: dict[str, Any]) -> dict[str, Any]:
     checkout = Path(job["checkout"]) if job["checkout"] else None
     tokens = np.load(job["tokens"])
     tokens = np.resize(tokens, (_NUM_BATCHES * job["batch_size"] + 1) * config.context_length)
+    starts = window_starts(tokens, "stream", config.context_length, end_of_text_id=0)
     batches = []
     for number in range(_NUM_BATCHES):
-        inputs, targets = batch(tokens, number, job["batch_size"], config.context_length, seed=1)
+        inputs, targets = batch(tokens, starts, number, job["batch_size"], config.context_length, seed=1)
         batches.append((inputs.contiguous(), targets.contiguous()))
 
     tiny = ModelConfig(**job["model"] | {"d_model": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 64})

@@ -21,7 +21,7 @@ from bench.common.models import SYSTEMS
 from bench.training.step import make_step
 from lm.device import keep_freed_memory
 from lm.model.config import ModelConfig
-from lm.training.batches import batch, document_starts
+from lm.training.batches import batch, document_starts, window_starts
 from lm.training.config import OptimConfig
 from lm.training.evaluation import windows
 from lm.training.schedule import learning_rate
@@ -52,10 +52,11 @@ def learning_curve(job: dict[str, Any]) -> dict[str, Any]:
         system, optim, job["dtype"], torch.device("cpu"), compiled=job["compile"], document_separator=separator
     )
     evaluate_at = {round(job["steps"] * (point + 1) / job["points"]) for point in range(job["points"])}
+    starts = window_starts(tokens, "stream", config.context_length, job["end_of_text_id"])
     curve, spent = [], []
     for number in range(1, job["steps"] + 1):
         start = time.perf_counter()
-        inputs, targets = batch(tokens, number - 1, job["batch_size"], config.context_length, seed=1)
+        inputs, targets = batch(tokens, starts, number - 1, job["batch_size"], config.context_length, seed=1)
         step(inputs.contiguous(), targets.contiguous(), learning_rate(number, optim, job["steps"]))
         spent.append(time.perf_counter() - start)
         if number in evaluate_at:

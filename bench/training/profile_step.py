@@ -29,7 +29,7 @@ from lm.atomic import write_json
 from lm.device import keep_freed_memory, pick_device, why_not_compile
 from lm.errors import UserError, exit_cleanly
 from lm.model.cost import training_flops_per_token
-from lm.training.batches import batch
+from lm.training.batches import batch, window_starts
 from lm.training.memory_estimate import training_bytes
 
 # The first pattern that matches a kernel's name determines its family. The names are those of cuBLAS and PyTorch, and
@@ -81,7 +81,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     shape = SHAPES[args.shape]
     with TemporaryDirectory() as folder:
         tokens = np.load(write_tokens(Path(folder)))
-    inputs, targets = batch(tokens, 0, args.batch_size, shape.context_length, seed=1)
+    starts = window_starts(tokens, "stream", shape.context_length, end_of_text_id=0)
+    inputs, targets = batch(tokens, starts, 0, args.batch_size, shape.context_length, seed=1)
     system = Lm(shape.model, shape.vocab_size, args.attention)
     step = make_step(system, OPTIM, args.dtype, device, compiled=not args.no_compile)
     for _ in range(_WARM_UP_STEPS):

@@ -53,6 +53,8 @@ def overrides(base: RunConfig, ablate: AblateConfig, variant: str, seed: int) ->
             "max_steps": ablate.max_steps,
             "batch_size": ablate.batch_size,
             "eval_every": ablate.eval_every,
+            "windows": switches.windows,
+            "short_fraction": switches.short_fraction,
             "document_mask": switches.document_mask,
             "max_skipped_steps": 0,
             "initial_model": "none",

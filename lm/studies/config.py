@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lm.errors import quote
 from lm.model.config import FeedForward, Norm, NormPosition, Position
 from lm.schema import check_range
-from lm.training.config import MAX_BATCH_SIZE, MAX_STEPS, DecayShape, OptimizerName, Schedule
+from lm.training.config import MAX_BATCH_SIZE, MAX_STEPS, DecayShape, OptimizerName, Schedule, Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class SwitchesConfig:
     schedule: Schedule
     decay_steps: int
     decay_shape: DecayShape
+    windows: Windows
+    short_fraction: float
     document_mask: bool
     learning_rate_scale: float
 

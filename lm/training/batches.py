@@ -1,16 +1,20 @@
 """Which windows of the token file make up a batch: a pure function of the seed and the step.
 
-Each epoch visits every window of `context_length` tokens once, in random order. The order is a permutation that can be
-computed at any single index and is never stored, so a resumed run has no state of the data loader to restore.
+Each epoch visits every window once, in random order. The order is a permutation that can be computed at any single
+index and is never stored, so a resumed run has no state of the data loader to restore.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lm.training.config import Windows
 from lm.training.data import Tokens
 
 _ROUNDS = 6
+_SLICE = 1 << 24  # tokens that are searched at once
 _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -44,26 +48,50 @@ def permute(indices: np.ndarray, n: int, key: tuple[int, int]) -> np.ndarray:
     return result.astype(np.int64)
 
 
-def num_windows(num_tokens: int, context_length: int) -> int:
-    """Number of windows without overlap. Each also needs the token after it, as the target of its last position."""
-    return (num_tokens - 1) // context_length
+def window_starts(tokens: Tokens, windows: Windows, context_length: int, end_of_text_id: int) -> Sequence[int]:
+    """The positions in `tokens` at which windows of `context_length` begin.
+
+    A window also needs the token after it, as the target of its last position. With `stream`, windows follow each other
+    without overlap. With `documents`, each begins with the end-of-text token before a document, as a prompt does, and
+    the rest of a longer document is read in further windows. A window that is longer than its document continues with
+    the next one.
+
+    Example: with end-of-text token 0, the tokens 5 0 6 7 8 9 0 4 4 and windows of 2 begin at 0, 2, 4 and 6 (stream), or
+    at 0, 1, 3, 5 and 6 (documents).
+    """
+    last = len(tokens) - 1 - context_length
+    if windows == "stream":
+        return range(0, last + 1, context_length)
+    separators = [
+        first + np.flatnonzero(tokens[first : first + _SLICE] == end_of_text_id)
+        for first in range(0, len(tokens), _SLICE)
+    ]
+    begins = np.concatenate([[0], *separators])
+    lengths = np.diff(begins, append=len(tokens))
+    counts = -(-lengths // context_length)  # of windows per document
+    earlier = np.repeat(np.cumsum(counts) - counts, counts)  # windows of earlier documents
+    starts = np.repeat(begins, counts) + context_length * (np.arange(len(earlier)) - earlier)
+    return starts[starts <= last]
 
 
-def batch(tokens: Tokens, step: int, batch_size: int, context_length: int, seed: int) -> tuple[Tensor, Tensor]:
+def batch(
+    tokens: Tokens, starts: Sequence[int], step: int, batch_size: int, length: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """Inputs and targets of training step `step` = 0, 1, 2, ..., each (B, T) int64, from the 1-d `tokens`.
 
-    A batch may contain the end of one epoch and the start of the next, which has a different order.
+    Each row has the first `length` tokens of one of the windows that begin at `starts`. A batch may contain the end of
+    one epoch and the start of the next, which has a different order.
     """
-    n = num_windows(len(tokens), context_length)
+    n = len(starts)
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // n
-    windows = np.empty_like(positions)
+    chosen = np.empty_like(positions)
     for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        windows[chosen] = permute(positions[chosen] % n, n, (seed, int(epoch)))
-    starts = windows * context_length
-    rows = np.stack([tokens[start : start + context_length + 1] for start in starts]).astype(np.int64)
-    return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
+        in_epoch = epochs == epoch
+        chosen[in_epoch] = permute(positions[in_epoch] % n, n, (seed, int(epoch)))
+    rows = np.stack([tokens[start : start + length + 1] for start in (int(starts[i]) for i in chosen.tolist())])
+    ids = torch.from_numpy(rows.astype(np.int64))
+    return ids[:, :-1], ids[:, 1:]
 
 
 def document_starts(token_ids: Tensor, separator: int) -> Tensor:

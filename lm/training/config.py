@@ -13,6 +13,7 @@ OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
 DecayShape = Literal["linear", "1-sqrt"]
 Precision = Literal["float32", "bfloat16"]
+Windows = Literal["stream", "documents"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Parallelism = Literal["ddp", "fsdp"]
 Tracking = Literal["none", "tensorboard", "wandb"]
@@ -65,7 +66,11 @@ class OptimConfig:
 class TrainConfig:
     """The length of training, its batches and its starting point.
 
-    `batch_size` counts sequences per step. `document_mask` prevents tokens from attending to other documents in the
+    `batch_size` counts sequences per step, the windows of the text that are read. With `windows: documents`, they begin
+    where documents begin, and with `stream` anywhere (see `lm.training.batches`). During the first `short_fraction` of
+    the steps, only their first `short_context_length` tokens are read, and of as many more windows as fit into the same
+    number of tokens: a model learns sooner to look back if there is less to look at (Press et al. 2021, Shortformer; Li
+    et al. 2022). `document_mask` prevents tokens from attending to other documents in the
     same window. A step whose loss or gradient is not finite is skipped; the run ends when more than `max_skipped_steps`
     have been skipped. Training starts from the model in the folder `initial_model`, or from random weights if that is
     `none`. Every evaluation also generates a greedy continuation of `prompt`.
@@ -73,6 +78,9 @@ class TrainConfig:
 
     max_steps: int
     batch_size: int
+    windows: Windows
+    short_fraction: float
+    short_context_length: int
     eval_every: int
     seed: int
     precision: Precision
@@ -84,6 +92,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_range(self, ("max_steps", "eval_every"), 1, MAX_STEPS)
         check_range(self, ("max_skipped_steps",), 0, MAX_STEPS)
+        check_range(self, ("short_context_length",), 1, 2**24)
+        if not 0 <= self.short_fraction <= 1:
+            raise ValueError(f"short_fraction: expected 0 to 1, got {self.short_fraction}")
         check_range(self, ("batch_size",), 1, MAX_BATCH_SIZE)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {self.seed}")
@@ -128,3 +139,24 @@ class RunConfig:
     model: ModelConfig
     optim: OptimConfig
     train: TrainConfig
+
+    @property
+    def short_steps(self) -> int:
+        """The number of steps at the beginning that read short windows."""
+        return round(self.train.short_fraction * self.train.max_steps)
+
+    @property
+    def short_context_length(self) -> int:
+        """The number of tokens of a short window."""
+        return min(self.train.short_context_length, self.model.context_length)
+
+    @property
+    def short_windows(self) -> int:
+        """The number of short windows that are read in place of one of `context_length` tokens."""
+        return self.model.context_length // self.short_context_length
+
+    def tokens(self, step: int) -> int:
+        """The number of tokens in the batches of the first `step` steps."""
+        short = min(step, self.short_steps)
+        short_tokens = self.short_windows * self.short_context_length
+        return self.train.batch_size * (short * short_tokens + (step - short) * self.model.context_length)

@@ -20,7 +20,7 @@ from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.training.batches import batch
+from lm.training.batches import batch, window_starts
 from lm.training.checkpoint import Checkpoints, History, Progress
 from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.console import write_line
@@ -38,7 +38,7 @@ from lm.training.distributed import (
 from lm.training.evaluation import DOCUMENT_LOSSES, DocumentLosses, greedy_continuation, mean_loss
 from lm.training.initial_model import load_initial_model
 from lm.training.interruption import Interruption
-from lm.training.metrics import evaluation_row, run_metrics, tokens_seen, write_curve
+from lm.training.metrics import evaluation_row, run_metrics, write_curve
 from lm.training.optimizer import make_optimizer
 from lm.training.plan import duration
 from lm.training.schedule import learning_rate
@@ -107,8 +107,10 @@ class TrainingLoop:
             precision=config.train.precision,
             max_grad_norm=config.optim.max_grad_norm,
             document_separator=tokenizer.end_of_text_id if config.train.document_mask else None,
-            micro_batch_size=runtime.micro_batch_size,
             compile=runtime.compile and not reason,
+        )
+        self.starts = window_starts(
+            data.train, config.train.windows, config.model.context_length, tokenizer.end_of_text_id
         )
         self.document_losses = DocumentLosses(data, tokenizer)
         self.progress = checkpoints.restore(self.model, self.optimizer) or Progress(step=0, history=[], losses=[])
@@ -123,6 +125,7 @@ class TrainingLoop:
         started = time.perf_counter()
         step_seconds: list[float] = []  # without evaluations and checkpoints
         total_seconds = tokens_per_second = 0.0
+        tokens_before = self.config.tokens(progress.step)  # in an earlier process
         finite = progress.history[-1]["val_loss"] is not None if progress.history else self._evaluate(None, log)
         bar = tqdm(
             total=max_steps,
@@ -141,7 +144,7 @@ class TrainingLoop:
                 finite = self._record_step(loss, norm)
                 if not finite:
                     break
-                tokens_per_second = tokens_seen(self.config, len(step_seconds)) / total_seconds
+                tokens_per_second = (self.config.tokens(progress.step) - tokens_before) / total_seconds
                 log(progress.step, {"train_loss": loss, "grad_norm": norm, "tokens_per_second": tokens_per_second})
                 if len(step_seconds) == 1 + _TIMED_STEPS:
                     remaining = (max_steps - progress.step) * sum(step_seconds[1:]) / _TIMED_STEPS
@@ -166,9 +169,15 @@ class TrainingLoop:
     def _take_step(self, step: int) -> tuple[float, float]:
         """Train on this process's share of the batch of `step` = 1, 2, ...; returns the loss and the gradient norm."""
         config = self.config
-        rows = batch(self.data.train, step - 1, config.train.batch_size, config.model.context_length, config.train.seed)
+        length, repeats, index = config.model.context_length, 1, step - 1 - config.short_steps
+        if step <= config.short_steps:
+            length, repeats, index = config.short_context_length, config.short_windows, step - 1
+        size = repeats * config.train.batch_size
+        rows = batch(self.data.train, self.starts, index, size, length, config.train.seed)
         inputs, targets = (ids.chunk(num_processes())[rank()] for ids in rows)
-        return self.train_step(inputs, targets, learning_rate(step, config.optim, config.train.max_steps))
+        micro_batch_size = repeats * self.runtime.micro_batch_size
+        rate = learning_rate(step, config.optim, config.train.max_steps)
+        return self.train_step(inputs, targets, rate, micro_batch_size)
 
     def _record_step(self, loss: float, norm: float) -> bool:
         """Count a step and its loss; returns False if the step is not finite and may not be skipped."""

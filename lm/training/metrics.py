@@ -51,7 +51,7 @@ def run_metrics(
     first, last = progress.history[0], progress.history[-1]
     metrics = {
         "step": progress.step,
-        "tokens": tokens_seen(run, progress.step),
+        "tokens": run.tokens(progress.step),
         "num_parameters": sum(parameters(run.model, vocab_size).values()),
         "diverged": int(diverged or last["val_loss"] is None or last["val_loss"] > first["val_loss"]),
         "skipped_steps": progress.skipped_steps,
@@ -65,11 +65,6 @@ def run_metrics(
     if data.val_entropy_bits is not None:
         metrics["floor_bits_per_byte"] = data.val_entropy_bits / data.val_text_bytes
     return {name: value for name, value in metrics.items() if value is not None}
-
-
-def tokens_seen(run: RunConfig, step: int) -> int:
-    """Number of tokens in the batches of the first `step` steps."""
-    return step * run.train.batch_size * run.model.context_length
 
 
 def write_curve(history: History, path: Path) -> None:

@@ -148,7 +148,7 @@ def plan(
     whole = training_bytes(model, vocab_size, 1, train.precision, optimizer=optim.optimizer)
     checkpoint_bytes = whole["weights"] + whole["optimizer"]
     num_checkpoints = runtime.keep_checkpoints + 3  # the last and the best evaluated one, and the one being written
-    tokens = train.max_steps * train.batch_size * model.context_length
+    tokens = run.tokens(train.max_steps)
     return Plan(
         runtime=runtime,
         num_processes=num_processes,
@@ -247,25 +247,25 @@ def measure_step_seconds(run: RunConfig, vocab_size: int, runtime: RuntimeConfig
         precision=train.precision,
         max_grad_norm=optim.max_grad_norm,
         document_separator=0 if train.document_mask else None,
-        micro_batch_size=size,
         compile=compile,
     )
-    seconds = _median_seconds(train_step, tokens)
+    seconds = _median_seconds(train_step, tokens, size)
     if share > 2 * size:
-        first = _median_seconds(train_step, tokens[:size])
+        first = _median_seconds(train_step, tokens[:size], size)
         seconds = first + (share / size - 1) * max(0, seconds - first)
     if compile:
         torch.compiler.reset()  # so that training in the same process compiles as if nothing had been measured
     return seconds
 
 
-def _median_seconds(train_step: TrainStep, tokens: torch.Tensor) -> float:
+def _median_seconds(train_step: TrainStep, tokens: torch.Tensor, micro_batch_size: int) -> float:
     """Median time of three steps with `tokens`, (B, T + 1), after one step that warms up and may compile."""
     seconds = []
     disable = distributed.progress_bar_disabled()
     for _ in tqdm(range(4), "measuring a step", leave=False, unit="step", disable=disable):
         started = time.perf_counter()
-        train_step(tokens[:, :-1], tokens[:, 1:], learning_rate=1e-6)  # so low that no loss becomes infinite
+        # The learning rate is so low that no loss becomes infinite.
+        train_step(tokens[:, :-1], tokens[:, 1:], 1e-6, micro_batch_size)
         # On a GPU this includes the end of the previous step instead of the end of this one.
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])

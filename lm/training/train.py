@@ -11,7 +11,6 @@ from lm.device import check_precision, keep_freed_memory, pick_device
 from lm.errors import UserError
 from lm.model.files import weights_hash
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.training.batches import num_windows
 from lm.training.checkpoint import Checkpoints, fingerprint
 from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.console import write_line
@@ -88,7 +87,7 @@ def check_settings(run: RunConfig, runtime: RuntimeConfig, checkpoints: Path) ->
 
 def _check_splits(run: RunConfig, data: Data) -> None:
     length = run.model.context_length
-    if num_windows(len(data.train), length) < 1:
+    if len(data.train) <= length:
         raise UserError(
             f"model.context_length: one window needs {length + 1} tokens, but the train split has {len(data.train)}; "
             "use more text (data.train_bytes) or a shorter context"

@@ -49,7 +49,6 @@ class TrainStep:
         precision: see `Objective`.
         max_grad_norm: see `clip_gradients`.
         document_separator: see `Objective`.
-        micro_batch_size: sequences per micro batch; 0 means the whole batch.
         compile: whether to compile the model, the loss and the optimizer with torch.compile.
     """
 
@@ -61,11 +60,10 @@ class TrainStep:
         precision: Precision,
         max_grad_norm: float,
         document_separator: int | None = None,
-        micro_batch_size: int = 0,
         compile: bool = False,
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
+        self.max_grad_norm = max_grad_norm
         self.loss: nn.Module = Objective(model, precision, document_separator)
         if compile:
             # FSDP gathers and frees weights between the blocks, so each block is compiled on its own.
@@ -75,13 +73,15 @@ class TrainStep:
         if num_processes() > 1 and not isinstance(model, FSDPModule):
             self.loss = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
-    def __call__(self, inputs: Tensor, targets: Tensor, learning_rate: float) -> tuple[float, float]:
-        """Train on a batch of token ids, each (B, T).
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, learning_rate: float, micro_batch_size: int = 0
+    ) -> tuple[float, float]:
+        """Train on a batch of token ids, each (B, T), in micro batches of so many sequences; 0 means the whole batch.
 
         Returns the loss and the norm of the gradients before clipping. If one of them is not finite, the weights and
         the optimizer state do not change.
         """
-        size = self.micro_batch_size or len(inputs)
+        size = micro_batch_size or len(inputs)
         device = self.model.lm_head.weight.device
         self.optimizer.zero_grad(set_to_none=True)
         mean = torch.zeros((), device=device)

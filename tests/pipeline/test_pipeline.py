@@ -26,8 +26,22 @@ def test_the_whole_pipeline_leaves_what_it_promises(pipeline):
     sample = json.loads((pipeline / "data/samples/samples.json").read_text())[0]
     assert sample["text"].startswith("Once")
     assert sample["text"] in (pipeline / "data/samples/samples.txt").read_text()
+    evaluation = json.loads((pipeline / "metrics/evaluation.json").read_text())
+    assert evaluation["bits_per_byte"] - evaluation["excess_bits_per_byte"] == pytest.approx(
+        evaluation["floor_bits_per_byte"]
+    )
+    assert evaluation["floor_bits_per_byte"] == pytest.approx(metrics["floor_bits_per_byte"])
+    assert evaluation["bits_per_byte"] == pytest.approx(metrics["document_bits_per_byte"])
+    assert {"later_name_nats", "minimal_pair_accuracy", "samples_derivable", "calibration_error"} <= set(evaluation)
     assert "| baseline |" in (pipeline / "metrics/ablation.md").read_text()
-    for name in ("train.png", "ablation.png", "ablation.csv", "ablation/baseline-1.json"):
+    for name in (
+        "train.png",
+        "evaluation.png",
+        "evaluation.md",
+        "ablation.png",
+        "ablation.csv",
+        "ablation/baseline-1.json",
+    ):
         assert (pipeline / "metrics" / name).stat().st_size > 0
     assert not list((pipeline / "data/.checkpoints").iterdir())
 

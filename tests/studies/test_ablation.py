@@ -95,6 +95,8 @@ def test_every_switch_reaches_the_run(base, ablate):
         "schedule": "wsd",
         "decay_steps": 7,
         "decay_shape": "1-sqrt",
+        "windows": "stream",
+        "short_fraction": 0.5,
         "document_mask": True,
         "learning_rate_scale": 0.5,
     }

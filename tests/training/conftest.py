@@ -50,7 +50,15 @@ def run(params: Params, small: ModelConfig) -> RunConfig:
     return RunConfig(
         model=small,
         optim=dataclasses.replace(params.optim, max_learning_rate=3e-3, warmup_steps=2),
-        train=dataclasses.replace(params.train, max_steps=12, batch_size=4, eval_every=4, precision="float32"),
+        train=dataclasses.replace(
+            params.train,
+            max_steps=12,
+            batch_size=4,
+            windows="stream",
+            short_fraction=0.0,
+            eval_every=4,
+            precision="float32",
+        ),
     )
 
 

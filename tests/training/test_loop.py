@@ -12,7 +12,7 @@ import lm.training.train
 from lm.errors import UserError
 from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
-from lm.training.batches import batch
+from lm.training.batches import batch, window_starts
 from lm.training.loop import TrainingLoop
 from lm.training.schedule import learning_rate
 from lm.training.train import train
@@ -47,8 +47,10 @@ def test_training_equals_a_plain_loop_over_torchs_own_parts(run, data, tokenizer
     ]
     optimizer = torch.optim.AdamW(groups, betas=(run.optim.beta1, run.optim.beta2), eps=run.optim.eps)
     losses = []
+    length = run.model.context_length
+    starts = range(0, len(data.train) - length, length)
     for step in range(run.train.max_steps):
-        inputs, targets = batch(data.train, step, run.train.batch_size, run.model.context_length, run.train.seed)
+        inputs, targets = batch(data.train, starts, step, run.train.batch_size, length, run.train.seed)
         loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -398,3 +400,33 @@ def test_the_plan_and_the_evaluations_are_reported(run, data, tokenizer, runtime
     assert re.fullmatch(r"about \d+ s left, not counting evaluations", remaining)
     assert [line.partition(", val loss ")[0] for line in evaluations] == ["step 4", "step 8", "step 12"]
     assert capsys.readouterr() == ("", "")  # no progress bar either, because this is not a terminal
+
+
+@pytest.fixture
+def short_first(run):
+    """Short windows for 5 of 12 steps: 5 of the 16 tokens of a window, so 3 windows in place of one."""
+    train = dataclasses.replace(run.train, windows="documents", short_fraction=0.4, short_context_length=5)
+    return dataclasses.replace(run, train=train)
+
+
+def test_short_windows_come_first_and_begin_where_documents_begin(short_first, data, tokenizer, trained, monkeypatch):
+    batches = []
+
+    class Recorded(lm.training.loop.TrainStep):
+        def __call__(self, inputs, targets, *arguments):
+            batches.append(inputs)
+            return super().__call__(inputs, targets, *arguments)
+
+    monkeypatch.setattr(lm.training.loop, "TrainStep", Recorded)
+    result = trained(short_first)
+    assert [tuple(inputs.shape) for inputs in batches] == [(12, 5)] * 5 + [(4, 16)] * 7
+    assert result.metrics["tokens"] == sum(inputs.numel() for inputs in batches) == short_first.tokens(12)
+    starts = window_starts(data.train, "documents", 16, tokenizer.end_of_text_id)
+    for step, inputs in enumerate(batches):
+        index, size, length = (step, 12, 5) if step < 5 else (step - 5, 4, 16)
+        assert inputs.equal(batch(data.train, starts, index, size, length, short_first.train.seed)[0])
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 8])
+def test_a_run_with_short_windows_resumes_with_the_same_bits(short_first, assert_resumes_when_stopped, stop_at):
+    assert_resumes_when_stopped(short_first, stop_at)

@@ -114,11 +114,9 @@ def assert_peak_is_predicted(config, vocab_size, micro_batch_size, precision, op
     def train() -> None:
         model = TransformerLM(config, vocab_size, **arguments)
         optimizer = make_optimizer(model, optim)
-        train_step = TrainStep(
-            model, optimizer, precision=precision, max_grad_norm=1.0, micro_batch_size=micro_batch_size
-        )
+        train_step = TrainStep(model, optimizer, precision=precision, max_grad_norm=1.0)
         for _ in range(2):
-            train_step(inputs, inputs, learning_rate=1e-3)
+            train_step(inputs, inputs, 1e-3, micro_batch_size)
 
     assert sum(predicted.values()) == pytest.approx(peak_bytes(train), rel=0.15)
     return list(predicted)[-1]

@@ -71,7 +71,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(model, batch, micro_batc
     parts = copy.deepcopy(model)
     options = {"document_separator": SEPARATOR, "max_grad_norm": 0.5}
     expected = plain_step(model, **options)(*batch, LEARNING_RATE)
-    measured = plain_step(parts, micro_batch_size=micro_batch_size, **options)(*batch, LEARNING_RATE)
+    measured = plain_step(parts, **options)(*batch, LEARNING_RATE, micro_batch_size)
     assert measured == pytest.approx(expected, rel=1e-6)
     torch.testing.assert_close(weights(parts), weights(model), rtol=0, atol=1e-7)
 
