@@ -9,7 +9,7 @@
 #
 #     PYTHON=python3  OUT=bench-results  NANOGPT=  SHAPE=125m  BATCH_SIZE=32  REPEATS=2  DEVICE=cuda
 #
-# DEVICE=cpu SHAPE=laptop BATCH_SIZE=2 REPEATS=1 tries out the script on a machine without a GPU.
+# DEVICE=cpu SHAPE=0.8m BATCH_SIZE=2 REPEATS=1 tries out the script on a machine without a GPU.
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -96,7 +96,7 @@ main() {
         exit 1
     fi
     if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-        echo "error: PyTorch finds no GPU; DEVICE=cpu SHAPE=laptop BATCH_SIZE=2 tries out the script without one" >&2
+        echo "error: PyTorch finds no GPU; DEVICE=cpu SHAPE=0.8m BATCH_SIZE=2 tries out the script without one" >&2
         exit 1
     fi
     mkdir -p "$out" || exit 1

@@ -36,9 +36,9 @@ class Shape:
         )
 
 
-SHAPES = {  # laptop is the model of params.yaml as released
+SHAPES = {
     "17m": Shape(vocab_size=10_000, context_length=256, d_model=512, num_layers=4, num_heads=16, d_ff=1344),
-    "laptop": Shape(vocab_size=2048, context_length=256, d_model=96, num_layers=4, num_heads=4, d_ff=256),
+    "0.8m": Shape(vocab_size=2048, context_length=256, d_model=96, num_layers=4, num_heads=4, d_ff=256),
     "125m": Shape(vocab_size=32_000, context_length=1024, d_model=768, num_layers=12, num_heads=12, d_ff=2048),
 }
 

@@ -15,7 +15,7 @@ be within 5% of ln(vocab_size). A system that differs, fails or is missing is li
 The allocator `default` is the C library's default; `tuned` keeps freed memory. This project's training loop tunes the
 allocator itself, so its results are the same for both; with `tuned` the others are tuned too.
 
-The shapes are Llama-like; laptop is the model of params.yaml as released. The text is generated stories.
+The shapes are Llama-like and have the names of their numbers of parameters. The text is generated stories.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = make_parser("bench.training", __doc__)
-    add_choices(parser, "--shapes", SHAPES, None, "17m laptop, on a GPU 125m")
+    add_choices(parser, "--shapes", SHAPES, None, "17m 0.8m, on a GPU 125m")
     add_choices(parser, "--dtypes", _DTYPES, _DTYPES)
     add_choices(parser, "--systems", COMPARED, COMPARED)
     add_choices(parser, "--allocators", _ALLOCATORS, _ALLOCATORS)
@@ -123,7 +123,7 @@ def cases_of(args: argparse.Namespace, device: torch.device) -> list[Case]:
     if args.quick:
         return [Case("17m", "bfloat16", True, 8), Case("17m", "float32", False, 8)]
     cases = []
-    for shape in args.shapes or (["125m"] if device.type == "cuda" else ["17m", "laptop"]):
+    for shape in args.shapes or (["125m"] if device.type == "cuda" else ["17m", "0.8m"]):
         for dtype in args.dtypes:
             for compiled in _COMPILE[args.compile]:
                 default = [8, 32] if compiled and dtype == "bfloat16" else [8]

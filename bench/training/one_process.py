@@ -21,7 +21,7 @@ from lm.training.distributed import full_tensor, is_launched, process_group, sha
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep
 
-_SHAPE = SHAPES["laptop"]
+_SHAPE = SHAPES["0.8m"]
 _NUM_STEPS = 5
 _TOLERANCE = 1e-3  # in nats
 

@@ -1,12 +1,13 @@
 """How soon this project reaches the loss at which the best of the others ends, given equal time on the same data.
 
-    python -m bench.training.time_to_loss --data FILE [--seconds 120] [--preset fast] [--nanogpt DIR] [--out DIR]
+    python -m bench.training.time_to_loss --data FILE [--seconds 120] [--nanogpt DIR] [--out DIR]
 
 The text is split by documents, a BPE tokenizer with 2,048 tokens is trained on its train part, and every system trains
 on that for the same time, on this machine's CPU. The others are the Llama and the GPT-2 of transformers, and nanoGPT if
-a checkout is given. They have as many parameters as the model of params.yaml as released, within 2%. They train in
-float32, with PyTorch's fused AdamW and a cosine schedule after a warmup, with each of three learning rates, compiled or
-not, whichever is faster. Ours uses a preset, with its batch size and precision.
+a checkout is given. They have as many parameters as ours, within 2%. All train in float32, compiled or not, whichever
+is faster: the others with PyTorch's fused AdamW and a cosine schedule after a warmup, with each of three learning
+rates; ours with everything that helped on TinyStories (see bench/README.md), which is Muon, QK-norm, document masking
+and a late decay of the learning rate.
 
 A measurement beforehand determines how many steps fit into the time. Because a schedule ends with its training, ours is
 also trained for a part of the time. The curves show bits per byte of the whole val split over the seconds of training
@@ -15,7 +16,6 @@ only; the seconds of the first step, which compiles, are reported separately.
 
 import argparse
 import dataclasses
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,20 +30,17 @@ from bench.common.models import attentions
 from bench.common.shapes import OPTIM, SHAPES
 from bench.common.tables import OURS, Problem, machine, not_measured
 from bench.training.curves import Training, curves_csv, draw, report
-from lm import config
 from lm.atomic import make_folder, write_json, write_text
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError, exit_cleanly
 from lm.model.cost import parameters
-from lm.presets.preset import apply_preset
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training.bpe import train_bpe
 
-_PARAMS = Path(__file__).resolve().parent.parent.parent / "params.yaml"
-
 _LEARNING_RATES = [1e-3, 3e-3, 1e-2]  # of the others
-_BATCH_SIZE = 8  # of the others, as in params.yaml
-_WARMUP = 0.02  # share of the steps
+_BATCH_SIZE = 8
+_WARMUP = 0.02  # share of the steps, of the others
+_OUR_DECAY = 0.2  # share of the steps
 _OUR_SHARES = [0.4, 1.0]  # of the time
 _NUM_EVALUATIONS = 12
 _VAL_BYTES = 200_000
@@ -53,18 +50,18 @@ _SPEED_TIMEOUT = 900.0
 _TOLERANCE = 0.02  # relative to the number of parameters
 _TIMEOUT_FACTOR = 5  # a training of S seconds may take this many times S, plus ten minutes to compile
 
-_LAPTOP = SHAPES["laptop"]
+_SHAPE = SHAPES["0.8m"]
 # Sizes that give GPT-2 (tied head, learned positions) and nanoGPT (the same without biases) as many parameters.
 MODELS = {
-    "transformers": _LAPTOP.model,
-    "gpt2": dataclasses.replace(_LAPTOP.model, d_model=112, d_ff=416, tie_embeddings=True),
-    "nanogpt": dataclasses.replace(_LAPTOP.model, d_model=110, num_heads=5, num_kv_heads=5, tie_embeddings=True),
+    "transformers": _SHAPE.model,
+    "gpt2": dataclasses.replace(_SHAPE.model, d_model=112, d_ff=416, tie_embeddings=True),
+    "nanogpt": dataclasses.replace(_SHAPE.model, d_model=110, num_heads=5, num_kv_heads=5, tie_embeddings=True),
 }
 
 
 def main() -> None:
     args = parse_arguments()
-    jobs = [our_job(args.preset)]
+    jobs = [our_job()]
     jobs += [their_job(name, args.nanogpt) for name in MODELS if name != "nanogpt" or args.nanogpt]
     make_folder(args.out)
     make_json_folder(args.json)
@@ -80,7 +77,7 @@ def main() -> None:
                 try:
                     job, steps = choose_fastest(job | data, args.seconds)
                     for rate, share in trials:
-                        bar.set_postfix_str(f"{job['system']} {rate or args.preset}")
+                        bar.set_postfix_str(f"{job['system']} {rate or 'ours'}")
                         trainings.append(train(job, rate, round(share * steps), share * args.seconds))
                         bar.update()
                         write_text(args.out / "curves.csv", curves_csv(trainings))
@@ -99,7 +96,6 @@ def parse_arguments() -> argparse.Namespace:
         "--data", type=Path, required=True, metavar="FILE", help=f"a text whose documents end with {END_OF_TEXT}"
     )
     parser.add_argument("--seconds", type=float, default=120.0, metavar="S", help="per training; default: 120")
-    parser.add_argument("--preset", default="fast", metavar="NAME", help="for ours; default: fast")
     add_checkout(parser, "nanogpt", "model.py")
     parser.add_argument(
         "--out", type=Path, default=Path("time-to-loss"), metavar="DIR", help="for curves.csv and curves.png"
@@ -112,26 +108,25 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def our_job(preset: str) -> dict[str, Any]:
-    """Return the settings of a preset, applied to params.yaml as released.
-
-    `compile` and `attention` list the choices that `choose_fastest` tries.
-    """
-    with TemporaryDirectory() as folder:
-        copy = Path(folder) / "params.yaml"
-        shutil.copy(_PARAMS, copy)
-        apply_preset("laptop", copy)
-        apply_preset(preset, copy)
-        params = config.load(copy)
+def our_job() -> dict[str, Any]:
+    """Return our settings; `compile` and `attention` list the choices that `choose_fastest` tries."""
+    optim = dataclasses.replace(
+        OPTIM,
+        optimizer="muon",
+        max_learning_rate=0.02,
+        min_learning_rate=1e-5,
+        schedule="wsd",
+        warmup_steps=20,
+        decay_shape="1-sqrt",
+    )
     return {
         "system": OURS,
         "checkout": None,
-        "model": asdict(params.model),
-        "optim": asdict(params.optim),
-        "dtype": params.train.precision,
-        "batch_size": params.train.batch_size,
-        "document_mask": params.train.document_mask,
-        "decay_fraction": params.optim.decay_steps / params.train.max_steps,
+        "model": asdict(dataclasses.replace(_SHAPE.model, qk_norm=True)),
+        "optim": asdict(optim),
+        "dtype": "float32",
+        "batch_size": _BATCH_SIZE,
+        "document_mask": True,
         "compile": [True, False],
         "attention": attentions(OURS, "cpu"),
     }
@@ -175,14 +170,14 @@ def write_data(path: Path, folder: Path) -> dict[str, Any]:
     splits = {"train": documents[:first_val], "val": documents[first_val:]}
     texts = {name: "".join(document + END_OF_TEXT for document in split) for name, split in splits.items()}
     (folder / "train.txt").write_bytes(texts["train"].encode())
-    tokenizer = Tokenizer(*train_bpe(folder / "train.txt", _LAPTOP.vocab_size, [END_OF_TEXT]), [END_OF_TEXT])
+    tokenizer = Tokenizer(*train_bpe(folder / "train.txt", _SHAPE.vocab_size, [END_OF_TEXT]), [END_OF_TEXT])
     for name, split_text in texts.items():
         np.save(folder / f"{name}.npy", tokenizer.encode_array(split_text))
     return {
         "tokens": str(folder / "train.npy"),
         "val_tokens": str(folder / "val.npy"),
         "val_text_bytes": held_out,
-        "vocab_size": _LAPTOP.vocab_size,
+        "vocab_size": _SHAPE.vocab_size,
         "end_of_text_id": tokenizer.end_of_text_id,
     }
 
@@ -208,24 +203,23 @@ def choose_fastest(job: dict[str, Any], seconds: float) -> tuple[dict[str, Any],
     if not measured:
         raise failures[0]
     speed, choice = min(measured, key=lambda pair: pair[0]["seconds_per_step"])
-    expected = sum(parameters(_LAPTOP.model, _LAPTOP.vocab_size).values())
+    expected = sum(parameters(_SHAPE.model, _SHAPE.vocab_size).values())
     if job["system"] != OURS and abs(speed["parameters"] - expected) > _TOLERANCE * expected:
-        raise NotMeasured(f"has {speed['parameters']:,} parameters, not the {expected:,} of the preset laptop")
+        raise NotMeasured(f"has {speed['parameters']:,} parameters, not the {expected:,} of ours")
     return job | choice, max(_NUM_EVALUATIONS, round(seconds / speed["seconds_per_step"]))
 
 
 def train(job: dict[str, Any], rate: float | None, steps: int, seconds: float) -> Training:
     """Train once in a fresh process.
 
-    `rate` is the maximum learning rate of one of the others. Ours has that of the preset, and its decay takes the same
-    share of the steps as there.
+    `rate` is the maximum learning rate of one of the others; ours has its own.
 
     Raises:
         NotMeasured: the training failed.
     """
     optim = job["optim"]
     if rate is None:
-        optim = optim | {"decay_steps": round(job["decay_fraction"] * steps)}
+        optim = optim | {"decay_steps": round(_OUR_DECAY * steps)}
     else:
         optim = optim | {"max_learning_rate": rate, "warmup_steps": round(_WARMUP * steps)}
     whole_job = job | {"optim": optim, "steps": steps, "points": _NUM_EVALUATIONS}

@@ -22,9 +22,9 @@ KEYS = {"task", "dtype", "batch_size", "system", "tokens_per_second", "peak_mb"}
 
 @pytest.mark.slow
 def test_systems_whose_ids_are_equal_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = replace(SHAPES["laptop"], vocab_size=300, context_length=16, d_model=32, num_layers=2, d_ff=48)
-    monkeypatch.setitem(SHAPES, "laptop", shape)
-    results, case = Results(), Case("laptop", "float32", 2)
+    shape = replace(SHAPES["0.8m"], vocab_size=300, context_length=16, d_model=32, num_layers=2, d_ff=48)
+    monkeypatch.setitem(SHAPES, "0.8m", shape)
+    results, case = Results(), Case("0.8m", "float32", 2)
     job = {"device": "cpu", "seconds": 0.0, "llama2c": None}
     for _ in compare(results, [case], ["lm", "lm-pytorch", "transformers"], 1, job):
         pass
@@ -65,7 +65,7 @@ def test_results_by_hand() -> None:
 
 
 def test_a_step_reads_all_weights_except_the_embeddings() -> None:
-    shape = SHAPES["laptop"]
+    shape = SHAPES["0.8m"]
     weights = sum(weight.numel() for weight in TransformerLM(shape.model, shape.vocab_size).parameters())
     assert weights_per_step(shape) == weights - shape.vocab_size * shape.d_model
 
@@ -85,7 +85,7 @@ int main(int count, char **words) {
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("gcc") is None, reason="run.c is built with gcc and OpenMP")
 def test_run_c_gets_the_shape_and_reports_its_speed(tmp_path: Path) -> None:
     (tmp_path / "run.c").write_text(PROGRAM)
-    shape = SHAPES["laptop"]
+    shape = SHAPES["0.8m"]
     job = {"llama2c": str(tmp_path), "dtype": "float32", "batch_size": 1, "device": "cpu", "seconds": 0.0}
     job |= {"model": asdict(shape.model), "vocab_size": 2048, "new_tokens": 15}
     result = run_c(job)

@@ -17,7 +17,6 @@ from bench.training.__main__ import main
 from bench.training.comparison import Case, Results, Setup, check_first_loss, compare, summarize
 from bench.training.report import report
 from bench.training.step import make_step
-from lm.config import Params
 from lm.errors import UserError
 
 KEYS = "task shape dtype compile batch_size allocator system tokens_per_second mfu peak_mb"
@@ -25,9 +24,9 @@ KEYS = "task shape dtype compile batch_size allocator system tokens_per_second m
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Shape:
-    """The shape laptop, made small enough for steps of milliseconds."""
-    shape = replace(SHAPES["laptop"], vocab_size=500, context_length=16, d_model=32, num_layers=2, d_ff=48)
-    monkeypatch.setitem(SHAPES, "laptop", shape)
+    """The shape 0.8m, made small enough for steps of milliseconds."""
+    shape = replace(SHAPES["0.8m"], vocab_size=500, context_length=16, d_model=32, num_layers=2, d_ff=48)
+    monkeypatch.setitem(SHAPES, "0.8m", shape)
     return shape
 
 
@@ -42,13 +41,13 @@ def test_the_same_weights_start_at_the_same_loss_and_a_system_that_fails_is_list
     results = Results()
     job = {"device": "cpu", "tokens": str(tokens), "seconds": 0.0}
     checkouts = {"lm": None, "nanogpt": tmp_path, "transformers": None}
-    for _ in compare(results, [Case("laptop", "float32", False, 2)], checkouts, ["default"], 1, job):
+    for _ in compare(results, [Case("0.8m", "float32", False, 2)], checkouts, ["default"], 1, job):
         pass
     rows = summarize(results, ["default"])
     text = report(rows, {"float32": 1e9}, torch.device("cpu"), results.problems)
     assert text.endswith(
         "Not measured:\n\n- nanogpt: failed with exit status 1: ImportError: no such thing "
-        "(laptop, float32, eager, batch size 2, sdpa attention)"
+        "(0.8m, float32, eager, batch size 2, sdpa attention)"
     )
     ours, theirs = rows
     assert set(KEYS.split()) <= ours.keys() == theirs.keys()
@@ -76,11 +75,6 @@ def test_our_step_does_what_the_step_of_the_others_does(tiny: Shape) -> None:
     assert losses[0][-1] < losses[0][0] - 0.3
 
 
-def test_the_shape_laptop_is_that_of_the_released_parameters(params: Params) -> None:
-    shape = SHAPES["laptop"]
-    assert (shape.model, shape.vocab_size) == (params.model, params.tokenizer.vocab_size)
-
-
 def run(seconds: float, loss: float = math.log(2048)) -> dict[str, Any]:
     return {
         "seconds_per_step": seconds,
@@ -92,7 +86,7 @@ def run(seconds: float, loss: float = math.log(2048)) -> dict[str, Any]:
 
 
 def test_results_are_medians_and_the_ratio_is_to_the_fastest_other() -> None:
-    case = Case("laptop", "float32", False, 8)  # a step has 8 * 256 = 2048 tokens
+    case = Case("0.8m", "float32", False, 8)  # a step has 8 * 256 = 2048 tokens
     runs = {
         Setup("lm", "tuned", "reference"): [run(4.0)],
         Setup("lm", "tuned", "sdpa"): [run(1.0), run(8.0), run(2.0)],
@@ -141,7 +135,7 @@ def test_each_attention_is_tried_once_and_the_fastest_is_kept(monkeypatch: pytes
     monkeypatch.setattr(comparison, "train", train)
     monkeypatch.setattr(comparison, "run_job", lambda *arguments: {"flops_per_second": 1e9})
     results, checkouts = Results(), {"lm": None, "transformers": None}
-    cases = [Case("laptop", "float32", False, 8)]
+    cases = [Case("0.8m", "float32", False, 8)]
     for _ in compare(results, cases, checkouts, ["default", "tuned"], 2, {"device": "cpu"}):
         pass
     assert order == [

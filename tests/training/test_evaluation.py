@@ -1,12 +1,18 @@
-import dataclasses
 import math
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from lm.corpus.stories import stories
+from lm.errors import UserError
+from lm.evaluation.documents import predict, split_documents
+from lm.evaluation.kinds import KINDS, read_stories
 from lm.model.transformer import TransformerLM
-from lm.training.evaluation import greedy_continuation, mean_loss, windows
+from lm.training import evaluation
+from lm.training.evaluation import DOCUMENT_LOSSES, DocumentLosses, greedy_continuation, mean_loss, windows
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 9, 23, 24, 25])
@@ -35,7 +41,7 @@ def test_mean_loss_is_the_mean_over_single_windows(small, data, tokenizer):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_with_a_document_mask_the_mean_is_that_over_single_documents(small, tokenizer, batch_size):
     torch.manual_seed(0)
-    model = TransformerLM(dataclasses.replace(small, context_length=64), tokenizer.vocab_size).eval()
+    model = TransformerLM(replace(small, context_length=64), tokenizer.vocab_size).eval()
     end_of_text = [tokenizer.end_of_text_id]
     documents = [[*text, *end_of_text] for text in (b"Once upon", b"a", b"", b"time there was")]
     nats = 0.0
@@ -71,3 +77,51 @@ def test_the_continuation_is_greedy_and_stops_at_the_end_of_text(tokenizer, smal
     assert greedy_continuation(Counting(), tokenizer, "xyza", torch.device("cpu")) == "bcde"
     assert greedy_continuation(Counting(), tokenizer, "", torch.device("cpu")) == "abcde"  # after the end of text
     assert greedy_continuation(Counting(), tokenizer, "x" * 40 + "ab", torch.device("cpu")) == "cde"
+
+
+@pytest.fixture
+def story_data(data, tokenizer):
+    told = list(islice(stories(7), 3))
+    ids = np.array([i for story in told for i in (*story.text.encode(), tokenizer.end_of_text_id)], dtype=np.uint16)
+    size = sum(len(story.text) for story in told)
+    return replace(data, val=ids, val_text_bytes=size, val_entropy_bits=sum(story.bits for story in told))
+
+
+@pytest.fixture
+def untrained(small, tokenizer):
+    torch.manual_seed(0)
+    return TransformerLM(small, tokenizer.vocab_size).eval()
+
+
+def test_document_losses_are_those_of_the_stage_evaluate(untrained, story_data, tokenizer):
+    losses = DocumentLosses(story_data, tokenizer)(untrained)
+    documents = split_documents(story_data.val, tokenizer.end_of_text_id)
+    predictions = predict(untrained, documents, tokenizer.end_of_text_id)
+    nats = np.concatenate([prediction.nats for prediction in predictions])
+    assert losses["document_bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / story_data.val_text_bytes)
+    kinds = np.concatenate([story.tokens.kinds for story in read_stories(documents, tokenizer)])
+    for name in ("later_name", "later_other", "wording"):
+        assert losses[f"{name}_loss"] == pytest.approx(nats[kinds == KINDS.index(name)].mean())
+    assert tuple(losses) == DOCUMENT_LOSSES and None not in losses.values()
+
+
+def test_only_whole_documents_of_a_long_split_are_read(untrained, story_data, tokenizer, monkeypatch):
+    first = int(np.flatnonzero(story_data.val == tokenizer.end_of_text_id)[0]) + 1
+    monkeypatch.setattr(evaluation, "_MAX_DOCUMENT_TOKENS", first + 10)
+    (nats,) = (p.nats for p in predict(untrained, [story_data.val[:first]], tokenizer.end_of_text_id))
+    losses = DocumentLosses(story_data, tokenizer)(untrained)
+    assert losses["document_bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / (first - 1))
+
+
+def test_text_without_a_grammar_has_the_losses_of_pairs_only(untrained, data, tokenizer):
+    losses = DocumentLosses(data, tokenizer)(untrained)
+    assert losses["later_name_loss"] is None and losses["wording_loss"] is None
+    assert losses["repeated_pair_loss"] > 0 and losses["new_pair_loss"] > 0
+    with torch.no_grad():
+        untrained.lm_head.weight.fill_(math.nan)
+    assert set(DocumentLosses(data, tokenizer)(untrained).values()) == {None}
+
+
+def test_text_that_is_not_the_built_in_stories_but_has_an_entropy_is_refused(data, tokenizer):
+    with pytest.raises(UserError, match="val document 1: not a story of the built-in grammar"):
+        DocumentLosses(replace(data, val_entropy_bits=5.0), tokenizer)
