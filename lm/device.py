@@ -49,8 +49,8 @@ def keep_freed_memory() -> None:
     """Tell the C library to keep large blocks of memory when they are freed, because the next step needs them again.
 
     By default, glibc returns freed blocks of more than 32 MB to the kernel, which clears every page when they are
-    allocated again; on two cores, that makes a step of the preset laptop take 1.2 times as long. Does nothing where the
-    C library has no `mallopt`.
+    allocated again; on two cores, that makes a step of a model with 0.8 million parameters take 1.2 times as long. Does
+    nothing where the C library has no `mallopt`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from lm.atomic import atomic_write
 
 _LOSSES_BY_KIND = {
-    "later_name_loss": "later mentions of names",
-    "later_other_loss": "later mentions of other things",
-    "wording_loss": "wording",
+    "later_name_nats": "later mentions of names",
+    "later_other_nats": "later mentions of other things",
+    "wording_nats": "wording",
 }
-_LOSSES_BY_PAIR = {"repeated_pair_loss": "repeated pairs", "new_pair_loss": "other tokens"}
+_LOSSES_BY_PAIR = {"repeated_pair_nats": "repeated pairs", "new_pair_nats": "other tokens"}
 
 
 def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float | None, path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lm.errors import UserError
+from lm.evaluation.table import tables
 from lm.generation.text import Sample
 from lm.schema import read_bytes, read_json
 
@@ -11,7 +12,7 @@ def report(metrics: Path, samples: Path) -> str:
     """Return the text that `make` prints at the end.
 
     Args:
-        metrics: the folder of train.json, evaluation.md, ablation.md and the pictures.
+        metrics: the folder of train.json, evaluation.json, ablation.md and the pictures.
         samples: the folder of samples.json.
 
     Raises:
@@ -19,14 +20,16 @@ def report(metrics: Path, samples: Path) -> str:
     """
     advice = "run the pipeline first: dvc repro"
     train = read_json(metrics / "train.json", dict[str, float], advice)
-    evaluation, ablation = (
-        read_bytes(metrics / f"{name}.md", advice).decode(errors="replace") for name in ("evaluation", "ablation")
-    )
+    try:
+        evaluation = tables(read_json(metrics / "evaluation.json", dict[str, float], advice))
+    except KeyError as error:
+        raise UserError(f"{metrics / 'evaluation.json'}: has no {error.args[0]}; {advice}") from error
+    ablation = read_bytes(metrics / "ablation.md", advice).decode(errors="replace")
     written = read_json(samples / "samples.json", list[Sample], advice)
     if not written:
         raise UserError(f"{samples / 'samples.json'}: contains no sample; {advice}")
     width = max(map(len, train), default=0)
     lines = [f"  {name:{width}}  {value:{',.0f' if value.is_integer() else '.5g'}}" for name, value in train.items()]
     pictures = [f"  {path}" for path in sorted(metrics.glob("*.png"))]
-    tables = ["evaluation", evaluation, "ablation", ablation]
-    return "\n".join(["metrics", *lines, "", *tables, "sample", written[0].text, "", "pictures", *pictures])
+    parts = ["evaluation", evaluation, "ablation", ablation]
+    return "\n".join(["metrics", *lines, "", *parts, "sample", written[0].text, "", "pictures", *pictures])

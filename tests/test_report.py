@@ -15,7 +15,7 @@ def folders(tmp_path):
     samples.mkdir()
     (metrics / "train.json").write_text(json.dumps({"val_loss": 1.25, "num_parameters": 1315968}))
     (metrics / "ablation.md").write_text("| variant |\n|---|\n| baseline |\n")
-    (metrics / "evaluation.md").write_text("| whole documents | value |\n|---|---|\n")
+    (metrics / "evaluation.json").write_text(json.dumps({"documents": 1, "tokens": 2, "diverged": 1}))
     (metrics / "train.png").write_bytes(b"")
     (samples / "samples.json").write_text(json.dumps([SAMPLE, {**SAMPLE, "text": "Not shown."}]))
     return metrics, samples
@@ -26,7 +26,7 @@ def test_the_report_has_metrics_table_one_sample_and_pictures(folders):
     for part in (
         "val_loss        1.25\n",
         "1,315,968",
-        "| whole documents |",
+        "loss is not finite",
         "| baseline |",
         "Once upon a time.",
         "train.png",
@@ -36,7 +36,7 @@ def test_the_report_has_metrics_table_one_sample_and_pictures(folders):
 
 
 @pytest.mark.parametrize("content", ["", "null", "[]", "3", '{"a\\nb": []}', '[{"text": "x"}]', "[" * 100_000])
-@pytest.mark.parametrize("path", ["metrics/train.json", "samples/samples.json"])
+@pytest.mark.parametrize("path", ["metrics/train.json", "metrics/evaluation.json", "samples/samples.json"])
 def test_a_damaged_result_is_named_in_one_line(folders, path, content):
     (folders[0].parent / path).write_text(content)
     with pytest.raises(UserError, match=rf"{path}:.*; run the pipeline first: dvc repro\Z"):

@@ -15,7 +15,7 @@ be within 5% of ln(vocab_size). A system that differs, fails or is missing is li
 The allocator `default` is the C library's default; `tuned` keeps freed memory. This project's training loop tunes the
 allocator itself, so its results are the same for both; with `tuned` the others are tuned too.
 
-The shapes are Llama-like and have the names of their numbers of parameters. The text is generated stories.
+The shapes are Llama-like and are named after their numbers of parameters. The text is generated stories.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """Show the results of the last pipeline run.
 
-These are the metrics, the ablation table, one sample and the paths of the
-pictures.
+These are the metrics, the tables, one sample and the paths of the pictures.
 
 Example:
   lm report

@@ -1,10 +1,11 @@
 """Read a text as its grammar would have written it: the exact probability and the origin of every character.
 
 All derivations that fit the text so far are followed at the same time, each with its probability. The probability of a
-character, given those before it, is the share of that probability that still fits with it. So, unlike
-`Grammar.derivations`, a reader also tells where a text leaves the grammar, and what the grammar expected there.
+character, given those before it, is the share of their total probability that is left after reading it. So, unlike
+`Grammar.derivations`, `read` also tells where a text leaves the grammar, and what the grammar expected there.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from math import log2
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class Part(NamedTuple):
     start: int
     stop: int
     slot: Slot | None
-    is_first: bool = False
+    is_first: bool
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Reading:
         bits: -log2 of the probability of each character, given those before it. Their sum is -log2 p of the text. It
             ends at the first mistake.
         parts: The parts of the text, in order and without gaps. With a mistake, those of the most probable derivation
-            that fits the text before it; the last one is then what the grammar expected there.
+            that fits the text before it; the last one is then what the grammar expected there. If the text goes on
+            after its end, the last one is that of the complete text.
         mistake: The position of the first character that does not fit any derivation, or None. It is the length of
             the text if the text ends too early.
     """
@@ -110,7 +112,20 @@ def read(grammar: Grammar, text: str) -> Reading:
     expected_states = []
     for state in states:
         expected_states += _next_states(grammar, state) if position == state.stop and state.rest else [state]
-    return Reading(bits, _parts(max(expected_states, key=lambda state: state.probability)), position)
+    return Reading(bits, _parts(_most_expected(expected_states)), position)
+
+
+def _most_expected(states: list[_State]) -> _State:
+    """The most probable state of the most probable mention: a slot has a state for each word that it may take."""
+
+    def mention(state: _State) -> tuple[str, bool, bool] | None:
+        return (state.slot.variable, state.slot.repeats_word, state.is_first) if state.slot else None
+
+    probabilities: dict[tuple[str, bool, bool] | None, float] = defaultdict(float)
+    for state in states:
+        probabilities[mention(state)] += state.probability
+    expected = max(probabilities, key=lambda key: probabilities[key])
+    return max((state for state in states if mention(state) == expected), key=lambda state: state.probability)
 
 
 def _next_states(grammar: Grammar, state: _State, character: str = "") -> list[_State]:

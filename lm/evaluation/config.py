@@ -10,8 +10,8 @@ class EvaluateConfig:
     """How much of the evaluation is done beyond the loss on whole documents. All of it needs the built-in stories.
 
     `num_samples` texts are generated at temperature 1 and as many with the settings of `sample`. From every val
-    document, `pairs_per_kind` minimal pairs of each kind are made. With 0, the samples or the pairs are left out. The
-    texts have the seeds `seed`, `seed` + 1, ...
+    document, `pairs_per_kind` minimal pairs of each kind are made. With 0, the samples or the pairs are left out. Text
+    i, and the pairs of document i, have the seed `seed` + i.
 
     Raises:
         ValueError: a value is out of range; the message starts with its name.

@@ -1,4 +1,6 @@
-"""The loss of a model on whole documents, each read from its beginning with as much context as the model has.
+"""The loss of a model on whole documents, each read from its beginning.
+
+Documents that are longer than the model's context are read in windows that overlap by half.
 
 Shapes: B batch, T sequence, N tokens, V vocabulary.
 """
@@ -13,8 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lm.model.transformer import TransformerLM
+from lm.tokenizer.tokenizer import Tokenizer
 
-_MAX_LOGITS = 1 << 24  # at once
+_MAX_LOGITS = 1 << 24  # computed at once
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Predictions:
 
 
 def split_documents(tokens: Any, end_of_text_id: int) -> list[np.ndarray]:
-    """Split the tokens of a split into its documents, each of which ends with its end-of-text token.
+    """Split the tokens of a split into its documents, which end with an end-of-text token; the last one may lack it.
 
     Example: with end-of-text token 0, the tokens 5 6 0 7 0 are the documents [5 6 0] and [7 0].
     """
@@ -43,7 +46,7 @@ def split_documents(tokens: Any, end_of_text_id: int) -> list[np.ndarray]:
     return [document for document in documents if len(document)]
 
 
-def windows(length: int, context_length: int) -> Iterator[tuple[int, int, int]]:
+def overlapping_windows(length: int, context_length: int) -> Iterator[tuple[int, int, int]]:
     """Yield (start, stop, first) of the windows that read a document of `length` tokens.
 
     The inputs of a window are the tokens `start - 1` to `stop - 2`, where -1 is the end-of-text token before the
@@ -60,23 +63,37 @@ def windows(length: int, context_length: int) -> Iterator[tuple[int, int, int]]:
         start += max(1, context_length // 2)
 
 
+def text_bytes(documents: Sequence[np.ndarray], tokenizer: Tokenizer) -> np.ndarray:
+    """The number of bytes of each document's text (N,), without the end-of-text tokens."""
+    sizes = np.array([len(tokenizer.vocab[token_id]) for token_id in range(tokenizer.vocab_size)])
+    sizes[tokenizer.end_of_text_id] = 0
+    return np.array([sizes[ids].sum() for ids in documents])
+
+
 @torch.no_grad()
 def predict(
-    model: TransformerLM, documents: Sequence[Sequence[int] | np.ndarray], end_of_text_id: int, what: str = ""
+    model: TransformerLM,
+    documents: Sequence[Sequence[int] | np.ndarray],
+    end_of_text_id: int,
+    what: str = "evaluating",
+    disable: bool | None = None,
 ) -> list[Predictions]:
     """Return the model's predictions of the tokens of every document.
 
-    Windows of similar length are computed together. `what` names the work in the progress bar; without it, there is
-    none.
+    Windows of similar length are computed together. `what` and `disable` are arguments of the progress bar.
     """
     context_length, device = model.config.context_length, model.lm_head.weight.device
-    rows = [(index, *window) for index, ids in enumerate(documents) for window in windows(len(ids), context_length)]
+    rows = [
+        (index, *window)
+        for index, ids in enumerate(documents)
+        for window in overlapping_windows(len(ids), context_length)
+    ]
     rows.sort(key=lambda row: row[2] - row[1])
     results = [
         Predictions(np.empty(len(ids), np.float64), np.empty(len(ids), np.float32), np.empty(len(ids), bool))
         for ids in documents
     ]
-    bar = tqdm(total=sum(map(len, documents)), desc=what, unit="token", delay=1, leave=False, disable=not what or None)
+    bar = tqdm(total=sum(map(len, documents)), desc=what, unit="token", delay=1, leave=False, disable=disable)
     with bar:
         for batch in _batches(rows, max(1, _MAX_LOGITS // model.vocab_size)):
             longest = batch[-1][2] - batch[-1][1]

@@ -6,40 +6,33 @@ the loss, kinds of tokens, minimal pairs and a judge for samples.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from lm.corpus.stories import story_grammar
-from lm.errors import UserError
 from lm.evaluation.config import EvaluateConfig
-from lm.evaluation.documents import Predictions, predict, split_documents
+from lm.evaluation.documents import Predictions, predict, split_documents, text_bytes
 from lm.evaluation.kinds import KINDS, ReadStory, read_stories, repeated_pairs
 from lm.evaluation.minimal_pairs import PAIR_KINDS, minimal_pairs
-from lm.evaluation.samples import MISTAKES, generate_texts, judge, reverse_divergence, share_in_train
-from lm.evaluation.statistics import Estimate, Reliability, mean, ratio, reliability, wilson_interval
-from lm.generation.config import SampleConfig, SamplerConfig
+from lm.evaluation.samples import MISTAKES, Judgment, generate_texts, judge, reverse_divergence, share_of_copies
+from lm.evaluation.statistics import Metrics, Reliability, mean, ratio, reliability, wilson_interval
+from lm.generation.config import SampleConfig
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens import open_tokens
 
-Metrics = dict[str, float]
-
-# Samplers by the prefix of their metrics. Temperature 1 is the model's own distribution.
-OWN_DISTRIBUTION = SamplerConfig(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
-
-_FIRST_POSITIONS = 16  # the first group of positions; each further one ends at twice the position
+_FIRST_POSITIONS = 16  # the first group of positions; each further group ends at twice the position
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of a model, and how reliable its most probable tokens are."""
+    """The metrics of a model, and how reliable its most probable tokens are; None if its loss is not finite."""
 
     metrics: Metrics
-    reliability: Reliability
+    reliability: Reliability | None
 
 
 def evaluate(
@@ -47,45 +40,43 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on the val split in the folder `tokens`.
 
+    If its loss is not finite, that is the result: `diverged` is 1, and there are no other metrics of the model.
+
     Raises:
-        UserError: a token file is missing, damaged, or was encoded with a different tokenizer, or the loss is not
-            finite.
+        UserError: a token file is missing, damaged, or was encoded with a different tokenizer.
     """
     val, facts = open_tokens(tokens, "val", tokenizer.hash)
-    end_of_text_id = tokenizer.end_of_text_id
-    documents = split_documents(val, end_of_text_id)
-    token_bytes = np.array([len(tokenizer.vocab[token_id]) for token_id in range(tokenizer.vocab_size)])
-    token_bytes[end_of_text_id] = 0
-    sizes = np.array([token_bytes[ids].sum() for ids in documents])  # bytes of text
-    predictions = predict(model, documents, end_of_text_id, "evaluating")
-    if not all(np.isfinite(prediction.nats).all() for prediction in predictions):
-        raise UserError("the model's loss is not finite; train it again with a lower optim.max_learning_rate")
-    top_choice = reliability(*_top_choice(predictions))
-    metrics = _document_metrics(documents, predictions, sizes) | {"calibration_error": top_choice.error}
+    documents = split_documents(val, tokenizer.end_of_text_id)
+    predictions = predict(model, documents, tokenizer.end_of_text_id)
+    finite = all(np.isfinite(prediction.nats).all() for prediction in predictions)
+    metrics: Metrics = {"documents": len(documents), "tokens": len(val), "diverged": int(not finite)}
+    if not finite:
+        return Evaluation(metrics, None)
+    sizes = text_bytes(documents, tokenizer)
+    metrics |= _document_metrics(documents, predictions, sizes)
+    top_choice = reliability(
+        np.concatenate([prediction.top_probability for prediction in predictions]),
+        np.concatenate([prediction.top_is_right for prediction in predictions]),
+    )
+    metrics |= {"top_choice_accuracy": top_choice.total_accuracy, "calibration_error": top_choice.error}
     if "entropy_bits" in facts:  # the built-in stories
         stories = read_stories(documents, tokenizer)
         metrics |= _kind_metrics(stories, predictions, sizes)
         if config.pairs_per_kind:
             metrics |= _pair_metrics(model, tokenizer, stories, predictions, config)
         if config.num_samples:
-            train, _ = open_tokens(tokens, "train", tokenizer.hash)
-            max_new_tokens = max(map(len, documents)) * 5 // 4  # a longer text is hardly a story
-            for prefix, sampler in (("samples", OWN_DISTRIBUTION), ("configured_samples", sample.sampler)):
-                metrics |= _sample_metrics(model, tokenizer, train, prefix, sampler, config, max_new_tokens)
+            metrics |= _all_sample_metrics(model, tokenizer, tokens, max(map(len, documents)), config, sample)
     return Evaluation(metrics, top_choice)
 
 
 def _document_metrics(documents: list[np.ndarray], predictions: list[Predictions], sizes: np.ndarray) -> Metrics:
-    """What can be said about any text."""
+    """The loss, also by position and on repeated pairs."""
     totals = np.array([prediction.nats.sum() for prediction in predictions])
     lengths = np.array([len(ids) for ids in documents])
     nats = np.concatenate([prediction.nats for prediction in predictions])
     repeated = np.concatenate([repeated_pairs(ids) for ids in documents])
-    _, is_right = _top_choice(predictions)
-    metrics: Metrics = {"documents": len(documents), "tokens": len(nats)}
-    metrics |= _with_stderr("nats_per_token", ratio(totals, lengths))
-    metrics |= _with_stderr("bits_per_byte", ratio(totals / math.log(2), sizes))
-    metrics["top_choice_accuracy"] = float(is_right.mean())
+    metrics = ratio(totals, lengths).metrics("nats_per_token")
+    metrics |= ratio(totals / math.log(2), sizes).metrics("bits_per_byte")
     for name, chosen in (("repeated_pair", repeated), ("new_pair", ~repeated)):
         metrics |= _group_metrics(name, chosen, nats)
     positions = np.concatenate([np.arange(length) for length in lengths])
@@ -101,8 +92,8 @@ def _kind_metrics(stories: list[ReadStory], predictions: list[Predictions], size
     bits = np.array([prediction.nats.sum() for prediction in predictions]) / math.log(2)
     floors = np.array([story.tokens.bits.sum() for story in stories])
     metrics: Metrics = {"floor_bits_per_byte": float(floors.sum() / sizes.sum())}
-    metrics |= _with_stderr("excess_bits_per_byte", ratio(bits - floors, sizes))
-    metrics |= _with_stderr("forward_divergence_bits", mean(bits - floors))
+    metrics |= ratio(bits - floors, sizes).metrics("excess_bits_per_byte")
+    metrics |= mean(bits - floors).metrics("forward_divergence_bits")
     nats = np.concatenate([prediction.nats for prediction in predictions])
     floor_nats = np.concatenate([story.tokens.bits for story in stories]) * math.log(2)
     kinds = np.concatenate([story.tokens.kinds for story in stories])
@@ -118,7 +109,7 @@ def _kind_metrics(stories: list[ReadStory], predictions: list[Predictions], size
                 for prediction, story in zip(predictions, stories)
             ]
         )
-        metrics |= _with_stderr(f"{name}_excess_bits_per_byte", ratio(excess, sizes))
+        metrics |= ratio(excess, sizes).metrics(f"{name}_excess_bits_per_byte")
     return metrics
 
 
@@ -154,38 +145,44 @@ def _pair_metrics(
     return metrics
 
 
-def _sample_metrics(
+def _all_sample_metrics(
     model: TransformerLM,
     tokenizer: Tokenizer,
-    train: np.ndarray,
-    prefix: str,
-    sampler: SamplerConfig,
+    tokens: Path,
+    longest: int,
     config: EvaluateConfig,
-    max_new_tokens: int,
+    sample: SampleConfig,
 ) -> Metrics:
-    """What the grammar says about generated texts. The names of the metrics start with `prefix`."""
-    texts = generate_texts(model, tokenizer, sampler, config.num_samples, config.seed, max_new_tokens)
-    grammar = story_grammar()
-    judgments = [
-        judge(grammar, text) for text in tqdm(texts, "judging", unit="text", delay=1, leave=False, disable=None)
-    ]
-    metrics = _share(f"{prefix}_derivable", sum(j.mistake is None for j in judgments), len(texts))
-    metrics |= _with_stderr(f"{prefix}_correct_share", mean(np.array([j.correct_share for j in judgments])))
-    mistakes = Counter(judgment.mistake for judgment in judgments)
-    for name in MISTAKES:
-        metrics[f"{prefix}_mistakes_{name}"] = mistakes[name] / len(texts)
-    metrics[f"{prefix}_in_train"] = share_in_train(texts, tokenizer, train)
-    metrics[f"{prefix}_distinct"] = len(set(texts)) / len(texts)
-    if sampler == OWN_DISTRIBUTION:
-        divergence = reverse_divergence(model, tokenizer, texts, judgments)
-        if divergence is not None:
-            metrics |= _with_stderr("reverse_divergence_bits", divergence)
+    """Generate texts from the model's own distribution and with the settings of `sample`, and judge them.
+
+    `longest` is the length of the longest val document. A text that is much longer is no story.
+    """
+    train, _ = open_tokens(tokens, "train", tokenizer.hash)
+    copies = {document.tobytes() for document in split_documents(train, tokenizer.end_of_text_id)}
+    configured = replace(sample, num_samples=config.num_samples, seed=config.seed, max_new_tokens=longest * 5 // 4)
+    own = replace(configured, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
+    slide = longest > model.config.context_length
+    metrics: Metrics = {}
+    for prefix, settings in (("samples", own), ("configured_samples", configured)):
+        texts = generate_texts(model, tokenizer, settings, slide)
+        grammar = story_grammar()
+        bar = tqdm(texts, "judging", unit="text", delay=1, leave=False, disable=None)
+        judgments = [judge(grammar, text) for text in bar]
+        metrics |= _sample_metrics(prefix, texts, judgments)
+        metrics[f"{prefix}_in_train"] = share_of_copies(texts, tokenizer, copies)
+        if settings is own and (divergence := reverse_divergence(model, tokenizer, texts, judgments)):
+            metrics |= divergence.metrics("reverse_divergence_bits")
     return metrics
 
 
-def _top_choice(predictions: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray]:
-    probability = np.concatenate([prediction.top_probability for prediction in predictions])
-    return probability, np.concatenate([prediction.top_is_right for prediction in predictions])
+def _sample_metrics(prefix: str, texts: list[str], judgments: list[Judgment]) -> Metrics:
+    """What the grammar says about texts. The names of the metrics start with `prefix`."""
+    metrics = _share(f"{prefix}_derivable", sum(j.mistake is None for j in judgments), len(texts))
+    metrics |= mean(np.array([j.correct_share for j in judgments])).metrics(f"{prefix}_correct_share")
+    mistakes = Counter(judgment.mistake for judgment in judgments)
+    metrics |= {f"{prefix}_mistakes_{name}": mistakes[name] / len(texts) for name in MISTAKES}
+    metrics[f"{prefix}_distinct"] = len(set(texts)) / len(texts)
+    return metrics
 
 
 def _group_metrics(name: str, chosen: np.ndarray, nats: np.ndarray) -> Metrics:
@@ -193,13 +190,6 @@ def _group_metrics(name: str, chosen: np.ndarray, nats: np.ndarray) -> Metrics:
     metrics: Metrics = {f"{name}_share": float(chosen.mean())}
     if chosen.any():
         metrics[f"{name}_nats"] = float(nats[chosen].mean())
-    return metrics
-
-
-def _with_stderr(name: str, estimate: Estimate) -> Metrics:
-    metrics: Metrics = {name: estimate.value}
-    if estimate.stderr is not None:
-        metrics[f"{name}_stderr"] = estimate.stderr
     return metrics
 
 

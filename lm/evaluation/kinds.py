@@ -1,7 +1,7 @@
 """What each token of a document is: wording, or the first or a later mention of somebody or something.
 
 Nobody can know a first mention, because the grammar draws it. A later mention repeats a word that is in the text, so a
-model that looks back is certain of it.
+model that looks back can copy it, once it knows who or what comes next.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 Kind = Literal["wording", "first_name", "first_other", "later_name", "later_other", "attribute"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# The characters of the stories. Pets also have names, but there is only one pet per story.
+# The people of the stories. Pets also have names, but there is at most one pet in a story.
 _NAMES = ("hero", "friend")
 
 
@@ -35,22 +35,22 @@ class TokenKinds:
 
 @dataclass(frozen=True)
 class ReadStory:
-    """A story of the built-in grammar, read by it."""
+    """A story, and what the built-in grammar says about it."""
 
     text: str
     reading: Reading
     tokens: TokenKinds
 
 
-def read_stories(documents: Sequence[np.ndarray], tokenizer: Tokenizer) -> list[ReadStory]:
-    """Read documents, given by their token ids, by the built-in grammar.
+def read_stories(documents: Sequence[np.ndarray], tokenizer: Tokenizer, disable: bool | None = None) -> list[ReadStory]:
+    """Read documents, given by their token ids, by the built-in grammar. `disable` is that of the progress bar.
 
     Raises:
         UserError: the grammar cannot derive a document.
     """
     grammar = story_grammar()
     stories = []
-    for index, ids in enumerate(tqdm(documents, "reading", unit="story", delay=1, leave=False, disable=None)):
+    for index, ids in enumerate(tqdm(documents, "reading", unit="story", delay=1, leave=False, disable=disable)):
         tokens = [tokenizer.decode_bytes([token_id]) for token_id in ids.tolist()]
         text = b"".join(tokens).decode().removesuffix(END_OF_TEXT)
         reading = read(grammar, text)
@@ -79,7 +79,8 @@ def token_kinds(text: str, reading: Reading, tokens: Sequence[bytes]) -> TokenKi
     """Assign the characters of a story to its tokens.
 
     A token has the kind of its first character that is not white space, because most tokens begin with the space before
-    a word. It has the bits of the characters that begin in it, so the bits of all tokens sum to those of the story.
+    a word; a token of white space only is wording. It has the bits of the characters that begin in it, so the bits of
+    all tokens sum to those of the story.
 
     Args:
         text: The story.

@@ -1,7 +1,7 @@
 """Minimal pairs: a story, and the same story with one word replaced by a wrong one.
 
 A model that has learned what the word depends on gives the true story the higher probability (Warstadt et al. 2020,
-BLiMP). The grammar makes the pairs, so they need no judge, and every one of them is known to be right.
+BLiMP). The grammar makes the pairs, so they need no judge, and the changed story is known to be wrong.
 """
 
 from random import Random
@@ -13,7 +13,7 @@ from lm.evaluation.kinds import Kind, kind
 
 PAIR_KINDS: tuple[Kind, ...] = ("later_name", "later_other", "attribute")
 
-_ATTEMPTS = 4  # the grammar may be able to derive a replacement, for example another character who may act there
+_ATTEMPTS = 4  # words tried per wanted pair, because the grammar may also derive the changed story
 
 
 class MinimalPair(NamedTuple):
@@ -42,11 +42,14 @@ def minimal_pairs(grammar: Grammar, text: str, reading: Reading, pairs_per_kind:
         random.shuffle(parts)
         found = 0
         for part in parts[: pairs_per_kind * _ATTEMPTS]:
+            if found == pairs_per_kind:
+                break
             true = text[part.start : part.stop]
             others = sorted({other for other in part.slot.texts if other != true}) if part.slot else []
-            if found < pairs_per_kind and others:
-                wrong = text[: part.start] + random.choice(others) + text[part.stop :]
-                if read(grammar, wrong).mistake is not None:
-                    pairs.append(MinimalPair(pair_kind, wrong))
-                    found += 1
+            if not others:
+                continue
+            wrong = text[: part.start] + random.choice(others) + text[part.stop :]
+            if read(grammar, wrong).mistake is not None:
+                pairs.append(MinimalPair(pair_kind, wrong))
+                found += 1
     return pairs

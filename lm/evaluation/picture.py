@@ -5,33 +5,39 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lm.evaluation.evaluate import Metrics
 from lm.evaluation.kinds import KINDS
 from lm.evaluation.minimal_pairs import PAIR_KINDS
-from lm.evaluation.statistics import Reliability
+from lm.evaluation.statistics import Metrics, Reliability
 from lm.evaluation.table import KIND_NAMES
 from lm.pictures import save_figure
 
 
-def evaluation_picture(metrics: Metrics, reliability: Reliability, path: Path) -> None:
+def evaluation_picture(metrics: Metrics, reliability: Reliability | None, path: Path) -> None:
     """Draw the loss by position, the reliability of the most probable token and, where they are known, the excess over
     the entropy by kind of token, and the minimal pairs.
     """
-    has_kinds = "floor_bits_per_byte" in metrics
+    has_kinds, has_pairs = "floor_bits_per_byte" in metrics, "minimal_pair_accuracy" in metrics
     figure = Figure(figsize=(11, 7 if has_kinds else 3.5), layout="constrained")
+    if reliability is None:
+        figure.suptitle("The model's loss is not finite.")
+        save_figure(figure, path)
+        return
     grid = figure.subplots(2 if has_kinds else 1, 2, squeeze=False)
     _draw_positions(grid[-1][0], metrics)
     _draw_reliability(grid[-1][1], metrics, reliability)
     if has_kinds:
         _draw_excess(grid[0][0], metrics)
+    if has_pairs:
         _draw_pairs(grid[0][1], metrics)
-    for axes in grid.flat:
+    elif has_kinds:
+        grid[0][1].remove()
+    for axes in figure.axes:
         axes.grid(alpha=0.3)
     save_figure(figure, path)
 
 
 def _draw_excess(axes: Axes, metrics: Metrics) -> None:
-    """Bars of one standard error: their sum is the whole distance from the entropy."""
+    """Bars with one standard error. They sum to the whole distance from the entropy."""
     kinds = [kind for kind in KINDS if f"{kind}_nats" in metrics]
     values = [metrics[f"{kind}_excess_bits_per_byte"] for kind in kinds]
     errors = [metrics.get(f"{kind}_excess_bits_per_byte_stderr", 0.0) for kind in kinds]
@@ -60,7 +66,10 @@ def _draw_positions(axes: Axes, metrics: Metrics) -> None:
     starts = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
     axes.plot(starts, [metrics[prefix + start] for start in starts], marker="o")
     axes.set(
-        title="loss by position in the document", xlabel="from this token on", ylabel="nats per token", ylim=(0, None)
+        title="loss by position in the document",
+        xlabel="first position of the group",
+        ylabel="nats per token",
+        ylim=(0, None),
     )
 
 

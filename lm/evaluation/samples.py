@@ -1,21 +1,21 @@
 """Texts that a model generates, judged by the grammar of the stories (after Allen-Zhu & Li 2023, part 1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from lm.corpus.grammar import Grammar
 from lm.corpus.grammar_reader import read
-from lm.evaluation.documents import predict, split_documents
+from lm.evaluation.documents import predict
 from lm.evaluation.kinds import KINDS, Kind, kind
 from lm.evaluation.statistics import Estimate, mean
-from lm.generation.batch import Batch, Request
-from lm.generation.config import SamplerConfig
-from lm.generation.generate import stream
+from lm.generation.batch import Batch
+from lm.generation.config import SampleConfig
+from lm.generation.generate import requests, stream
 from lm.generation.numba_decoder import fastest_decoder
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
@@ -44,8 +44,8 @@ class Judgment:
 def judge(grammar: Grammar, text: str) -> Judgment:
     """Judge a text.
 
-    Example: with a grammar that can only say "Tom sat. Tom ran.", the text "Tom sat. Ben ran." has its first mistake at
-    character 9, where a later name is expected.
+    Example: with a grammar that can only say "Tom sat. Tom ran.", the text "Tom sat. Ben ran." gives
+    Judgment(None, 9 / 17, "later_name").
     """
     reading = read(grammar, text)
     if reading.mistake is None:
@@ -55,53 +55,42 @@ def judge(grammar: Grammar, text: str) -> Judgment:
     return Judgment(None, reading.mistake / max(1, len(text)), mistake)
 
 
-def generate_texts(
-    model: TransformerLM, tokenizer: Tokenizer, sampler: SamplerConfig, num_samples: int, seed: int, max_new_tokens: int
-) -> list[str]:
-    """Generate texts from their beginning, with the seeds `seed`, `seed` + 1, ...; a text that does not end is cut."""
-    requests = (
-        Request(
-            prompt_ids=[tokenizer.end_of_text_id],
-            sampler=sampler,
-            seed=seed + index,
-            max_new_tokens=max_new_tokens,
-            stop_ids=frozenset([tokenizer.end_of_text_id]),
-        )
-        for index in range(num_samples)
-    )
-    texts = [""] * num_samples
-    batch = Batch(fastest_decoder(model, min(num_samples, _MAX_ROWS)))
-    with tqdm(total=num_samples, desc="generating", unit="text", delay=1, leave=False, disable=None) as bar:
-        for index, piece, reply in stream(batch, tokenizer, requests):
+def generate_texts(model: TransformerLM, tokenizer: Tokenizer, config: SampleConfig, slide: bool) -> list[str]:
+    """Generate `num_samples` texts from their beginning; a text that does not end in time is cut.
+
+    `slide` is that of `lm.generation.batch.Request`.
+    """
+    texts = [""] * config.num_samples
+    batch = Batch(fastest_decoder(model, min(config.num_samples, _MAX_ROWS)))
+    with tqdm(total=len(texts), desc="generating", unit="text", delay=1, leave=False, disable=None) as bar:
+        for index, piece, reply in stream(batch, tokenizer, requests(tokenizer, "", config, slide)):
             texts[index] += piece
             bar.update(reply.finish is not None)
     return texts
 
 
-def share_in_train(texts: Sequence[str], tokenizer: Tokenizer, train_tokens: Any) -> float:
-    """The share of the texts that are equal to a document of the train split."""
+def share_of_copies(texts: Sequence[str], tokenizer: Tokenizer, documents: Collection[bytes]) -> float:
+    """The share of the texts that are equal to one of the documents, which are given by the bytes of their tokens."""
     ends = [tokenizer.end_of_text_id]
     encoded = [np.array(tokenizer.encode(text) + ends, dtype=tokenizer.dtype).tobytes() for text in texts]
-    wanted = set(encoded)
-    documents = split_documents(train_tokens, tokenizer.end_of_text_id)
-    found = {data for document in documents if (data := document.tobytes()) in wanted}
-    return sum(data in found for data in encoded) / len(texts)
+    return sum(data in documents for data in encoded) / len(texts)
 
 
 def reverse_divergence(
     model: TransformerLM, tokenizer: Tokenizer, texts: Sequence[str], judgments: Sequence[Judgment]
 ) -> Estimate | None:
-    """KL divergence of the model from the grammar, in bits per story; None if the grammar derives none of the texts.
+    """KL(model || grammar) in bits per story, or None if the grammar derives none of the texts.
 
-    Because it is infinite for a model that makes any mistake, it is that of the model's distribution among the texts
-    that the grammar derives, q(x) / q(derivable), estimated from texts that were sampled at temperature 1.
+    A model that makes any mistake has an infinite divergence. The estimate is therefore for the model's distribution
+    restricted to texts that the grammar derives, q(x) / q(derivable). `texts` must have been sampled at temperature 1.
+    The probability of a text is that of its usual tokens; a model may also write it with others.
     """
     derivable = [(text, judgment.bits) for text, judgment in zip(texts, judgments) if judgment.bits is not None]
     if not derivable:
         return None
     end_of_text_id = tokenizer.end_of_text_id
     documents = [[*tokenizer.encode(text), end_of_text_id] for text, _ in derivable]
-    predictions = predict(model, documents, end_of_text_id)
+    predictions = predict(model, documents, end_of_text_id, "scoring texts")
     differences = mean(
         np.array([bits - p.nats.sum() / math.log(2) for p, (_, bits) in zip(predictions, derivable, strict=True)])
     )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Metrics = dict[str, float]
+
 _BINS = 15  # as in Guo et al. 2017
 
 
@@ -14,6 +16,10 @@ class Estimate:
 
     value: float
     stderr: float | None
+
+    def metrics(self, name: str) -> Metrics:
+        """The value as `name`, and its standard error, if it is known, as `name_stderr`."""
+        return {name: self.value} | ({} if self.stderr is None else {f"{name}_stderr": self.stderr})
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
@@ -64,6 +70,11 @@ class Reliability:
     probability: np.ndarray
     accuracy: np.ndarray
     weight: np.ndarray
+
+    @property
+    def total_accuracy(self) -> float:
+        """The share of all predictions that is right."""
+        return float(np.sum(self.weight * self.accuracy))
 
     @property
     def error(self) -> float:

@@ -1,10 +1,11 @@
 """The evaluation of a model as tables in GitHub's Markdown."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
-from lm.evaluation.evaluate import Metrics
 from lm.evaluation.kinds import KINDS
 from lm.evaluation.minimal_pairs import PAIR_KINDS
+from lm.evaluation.statistics import Metrics
 
 KIND_NAMES = {
     "wording": "wording",
@@ -19,6 +20,8 @@ KIND_NAMES = {
 
 def tables(metrics: Metrics) -> str:
     """All tables that apply, and a sentence for each part that does not."""
+    if metrics["diverged"]:
+        return "The model's loss is not finite, so there is nothing else to measure.\n"
     parts = [_documents(metrics), _groups(metrics)]
     if "floor_bits_per_byte" not in metrics:
         parts.append(
@@ -43,12 +46,12 @@ def _documents(metrics: Metrics) -> str:
     ]
     if "floor_bits_per_byte" in metrics:
         rows += [
-            ("entropy of the text, bits per byte", f"{metrics['floor_bits_per_byte']:.4f}"),
+            ("the entropy of the text, bits per byte", f"{metrics['floor_bits_per_byte']:.4f}"),
             ("above the entropy, bits per byte", _with_stderr(metrics, "excess_bits_per_byte")),
-            ("divergence from the model, bits per story", _with_stderr(metrics, "forward_divergence_bits", 1)),
+            ("KL(stories ‖ model), bits per story", _with_stderr(metrics, "forward_divergence_bits", 1)),
         ]
     if "reverse_divergence_bits" in metrics:
-        rows.append(("divergence of the model, bits per story", _with_stderr(metrics, "reverse_divergence_bits", 1)))
+        rows.append(("KL(model ‖ stories), bits per story", _with_stderr(metrics, "reverse_divergence_bits", 1)))
     rows += [
         ("most probable token is right", f"{metrics['top_choice_accuracy']:.1%}"),
         ("calibration error of the most probable token", f"{metrics['calibration_error']:.4f}"),
@@ -65,11 +68,11 @@ def _groups(metrics: Metrics) -> str:
             ("new_pair", "all others"),
         )
     ]
-    rows += [
-        (f"from token {name.removeprefix('nats_from_token_')} of a document on", "", f"{value:.4f}")
-        for name, value in metrics.items()
-        if name.startswith("nats_from_token_")
-    ]
+    prefix = "nats_from_token_"
+    starts = [int(name.removeprefix(prefix)) for name in metrics if name.startswith(prefix)]
+    for start, stop in zip_longest(starts, starts[1:]):
+        where = f"{start} to {stop - 1}" if stop else f"from {start} on"
+        rows.append((f"position {where}", "", f"{metrics[f'{prefix}{start}']:.4f}"))
     return _markdown(("tokens", "share", "nats per token"), rows)
 
 

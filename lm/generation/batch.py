@@ -10,7 +10,6 @@ Shapes: V vocabulary.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -224,16 +223,18 @@ class Batch:
 def _groups(texts: Sequence[_Text], diverged: Sequence[bool]) -> list[list[int]]:
     """The indices of the texts whose next token is drawn at random, grouped by what can be drawn together.
 
-    These are texts with the same sampler, unless it depends on the tokens of the text.
+    These are texts with equal samplers, unless a sampler depends on the tokens of the text.
     """
-    groups: dict[object, list[int]] = defaultdict(list)
+    groups: list[tuple[SamplerConfig, list[int]]] = []
     for index, text in enumerate(texts):
         sampler = text.request.sampler
         if diverged[index] or (sampler.temperature == 0 and not sampler.changes_logits):
             continue  # the most likely token is the only one with a probability above 0
-        key = (sampler.temperature, sampler.top_k, sampler.top_p, sampler.min_p)
-        groups[index if sampler.changes_logits else key].append(index)
-    return list(groups.values())
+        equal = (group for other, group in groups if other == sampler and not sampler.changes_logits)
+        if (group := next(equal, None)) is None:
+            groups.append((sampler, group := []))
+        group.append(index)
+    return [group for _, group in groups]
 
 
 def _draw(texts: list[_Text], logits: Tensor) -> list[int]:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import trange
 
 from lm.training.config import Windows
 from lm.training.data import Tokens
+from lm.training.distributed import progress_bar_disabled
 
 _ROUNDS = 6
 _SLICE = 1 << 24  # tokens that are searched at once
@@ -52,9 +54,10 @@ def window_starts(tokens: Tokens, windows: Windows, context_length: int, end_of_
     """The positions in `tokens` at which windows of `context_length` begin.
 
     A window also needs the token after it, as the target of its last position. With `stream`, windows follow each other
-    without overlap. With `documents`, each begins with the end-of-text token before a document, as a prompt does, and
-    the rest of a longer document is read in further windows. A window that is longer than its document continues with
-    the next one.
+    without overlap. With `documents`, a window begins with the end-of-text token before each document, as a prompt does
+    (the first document has none), and the rest of a longer document is read in further windows. A window that is longer
+    than its document continues with the next one, so an epoch reads some text more than once: with documents that are
+    much shorter than the context, use `stream`.
 
     Example: with end-of-text token 0, the tokens 5 0 6 7 8 9 0 4 4 and windows of 2 begin at 0, 2, 4 and 6 (stream), or
     at 0, 1, 3, 5 and 6 (documents).
@@ -62,10 +65,10 @@ def window_starts(tokens: Tokens, windows: Windows, context_length: int, end_of_
     last = len(tokens) - 1 - context_length
     if windows == "stream":
         return range(0, last + 1, context_length)
-    separators = [
-        first + np.flatnonzero(tokens[first : first + _SLICE] == end_of_text_id)
-        for first in range(0, len(tokens), _SLICE)
-    ]
+    slices = trange(
+        0, len(tokens), _SLICE, desc="finding documents", delay=1, leave=False, disable=progress_bar_disabled()
+    )
+    separators = [first + np.flatnonzero(tokens[first : first + _SLICE] == end_of_text_id) for first in slices]
     begins = np.concatenate([[0], *separators])
     lengths = np.diff(begins, append=len(tokens))
     counts = -(-lengths // context_length)  # of windows per document

@@ -44,7 +44,7 @@ from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
 
 History = list[dict[str, Any]]
 
-_CODE = "model", "evaluation", "training"  # the folders of lm
+_CODE = "model/**/*.py", "training/**/*.py", "evaluation/documents.py", "evaluation/kinds.py", "corpus/grammar*.py"
 _INDEX = "index.json"
 _NAME = "step-{:08}"
 
@@ -58,11 +58,11 @@ class HistoryRow(TypedDict):
     val_loss: float | None
     val_bits_per_byte: float | None
     document_bits_per_byte: float | None
-    later_name_loss: float | None
-    later_other_loss: float | None
-    wording_loss: float | None
-    repeated_pair_loss: float | None
-    new_pair_loss: float | None
+    later_name_nats: float | None
+    later_other_nats: float | None
+    wording_nats: float | None
+    repeated_pair_nats: float | None
+    new_pair_nats: float | None
     grad_norm: float | None
     continuation: str
 
@@ -101,7 +101,7 @@ def fingerprint(**facts: Any) -> str:
     """Hash of what determines the result of a run: `facts`, torch's version, and the code that computes the result."""
     digest = hashlib.sha256(json.dumps({**facts, "torch": torch.__version__}, sort_keys=True).encode())
     package = Path(__file__).parent.parent
-    for path in sorted(path for room in _CODE for path in package.glob(f"{room}/**/*.py")):
+    for path in sorted(path for pattern in _CODE for path in package.glob(pattern)):
         if path.name != "config.py":  # the values of the configuration are among the facts
             digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

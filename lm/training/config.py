@@ -66,11 +66,12 @@ class OptimConfig:
 class TrainConfig:
     """The length of training, its batches and its starting point.
 
-    `batch_size` counts sequences per step, the windows of the text that are read. With `windows: documents`, they begin
-    where documents begin, and with `stream` anywhere (see `lm.training.batches`). During the first `short_fraction` of
-    the steps, only their first `short_context_length` tokens are read, and of as many more windows as fit into the same
-    number of tokens: a model learns sooner to look back if there is less to look at (Press et al. 2021, Shortformer; Li
-    et al. 2022). `document_mask` prevents tokens from attending to other documents in the
+    `batch_size` counts windows of `context_length` tokens per step. With `windows: documents`, they begin where
+    documents begin; with `stream`, they follow each other (see `lm.training.batches`). During the first
+    `short_fraction` of the steps, each window is replaced by as many shorter ones of `short_context_length` tokens as
+    fit into it: a model learns to look back sooner in short windows (Press et al. 2021, Shortformer; Li et al. 2022).
+
+    `document_mask` prevents tokens from attending to other documents in the
     same window. A step whose loss or gradient is not finite is skipped; the run ends when more than `max_skipped_steps`
     have been skipped. Training starts from the model in the folder `initial_model`, or from random weights if that is
     `none`. Every evaluation also generates a greedy continuation of `prompt`.
@@ -151,12 +152,12 @@ class RunConfig:
         return min(self.train.short_context_length, self.model.context_length)
 
     @property
-    def short_windows(self) -> int:
+    def num_short_windows(self) -> int:
         """The number of short windows that are read in place of one of `context_length` tokens."""
         return self.model.context_length // self.short_context_length
 
-    def tokens(self, step: int) -> int:
+    def num_tokens(self, step: int) -> int:
         """The number of tokens in the batches of the first `step` steps."""
         short = min(step, self.short_steps)
-        short_tokens = self.short_windows * self.short_context_length
+        short_tokens = self.num_short_windows * self.short_context_length
         return self.train.batch_size * (short * short_tokens + (step - short) * self.model.context_length)

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import trange
 
-from lm.corpus.config import END_OF_TEXT
-from lm.evaluation.documents import predict, split_documents
+from lm.evaluation.documents import predict, split_documents, text_bytes
 from lm.evaluation.kinds import KINDS, Kind, read_stories, repeated_pairs
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
@@ -33,11 +32,11 @@ CONTINUATION_TOKENS = 64
 # The columns of the loss curve that `DocumentLosses` fills. All are in nats per token, except for the first.
 DOCUMENT_LOSSES = (
     "document_bits_per_byte",
-    "later_name_loss",
-    "later_other_loss",
-    "wording_loss",
-    "repeated_pair_loss",
-    "new_pair_loss",
+    "later_name_nats",
+    "later_other_nats",
+    "wording_nats",
+    "repeated_pair_nats",
+    "new_pair_nats",
 )
 
 _MAX_DOCUMENT_TOKENS = 1 << 16  # enough for a curve
@@ -108,21 +107,21 @@ class DocumentLosses:
         self._documents = split_documents(data.val[:_MAX_DOCUMENT_TOKENS], self._end_of_text_id)
         if len(self._documents) > 1 and self._documents[-1][-1] != self._end_of_text_id:
             self._documents.pop()  # it was cut off
-        text = tokenizer.decode_bytes(token_id for ids in self._documents for token_id in ids.tolist())
-        self._bytes = len(text.replace(END_OF_TEXT.encode(), b""))
+        self._bytes = text_bytes(self._documents, tokenizer).sum()
         repeated = np.concatenate([repeated_pairs(ids) for ids in self._documents])
-        self._groups = {"repeated_pair_loss": repeated, "new_pair_loss": ~repeated}
+        self._groups = {"repeated_pair_nats": repeated, "new_pair_nats": ~repeated}
         if data.val_entropy_bits is not None:
-            kinds = np.concatenate([story.tokens.kinds for story in read_stories(self._documents, tokenizer)])
+            told = read_stories(self._documents, tokenizer, progress_bar_disabled())
+            kinds = np.concatenate([story.tokens.kinds for story in told])
             names: tuple[Kind, ...] = ("later_name", "later_other", "wording")
-            self._groups |= {f"{name}_loss": kinds == KINDS.index(name) for name in names}
+            self._groups |= {f"{name}_nats": kinds == KINDS.index(name) for name in names}
 
     def __call__(self, model: TransformerLM) -> dict[str, float | None]:
         """Return a value for each of DOCUMENT_LOSSES; it is None if there are no such tokens, or if it is not finite.
 
         With several processes, all of them compute the same, because they have to call a sharded model equally often.
         """
-        predictions = predict(model, self._documents, self._end_of_text_id)
+        predictions = predict(model, self._documents, self._end_of_text_id, disable=progress_bar_disabled())
         nats = np.concatenate([prediction.nats for prediction in predictions])
         losses = {name: float(nats[chosen].mean()) for name, chosen in self._groups.items() if chosen.any()}
         losses["document_bits_per_byte"] = float(nats.sum()) / math.log(2) / self._bytes

@@ -125,7 +125,7 @@ class TrainingLoop:
         started = time.perf_counter()
         step_seconds: list[float] = []  # without evaluations and checkpoints
         total_seconds = tokens_per_second = 0.0
-        tokens_before = self.config.tokens(progress.step)  # in an earlier process
+        tokens_before = self.config.num_tokens(progress.step)  # in an earlier process
         finite = progress.history[-1]["val_loss"] is not None if progress.history else self._evaluate(None, log)
         bar = tqdm(
             total=max_steps,
@@ -144,7 +144,7 @@ class TrainingLoop:
                 finite = self._record_step(loss, norm)
                 if not finite:
                     break
-                tokens_per_second = (self.config.tokens(progress.step) - tokens_before) / total_seconds
+                tokens_per_second = (self.config.num_tokens(progress.step) - tokens_before) / total_seconds
                 log(progress.step, {"train_loss": loss, "grad_norm": norm, "tokens_per_second": tokens_per_second})
                 if len(step_seconds) == 1 + _TIMED_STEPS:
                     remaining = (max_steps - progress.step) * sum(step_seconds[1:]) / _TIMED_STEPS
@@ -169,9 +169,11 @@ class TrainingLoop:
     def _take_step(self, step: int) -> tuple[float, float]:
         """Train on this process's share of the batch of `step` = 1, 2, ...; returns the loss and the gradient norm."""
         config = self.config
-        length, repeats, index = config.model.context_length, 1, step - 1 - config.short_steps
+        # The long windows continue where the short ones have stopped in the order of an epoch.
+        index = step - 1 + config.short_steps * (config.num_short_windows - 1)
+        length, repeats = config.model.context_length, 1
         if step <= config.short_steps:
-            length, repeats, index = config.short_context_length, config.short_windows, step - 1
+            index, length, repeats = step - 1, config.short_context_length, config.num_short_windows
         size = repeats * config.train.batch_size
         rows = batch(self.data.train, self.starts, index, size, length, config.train.seed)
         inputs, targets = (ids.chunk(num_processes())[rank()] for ids in rows)
@@ -218,7 +220,7 @@ class TrainingLoop:
         row = evaluation_row(self.config, data, progress, val_loss, document_losses, grad_norm, continuation)
         progress.history.append(row)
         progress.losses = []
-        names = "val_loss", "train_loss", "later_name_loss"
+        names = "val_loss", "train_loss", "later_name_nats"
         losses = [f"{name.replace('_', ' ')} {row[name]:.4f}" for name in names if row[name]]
         self.report(", ".join([f"step {progress.step}", *losses]))
         shown = "val_loss", "val_bits_per_byte", *DOCUMENT_LOSSES, "learning_rate"

@@ -51,7 +51,7 @@ def run_metrics(
     first, last = progress.history[0], progress.history[-1]
     metrics = {
         "step": progress.step,
-        "tokens": run.tokens(progress.step),
+        "tokens": run.num_tokens(progress.step),
         "num_parameters": sum(parameters(run.model, vocab_size).values()),
         "diverged": int(diverged or last["val_loss"] is None or last["val_loss"] > first["val_loss"]),
         "skipped_steps": progress.skipped_steps,

@@ -22,8 +22,8 @@ class Muon(AdamW):
 
     The factor gives an update the same root mean square as AdamW's, so that both can use the same learning rate and
     weight decay (Liu et al. 2025, section 2.2). The parameter group of the matrices is the one with a `momentum`.
-    `dtype` is used for the products that orthogonalize; bfloat16 is precise enough (Jordan et al. 2024) and much
-    faster.
+    `dtype` is used for the products that orthogonalize; bfloat16 is precise enough (Jordan et al. 2024), and faster on
+    hardware that has it.
 
     Raises:
         ValueError: one of `matrices` does not have two dimensions.

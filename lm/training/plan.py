@@ -148,7 +148,7 @@ def plan(
     whole = training_bytes(model, vocab_size, 1, train.precision, optimizer=optim.optimizer)
     checkpoint_bytes = whole["weights"] + whole["optimizer"]
     num_checkpoints = runtime.keep_checkpoints + 3  # the last and the best evaluated one, and the one being written
-    tokens = run.tokens(train.max_steps)
+    tokens = run.num_tokens(train.max_steps)
     return Plan(
         runtime=runtime,
         num_processes=num_processes,

@@ -66,9 +66,12 @@ class TrainStep:
         self.max_grad_norm = max_grad_norm
         self.loss: nn.Module = Objective(model, precision, document_separator)
         if compile:
-            # FSDP gathers and frees weights between the blocks, so each block is compiled on its own.
-            for module in model.layers if isinstance(model, FSDPModule) else (self.loss,):
-                module.compile()
+            if isinstance(model, FSDPModule):
+                # FSDP gathers and frees weights between the blocks, so each block is compiled on its own.
+                for layer in model.layers:
+                    layer.compile()
+            else:
+                self.loss.compile(dynamic=False)  # once for long windows and once for short ones
             optimizer.compile()
         if num_processes() > 1 and not isinstance(model, FSDPModule):
             self.loss = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)

@@ -92,3 +92,14 @@ def test_built_in_stories_have_the_bits_with_which_they_were_generated() -> None
         assert reading.mistake is None and sum(reading.bits) == pytest.approx(story.bits)
         assert [part.start for part in reading.parts] == [0, *(part.stop for part in reading.parts[:-1])]
         assert reading.parts[-1].stop == len(story.text) == len(reading.bits)
+
+
+def test_a_slot_is_expected_with_the_probability_of_all_its_words() -> None:
+    grammar = Grammar(
+        "words toy\n    ball, kite, drum\nrule story\n    I saw <what>.\n"
+        "rule what\n    {toy} one\n    {toy} two\n    nothing",
+        "test.txt",
+    )
+    # Each of the words with each continuation has a probability of 1/9, which is less than the 1/3 of `nothing`.
+    reading = read(grammar, "I saw you.")
+    assert reading.mistake == 6 and reading.parts[-1].slot is not None

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.evaluation import documents
-from lm.evaluation.documents import predict, split_documents, windows
+from lm.evaluation.documents import overlapping_windows, predict, split_documents, text_bytes
 from lm.model.transformer import TransformerLM
 
 
@@ -15,15 +15,15 @@ def test_documents_end_with_their_separator():
 
 
 def test_windows_by_hand():
-    assert list(windows(10, 4)) == [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
-    assert list(windows(4, 4)) == [(0, 4, 0)]
-    assert list(windows(5, 4)) == [(0, 4, 0), (2, 5, 4)]
+    assert list(overlapping_windows(10, 4)) == [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
+    assert list(overlapping_windows(4, 4)) == [(0, 4, 0)]
+    assert list(overlapping_windows(5, 4)) == [(0, 4, 0), (2, 5, 4)]
 
 
 @given(length=st.integers(0, 200), context_length=st.integers(1, 40))
 def test_every_token_is_counted_once_and_sees_at_least_half_a_window(length, context_length):
     counted = []
-    for start, stop, first in windows(length, context_length):
+    for start, stop, first in overlapping_windows(length, context_length):
         assert 0 < stop - start <= context_length and start <= first < stop
         assert start == 0 or first - start >= context_length - max(1, context_length // 2)
         counted += range(first, stop)
@@ -53,3 +53,8 @@ def test_predictions_are_those_of_each_document_alone(small, max_logits, monkeyp
         assert prediction.nats == pytest.approx(nats, abs=1e-4)
         assert prediction.top_probability == pytest.approx(top, abs=1e-4)
         assert prediction.top_is_right.tolist() == is_right
+
+
+def test_the_bytes_of_a_document_do_not_include_its_end(tokenizer):
+    documents = split_documents(tokenizer.encode_array("é a<|endoftext|><|endoftext|>b"), tokenizer.end_of_text_id)
+    assert text_bytes(documents, tokenizer).tolist() == [4, 0, 1]

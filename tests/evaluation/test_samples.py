@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 
-from lm.evaluation.evaluate import OWN_DISTRIBUTION
-from lm.evaluation.samples import Judgment, generate_texts, judge, reverse_divergence, share_in_train
+from lm.evaluation.documents import split_documents
+from lm.evaluation.samples import Judgment, generate_texts, judge, reverse_divergence, share_of_copies
 from tests.corpus.test_grammar import enumerate_small
 from tests.evaluation.conftest import Oracle
 
@@ -36,20 +37,23 @@ def test_a_correct_text_has_its_bits(small_grammar):
     assert judgment == Judgment(pytest.approx(-math.log2(enumerate_small()[TEXT])), 1.0, None)
 
 
-def test_generated_texts_are_as_frequent_as_the_model_says(small_grammar, tokenizer):
+def test_generated_texts_are_as_frequent_as_the_model_says(small_grammar, tokenizer, sample):
+    own = replace(sample, temperature=1.0, top_p=1.0, num_samples=400, seed=5, max_new_tokens=200)
     probabilities = enumerate_small()
-    texts = generate_texts(Oracle(), tokenizer, OWN_DISTRIBUTION, 400, seed=5, max_new_tokens=200)
+    texts = generate_texts(Oracle(), tokenizer, own, slide=False)
     # Pearson's chi-squared statistic of 54 texts has mean 53 and standard deviation 10.3.
     assert set(texts) <= set(probabilities)
     chi2 = sum((texts.count(text) - 400 * p) ** 2 / (400 * p) for text, p in probabilities.items())
     assert chi2 < 53 + 5 * 10.3
-    assert texts[:3] == generate_texts(Oracle(), tokenizer, OWN_DISTRIBUTION, 3, seed=5, max_new_tokens=200)
-    assert generate_texts(Oracle(), tokenizer, OWN_DISTRIBUTION, 1, seed=5, max_new_tokens=6) == [texts[0][:6]]
+    assert texts[:3] == generate_texts(Oracle(), tokenizer, replace(own, num_samples=3), slide=False)
+    cut = replace(own, num_samples=1, max_new_tokens=6)
+    assert generate_texts(Oracle(), tokenizer, cut, slide=False) == [texts[0][:6]]
 
 
 def test_copies_of_the_train_split_are_found_as_whole_documents(tokenizer):
     train = tokenizer.encode_array("a b<|endoftext|>c<|endoftext|>c d<|endoftext|>")
-    assert share_in_train(["c", "c", "b", "a b", "d"], tokenizer, train) == pytest.approx(3 / 5)
+    documents = {document.tobytes() for document in split_documents(train, tokenizer.end_of_text_id)}
+    assert share_of_copies(["c", "c", "b", "a b", "d"], tokenizer, documents) == pytest.approx(3 / 5)
 
 
 def test_the_reverse_divergence_is_zero_for_the_grammar_itself_and_exact_for_another_model(small_grammar, tokenizer):

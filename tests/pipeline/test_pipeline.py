@@ -37,7 +37,6 @@ def test_the_whole_pipeline_leaves_what_it_promises(pipeline):
     for name in (
         "train.png",
         "evaluation.png",
-        "evaluation.md",
         "ablation.png",
         "ablation.csv",
         "ablation/baseline-1.json",

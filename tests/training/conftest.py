@@ -49,7 +49,9 @@ def data(tokenizer: Tokenizer) -> Data:
 def run(params: Params, small: ModelConfig) -> RunConfig:
     return RunConfig(
         model=small,
-        optim=dataclasses.replace(params.optim, max_learning_rate=3e-3, warmup_steps=2),
+        optim=dataclasses.replace(
+            params.optim, optimizer="adamw", max_learning_rate=3e-3, schedule="cosine", warmup_steps=2, decay_steps=0
+        ),
         train=dataclasses.replace(
             params.train,
             max_steps=12,

@@ -101,7 +101,7 @@ def test_document_losses_are_those_of_the_stage_evaluate(untrained, story_data, 
     assert losses["document_bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / story_data.val_text_bytes)
     kinds = np.concatenate([story.tokens.kinds for story in read_stories(documents, tokenizer)])
     for name in ("later_name", "later_other", "wording"):
-        assert losses[f"{name}_loss"] == pytest.approx(nats[kinds == KINDS.index(name)].mean())
+        assert losses[f"{name}_nats"] == pytest.approx(nats[kinds == KINDS.index(name)].mean())
     assert tuple(losses) == DOCUMENT_LOSSES and None not in losses.values()
 
 
@@ -115,8 +115,8 @@ def test_only_whole_documents_of_a_long_split_are_read(untrained, story_data, to
 
 def test_text_without_a_grammar_has_the_losses_of_pairs_only(untrained, data, tokenizer):
     losses = DocumentLosses(data, tokenizer)(untrained)
-    assert losses["later_name_loss"] is None and losses["wording_loss"] is None
-    assert losses["repeated_pair_loss"] > 0 and losses["new_pair_loss"] > 0
+    assert losses["later_name_nats"] is None and losses["wording_nats"] is None
+    assert losses["repeated_pair_nats"] > 0 and losses["new_pair_nats"] > 0
     with torch.no_grad():
         untrained.lm_head.weight.fill_(math.nan)
     assert set(DocumentLosses(data, tokenizer)(untrained).values()) == {None}

@@ -420,10 +420,10 @@ def test_short_windows_come_first_and_begin_where_documents_begin(short_first, d
     monkeypatch.setattr(lm.training.loop, "TrainStep", Recorded)
     result = trained(short_first)
     assert [tuple(inputs.shape) for inputs in batches] == [(12, 5)] * 5 + [(4, 16)] * 7
-    assert result.metrics["tokens"] == sum(inputs.numel() for inputs in batches) == short_first.tokens(12)
+    assert result.metrics["tokens"] == sum(inputs.numel() for inputs in batches) == short_first.num_tokens(12)
     starts = window_starts(data.train, "documents", 16, tokenizer.end_of_text_id)
     for step, inputs in enumerate(batches):
-        index, size, length = (step, 12, 5) if step < 5 else (step - 5, 4, 16)
+        index, size, length = (step, 12, 5) if step < 5 else (15 + step - 5, 4, 16)  # 5 * 12 = 15 * 4 windows before
         assert inputs.equal(batch(data.train, starts, index, size, length, short_first.train.seed)[0])
 
 
