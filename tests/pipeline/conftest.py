@@ -16,7 +16,7 @@ SMALL = {
     "data": {"train_bytes": 60_000, "val_bytes": 6_000},
     "tokenizer": {"vocab_size": 320},
     "model": {"d_model": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 24, "context_length": 32},
-    "optim": {"warmup_steps": 2},
+    "optim": {"warmup_steps": 2, "decay_steps": 2},
     "train": {"max_steps": 6, "batch_size": 2, "short_fraction": 0.4, "short_context_length": 8, "eval_every": 3},
     "sample": {"prompts": ["Once"], "num_samples": 1, "max_new_tokens": 8},
     "evaluate": {"num_samples": 2, "pairs_per_kind": 1},

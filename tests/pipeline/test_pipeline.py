@@ -71,7 +71,8 @@ def test_dvc_notices_changed_code_in_folders_and_ignores_config_modules(run, cha
     assert json.loads(run("dvc", "status", "--json").stdout) == {}
     with (changed / "lm/generation/sampling.py").open("a") as file:
         file.write("# edited\n")
-    expected = {"sample": [{"changed deps": {"lm/generation": "modified"}}]}
+    changes = [{"changed deps": {"lm/generation": "modified"}}]
+    expected = {"sample": changes, "evaluate": changes}
     assert json.loads(run("dvc", "status", "--json").stdout) == expected
     run("git", "checkout", "-q", "--", "lm/generation")
     with (changed / "lm/tokenizer/training/bpe.py").open("a") as file:
@@ -79,9 +80,10 @@ def test_dvc_notices_changed_code_in_folders_and_ignores_config_modules(run, cha
     assert stages_run(run("dvc", "repro").stdout) == ["train_bpe"]
 
 
-def test_a_switch_of_the_model_runs_train_and_sample_and_comes_back_at_once(run, changed):
+def test_a_switch_of_the_model_runs_train_and_what_uses_the_model_and_comes_back_at_once(run, changed):
     output = run("dvc", "exp", "run", "-n", "no-norm", "-S", "model.norm=none").stdout
-    assert stages_run(output) == ["train", "sample"]
+    ran = stages_run(output)
+    assert ran[0] == "train" and sorted(ran[1:]) == ["evaluate", "sample"]
     output = run("dvc", "exp", "run", "-S", "model.norm=rmsnorm").stdout
     assert stages_run(output) == []
     shown = run("dvc", "metrics", "diff", "HEAD", "no-norm").stdout
@@ -90,21 +92,22 @@ def test_a_switch_of_the_model_runs_train_and_sample_and_comes_back_at_once(run,
 
 
 @pytest.mark.slow
-def test_a_sampling_option_runs_sample_only(run, changed):
-    assert stages_run(run("dvc", "exp", "run", "-S", "sample.temperature=0.5").stdout) == ["sample"]
+def test_a_sampling_option_runs_sample_and_evaluate_only(run, changed):
+    ran = stages_run(run("dvc", "exp", "run", "-S", "sample.temperature=0.5").stdout)
+    assert sorted(ran) == ["evaluate", "sample"]
 
 
 @pytest.mark.slow
 def test_a_vocabulary_runs_all_but_the_download(run, changed):
     ran = stages_run(run("dvc", "exp", "run", "-S", "tokenizer.vocab_size=300").stdout)
     assert ran[:2] == ["train_bpe", "encode_memmap"]
-    assert set(ran[2:]) == {"train", "sample", "ablate@baseline-1", "ablation_table"}
+    assert set(ran[2:]) == {"train", "sample", "evaluate", "ablate@baseline-1", "ablation_table"}
 
 
 @pytest.mark.slow
 def test_a_small_learning_rate_is_a_number(run, changed):
     ran = stages_run(run("dvc", "exp", "run", "-S", "optim.max_learning_rate=3e-5").stdout)
-    assert set(ran) == {"train", "sample", "ablate@baseline-1", "ablation_table"}
+    assert set(ran) == {"train", "sample", "evaluate", "ablate@baseline-1", "ablation_table"}
     assert "max_learning_rate: 3e-05" in (changed / "params.yaml").read_text()
     with (changed / "metrics/train.csv").open(newline="", encoding="utf-8") as file:
         rates = {int(row["step"]): float(row["learning_rate"]) for row in csv.DictReader(file)}
@@ -125,7 +128,7 @@ def test_a_new_variant_runs_only_its_row(run, changed):
 def test_a_diverging_run_is_a_result_and_has_samples(run, changed):
     changes = ["-S", "optim.max_learning_rate=1e30", "-S", "optim.min_learning_rate=1e30", "-S", "optim.warmup_steps=0"]
     output = run("dvc", "exp", "run", "-n", "wild", *changes).stdout
-    assert {"train", "sample", "ablation_table"} <= set(stages_run(output))
+    assert {"train", "sample", "evaluate", "ablation_table"} <= set(stages_run(output))
     assert json.loads((changed / "metrics/train.json").read_text())["diverged"] == 1
     assert "1 of 1" in (changed / "metrics/ablation.md").read_text()
     run("dvc", "exp", "remove", "-A")
