@@ -37,7 +37,7 @@ def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float |
     is_known = any(_points(history, name)[0] for name in _LOSSES_BY_KIND)
     for name, label in (_LOSSES_BY_KIND if is_known else _LOSSES_BY_PAIR).items():
         kinds.plot(*_points(history, name), marker=".", label=label)
-    kinds.set(xlabel="step", ylabel="loss on whole documents (nats per token)", ylim=(0, None))
+    kinds.set(xlabel="step", ylabel="whole documents (nats per token)", ylim=(0, None))
     for axes in (losses, bits, kinds):
         axes.grid(alpha=0.3)
         axes.legend()

@@ -156,6 +156,12 @@ class RunConfig:
         """The number of short windows that are read in place of one of `context_length` tokens."""
         return self.model.context_length // self.short_context_length
 
+    def window(self, step: int) -> tuple[int, int]:
+        """The number of tokens in the windows of training step `step`, and how many of them replace a long one."""
+        if step <= self.short_steps:
+            return self.short_context_length, self.num_short_windows
+        return self.model.context_length, 1
+
     def num_tokens(self, step: int) -> int:
         """The number of tokens in the batches of the first `step` steps."""
         short = min(step, self.short_steps)

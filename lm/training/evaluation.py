@@ -2,7 +2,8 @@
 
 For the loss that other projects publish, the val split is read in order, in windows of the model's context length that
 do not overlap. An end-of-text token is put before it, so that each of its tokens is a target exactly once and the sum
-of the losses covers exactly the text whose bytes are counted for bits per byte.
+of the losses covers exactly the text whose bytes are counted for bits per byte. While training reads short windows, so
+does the evaluation, because a model cannot know what to do with positions that it has never seen.
 
 These windows cut documents in two, and nobody can know a name that is mentioned only in the part before. The loss by
 kind of token is therefore that of whole documents (see `lm.evaluation.documents`).
@@ -72,9 +73,13 @@ def mean_loss(
     device: torch.device,
     precision: Precision,
     document_mask: bool = False,
+    context_length: int | None = None,
 ) -> float:
-    """Mean loss over all of `tokens`, in nats per token, summed in float64. Several processes share the batches."""
-    length = model.config.context_length
+    """Mean loss over all of `tokens`, in nats per token, summed in float64. Several processes share the batches.
+
+    The windows have `context_length` tokens, by default as many as the model sees.
+    """
+    length = context_length or model.config.context_length
     mine = islice(windows(tokens, end_of_text_id, length, batch_size), rank(), None, num_processes())
     full, rest = divmod(len(tokens), length)
     rounds = -(-(-(-full // batch_size) + (rest > 0)) // num_processes())
@@ -116,12 +121,20 @@ class DocumentLosses:
             names: tuple[Kind, ...] = ("later_name", "later_other", "wording")
             self._groups |= {f"{name}_nats": kinds == KINDS.index(name) for name in names}
 
-    def __call__(self, model: TransformerLM) -> dict[str, float | None]:
+    def __call__(self, model: TransformerLM, context_length: int | None = None) -> dict[str, float | None]:
         """Return a value for each of DOCUMENT_LOSSES; it is None if there are no such tokens, or if it is not finite.
+
+        The model reads windows of `context_length` tokens, by default as many as it sees.
 
         With several processes, all of them compute the same, because they have to call a sharded model equally often.
         """
-        predictions = predict(model, self._documents, self._end_of_text_id, disable=progress_bar_disabled())
+        predictions = predict(
+            model,
+            self._documents,
+            self._end_of_text_id,
+            disable=progress_bar_disabled(),
+            context_length=context_length,
+        )
         nats = np.concatenate([prediction.nats for prediction in predictions])
         losses = {name: float(nats[chosen].mean()) for name, chosen in self._groups.items() if chosen.any()}
         losses["document_bits_per_byte"] = float(nats.sum()) / math.log(2) / self._bytes

@@ -169,11 +169,11 @@ class TrainingLoop:
     def _take_step(self, step: int) -> tuple[float, float]:
         """Train on this process's share of the batch of `step` = 1, 2, ...; returns the loss and the gradient norm."""
         config = self.config
-        # The long windows continue where the short ones have stopped in the order of an epoch.
-        index = step - 1 + config.short_steps * (config.num_short_windows - 1)
-        length, repeats = config.model.context_length, 1
-        if step <= config.short_steps:
-            index, length, repeats = step - 1, config.short_context_length, config.num_short_windows
+        length, repeats = config.window(step)
+        # In units of batches of this length; the long windows continue where the short ones have stopped in an epoch.
+        index = step - 1
+        if step > config.short_steps:
+            index += config.short_steps * (config.num_short_windows - 1)
         size = repeats * config.train.batch_size
         rows = batch(self.data.train, self.starts, index, size, length, config.train.seed)
         inputs, targets = (ids.chunk(num_processes())[rank()] for ids in rows)
@@ -205,13 +205,20 @@ class TrainingLoop:
         """
         config, progress, data = self.config.train, self.progress, self.data
         self.model.eval()
-        batch_size = self.runtime.micro_batch_size or config.batch_size
-        end_of_text = self.tokenizer.end_of_text_id
+        length, repeats = self.config.window(max(1, progress.step))
+        batch_size = repeats * (self.runtime.micro_batch_size or config.batch_size)
         val_loss = mean_loss(
-            self.model, data.val, end_of_text, batch_size, self.device, config.precision, config.document_mask
+            self.model,
+            data.val,
+            self.tokenizer.end_of_text_id,
+            batch_size,
+            self.device,
+            config.precision,
+            config.document_mask,
+            length,
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            document_losses = self.document_losses(self.model)
+            document_losses = self.document_losses(self.model, length)
         continuation = greedy_continuation(self.model, self.tokenizer, config.prompt, self.device)
         self.model.train()
         finite = math.isfinite(val_loss)

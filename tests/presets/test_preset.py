@@ -95,9 +95,7 @@ def test_all_presets_set_the_same_keys(project):
 
 
 def test_the_error_for_an_unknown_preset_lists_the_presets(path):
-    with pytest.raises(
-        UserError, match="no preset 'huge'; the presets are laptop, owt, owt-125m, smoke, tinystories"
-    ):
+    with pytest.raises(UserError, match="no preset 'huge'; the presets are laptop, owt, owt-125m, smoke, tinystories"):
         apply_preset("huge", path)
 
 

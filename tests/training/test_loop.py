@@ -427,6 +427,14 @@ def test_short_windows_come_first_and_begin_where_documents_begin(short_first, d
         assert inputs.equal(batch(data.train, starts, index, size, length, short_first.train.seed)[0])
 
 
+def test_an_evaluation_reads_windows_of_the_length_that_training_reads(short_first, trained, monkeypatch):
+    lengths = []
+    monkeypatch.setattr(lm.training.loop, "mean_loss", lambda *arguments: lengths.append(arguments[-1]) or 1.0)
+    trained(short_first)
+    trained(dataclasses.replace(short_first, train=dataclasses.replace(short_first.train, short_fraction=0.0)), "long")
+    assert lengths == [5, 5, 16, 16] + [16] * 4
+
+
 @pytest.mark.parametrize("stop_at", [3, 5, 8])
 def test_a_run_with_short_windows_resumes_with_the_same_bits(short_first, assert_resumes_when_stopped, stop_at):
     assert_resumes_when_stopped(short_first, stop_at)
