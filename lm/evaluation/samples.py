@@ -23,7 +23,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 Mistake = Kind | Literal["ending"]
 MISTAKES: tuple[Mistake, ...] = (*KINDS, "ending")
 
-_MAX_ROWS = 64  # texts generated at the same time
+_MAX_ROWS = 256  # texts generated at the same time
 
 
 @dataclass(frozen=True)
