@@ -77,14 +77,12 @@ def predict(
     end_of_text_id: int,
     what: str = "evaluating",
     disable: bool | None = None,
-    context_length: int | None = None,
 ) -> list[Predictions]:
     """Return the model's predictions of the tokens of every document.
 
-    Windows of similar length are computed together. They have at most `context_length` tokens, by default as many as
-    the model sees. `what` and `disable` are arguments of the progress bar.
+    Windows of similar length are computed together. `what` and `disable` are arguments of the progress bar.
     """
-    context_length, device = context_length or model.config.context_length, model.lm_head.weight.device
+    context_length, device = model.config.context_length, model.lm_head.weight.device
     rows = [
         (index, *window)
         for index, ids in enumerate(documents)

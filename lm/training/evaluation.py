@@ -2,11 +2,11 @@
 
 For the loss that other projects publish, the val split is read in order, in windows of the model's context length that
 do not overlap. An end-of-text token is put before it, so that each of its tokens is a target exactly once and the sum
-of the losses covers exactly the text whose bytes are counted for bits per byte. While training reads short windows, so
-does the evaluation, because a model cannot know what to do with positions that it has never seen.
+of the losses covers exactly the text whose bytes are counted for bits per byte.
 
 These windows cut documents in two, and nobody can know a name that is mentioned only in the part before. The loss by
-kind of token is therefore that of whole documents (see `lm.evaluation.documents`).
+kind of token is therefore that of whole documents (see `lm.evaluation.documents`). While training reads only the
+beginnings of documents, so does this evaluation: all else is new to the model.
 """
 
 import math
@@ -73,13 +73,9 @@ def mean_loss(
     device: torch.device,
     precision: Precision,
     document_mask: bool = False,
-    context_length: int | None = None,
 ) -> float:
-    """Mean loss over all of `tokens`, in nats per token, summed in float64. Several processes share the batches.
-
-    The windows have `context_length` tokens, by default as many as the model sees.
-    """
-    length = context_length or model.config.context_length
+    """Mean loss over all of `tokens`, in nats per token, summed in float64. Several processes share the batches."""
+    length = model.config.context_length
     mine = islice(windows(tokens, end_of_text_id, length, batch_size), rank(), None, num_processes())
     full, rest = divmod(len(tokens), length)
     rounds = -(-(-(-full // batch_size) + (rest > 0)) // num_processes())
@@ -112,34 +108,32 @@ class DocumentLosses:
         self._documents = split_documents(data.val[:_MAX_DOCUMENT_TOKENS], self._end_of_text_id)
         if len(self._documents) > 1 and self._documents[-1][-1] != self._end_of_text_id:
             self._documents.pop()  # it was cut off
-        self._bytes = text_bytes(self._documents, tokenizer).sum()
-        repeated = np.concatenate([repeated_pairs(ids) for ids in self._documents])
-        self._groups = {"repeated_pair_nats": repeated, "new_pair_nats": ~repeated}
+        self._tokenizer = tokenizer
+        repeated = [repeated_pairs(ids) for ids in self._documents]
+        # For each group, which tokens of every document belong to it.
+        self._groups = {"repeated_pair_nats": repeated, "new_pair_nats": [~pairs for pairs in repeated]}
         if data.val_entropy_bits is not None:
-            told = read_stories(self._documents, tokenizer, progress_bar_disabled())
-            kinds = np.concatenate([story.tokens.kinds for story in told])
+            stories = read_stories(self._documents, tokenizer, progress_bar_disabled())
             names: tuple[Kind, ...] = ("later_name", "later_other", "wording")
-            self._groups |= {f"{name}_nats": kinds == KINDS.index(name) for name in names}
+            for name in names:
+                self._groups[f"{name}_nats"] = [story.tokens.kinds == KINDS.index(name) for story in stories]
 
-    def __call__(self, model: TransformerLM, context_length: int | None = None) -> dict[str, float | None]:
+    def __call__(self, model: TransformerLM, max_length: int | None = None) -> dict[str, float | None]:
         """Return a value for each of DOCUMENT_LOSSES; it is None if there are no such tokens, or if it is not finite.
 
-        The model reads windows of `context_length` tokens, by default as many as it sees.
-
-        With several processes, all of them compute the same, because they have to call a sharded model equally often.
+        With `max_length`, only so many tokens from the beginning of each document are read. With several processes, all
+        of them compute the same, because they have to call a sharded model equally often.
         """
-        predictions = predict(
-            model,
-            self._documents,
-            self._end_of_text_id,
-            disable=progress_bar_disabled(),
-            context_length=context_length,
-        )
+        documents = [ids[:max_length] for ids in self._documents]
+        predictions = predict(model, documents, self._end_of_text_id, disable=progress_bar_disabled())
         nats = np.concatenate([prediction.nats for prediction in predictions])
-        losses = {name: float(nats[chosen].mean()) for name, chosen in self._groups.items() if chosen.any()}
-        losses["document_bits_per_byte"] = float(nats.sum()) / math.log(2) / self._bytes
+        losses = {"document_bits_per_byte": nats.sum() / math.log(2) / text_bytes(documents, self._tokenizer).sum()}
+        for name, members in self._groups.items():
+            chosen = np.concatenate([member[:max_length] for member in members])
+            if chosen.any():
+                losses[name] = nats[chosen].mean()
         return {
-            name: value if (value := losses.get(name)) is not None and math.isfinite(value) else None
+            name: float(value) if (value := losses.get(name)) is not None and math.isfinite(value) else None
             for name in DOCUMENT_LOSSES
         }
 

@@ -205,20 +205,15 @@ class TrainingLoop:
         """
         config, progress, data = self.config.train, self.progress, self.data
         self.model.eval()
-        length, repeats = self.config.window(max(1, progress.step))
-        batch_size = repeats * (self.runtime.micro_batch_size or config.batch_size)
+        batch_size = self.runtime.micro_batch_size or config.batch_size
+        end_of_text = self.tokenizer.end_of_text_id
         val_loss = mean_loss(
-            self.model,
-            data.val,
-            self.tokenizer.end_of_text_id,
-            batch_size,
-            self.device,
-            config.precision,
-            config.document_mask,
-            length,
+            self.model, data.val, end_of_text, batch_size, self.device, config.precision, config.document_mask
         )
+        is_short = max(1, progress.step) <= self.config.short_steps and progress.step < config.max_steps
+        max_length = config.short_context_length if is_short else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            document_losses = self.document_losses(self.model, length)
+            document_losses = self.document_losses(self.model, max_length)
         continuation = greedy_continuation(self.model, self.tokenizer, config.prompt, self.device)
         self.model.train()
         finite = math.isfinite(val_loss)

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -55,16 +53,6 @@ def test_predictions_are_those_of_each_document_alone(small, max_logits, monkeyp
         assert prediction.nats == pytest.approx(nats, abs=1e-4)
         assert prediction.top_probability == pytest.approx(top, abs=1e-4)
         assert prediction.top_is_right.tolist() == is_right
-
-
-def test_predictions_from_shorter_windows_are_those_of_a_model_that_sees_less(small):
-    torch.manual_seed(0)
-    model = TransformerLM(small, vocab_size=64).eval()
-    shorter = TransformerLM(replace(small, context_length=6), vocab_size=64).eval()
-    shorter.load_state_dict(model.state_dict())
-    ids = [np.random.default_rng(0).integers(1, 64, size=20)]
-    (expected,), (found,) = predict(shorter, ids, 0), predict(model, ids, 0, context_length=6)
-    assert found.nats == pytest.approx(expected.nats)
 
 
 def test_the_bytes_of_a_document_do_not_include_its_end(tokenizer):

@@ -79,6 +79,9 @@ def test_the_continuation_is_greedy_and_stops_at_the_end_of_text(tokenizer, smal
     assert greedy_continuation(Counting(), tokenizer, "x" * 40 + "ab", torch.device("cpu")) == "cde"
 
 
+END = 256
+
+
 @pytest.fixture
 def story_data(data, tokenizer):
     told = list(islice(stories(7), 3))
@@ -103,6 +106,15 @@ def test_document_losses_are_those_of_the_stage_evaluate(untrained, story_data, 
     for name in ("later_name", "later_other", "wording"):
         assert losses[f"{name}_nats"] == pytest.approx(nats[kinds == KINDS.index(name)].mean())
     assert tuple(losses) == DOCUMENT_LOSSES and None not in losses.values()
+
+
+def test_the_losses_of_beginnings_are_those_of_shorter_documents(untrained, story_data, tokenizer):
+    documents = split_documents(story_data.val, tokenizer.end_of_text_id)
+    nats = np.concatenate([p.nats[:40] for p in predict(untrained, [ids[:40] for ids in documents], END)])
+    losses = DocumentLosses(story_data, tokenizer)(untrained, max_length=40)
+    assert losses["document_bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / 120)
+    kinds = np.concatenate([story.tokens.kinds[:40] for story in read_stories(documents, tokenizer)])
+    assert losses["wording_nats"] == pytest.approx(nats[kinds == KINDS.index("wording")].mean())
 
 
 def test_only_whole_documents_of_a_long_split_are_read(untrained, story_data, tokenizer, monkeypatch):

@@ -427,12 +427,18 @@ def test_short_windows_come_first_and_begin_where_documents_begin(short_first, d
         assert inputs.equal(batch(data.train, starts, index, size, length, short_first.train.seed)[0])
 
 
-def test_an_evaluation_reads_windows_of_the_length_that_training_reads(short_first, trained, monkeypatch):
+def test_while_training_reads_beginnings_so_does_the_evaluation_of_documents(short_first, trained, monkeypatch):
     lengths = []
-    monkeypatch.setattr(lm.training.loop, "mean_loss", lambda *arguments: lengths.append(arguments[-1]) or 1.0)
+    read = lm.training.loop.DocumentLosses.__call__
+
+    def recorded(self, model, max_length):
+        lengths.append(max_length)
+        return read(self, model, max_length)
+
+    monkeypatch.setattr(lm.training.loop.DocumentLosses, "__call__", recorded)
     trained(short_first)
     trained(dataclasses.replace(short_first, train=dataclasses.replace(short_first.train, short_fraction=0.0)), "long")
-    assert lengths == [5, 5, 16, 16] + [16] * 4
+    assert lengths == [5, 5, None, None] + [None] * 4
 
 
 @pytest.mark.parametrize("stop_at", [3, 5, 8])
