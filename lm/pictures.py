@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lm.atomic import atomic_write
 
@@ -33,11 +34,16 @@ def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float |
         bits.plot(*_points(history, name), marker=".", color=color, label=label)
     if floor_bits_per_byte is not None:
         bits.axhline(floor_bits_per_byte, linestyle="--", color="gray", label="entropy of the corpus")
-    bits.set(xlabel="step", ylabel="bits per byte", ylim=(0, None))
+    # Logarithmic, because the first evaluations are many times as high as the last ones.
+    bits.set(xlabel="step", ylabel="bits per byte", yscale="log")
     is_known = any(_points(history, name)[0] for name in _LOSSES_BY_KIND)
     for name, label in (_LOSSES_BY_KIND if is_known else _LOSSES_BY_PAIR).items():
         kinds.plot(*_points(history, name), marker=".", label=label)
-    kinds.set(xlabel="step", ylabel="whole documents (nats per token)", ylim=(0, None))
+    kinds.set(xlabel="step", ylabel="whole documents (nats per token)", yscale="log")
+    for axes in (bits, kinds):
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     for axes in (losses, bits, kinds):
         axes.grid(alpha=0.3)
         axes.legend()
