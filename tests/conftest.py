@@ -2,12 +2,17 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from lm import config
 from lm.config import Params
 from lm.model.config import ModelConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("lm", deadline=None)
+settings.load_profile("lm")
 
 
 @pytest.fixture(scope="session")
