@@ -71,10 +71,10 @@ class TrainConfig:
     `short_fraction` of the steps, each window is replaced by as many shorter ones of `short_context_length` tokens as
     fit into it: a model learns to look back sooner in short windows (Press et al. 2021, Shortformer; Li et al. 2022).
 
-    `document_mask` prevents tokens from attending to other documents in the
-    same window. A step whose loss or gradient is not finite is skipped; the run ends when more than `max_skipped_steps`
-    have been skipped. Training starts from the model in the folder `initial_model`, or from random weights if that is
-    `none`. Every evaluation also generates a greedy continuation of `prompt`.
+    `document_mask` prevents tokens from attending to other documents in the same window. A step whose loss or gradient
+    is not finite is skipped; the run ends when more than `max_skipped_steps` have been skipped. Training starts from
+    the model in the folder `initial_model`, or from random weights if that is `none`. Every evaluation also generates a
+    greedy continuation of `prompt`.
     """
 
     max_steps: int
