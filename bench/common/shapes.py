@@ -32,6 +32,7 @@ class Shape:
             position="rope",
             qk_norm=False,
             ffn="swiglu",
+            canon=False,
             tie_embeddings=False,
         )
 
@@ -51,6 +52,7 @@ OPTIM = OptimConfig(  # with this learning rate every shape is stable from the f
     decay_steps=0,
     decay_shape="linear",
     weight_decay=0.1,
+    cautious_weight_decay=False,
     momentum=0.95,
     beta1=0.9,
     beta2=0.95,

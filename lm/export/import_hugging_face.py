@@ -101,6 +101,7 @@ class _Config(_Rope):
             norm_position="pre",
             position="rope",
             ffn="swiglu",
+            canon=False,
         )
 
 

@@ -36,6 +36,7 @@ _REPRESENTABLE: dict[str, tuple[object, ...] | None] = {
     "position": ("rope",),
     "qk_norm": (False, True),
     "ffn": ("swiglu",),
+    "canon": (False,),
     "tie_embeddings": (False, True),
 }
 

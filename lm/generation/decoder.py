@@ -48,7 +48,7 @@ class Decoder:
         self.cache = KeyValueCache(model.config, num_rows, self.context_length, weight.dtype, weight.device)
         self._compiled_step: Callable[[Tensor, Tensor, int], Tensor] | None = None
         if compiled:
-            for tensor in (self.cache.keys, self.cache.values):
+            for tensor in (self.cache.keys, self.cache.values, self.cache.canon_inputs):
                 torch._dynamo.mark_static_address(tensor)  # otherwise the graph would not write into it
             self._compiled_step = torch.compile(self._step, mode="reduce-overhead", fullgraph=True)
 
@@ -64,7 +64,7 @@ class Decoder:
         token_ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
         for row, prompt in zip(token_ids, prompts):
             row[: len(prompt)] = torch.tensor(prompt)
-        view = self.cache.prompts(torch.tensor(rows, device=device))
+        view = self.cache.prompts(torch.tensor(rows, device=device), torch.tensor(lengths, device=device))
         hidden = self.model.hidden(token_ids.to(device), cache=view)  # (B, T, D)
         for row, length in zip(rows, lengths):
             self.lengths[row] = length
@@ -103,12 +103,14 @@ def _check_memory(
 ) -> None:
     """Raise UserError if the cache does not fit, before the system has to kill the process."""
     per_token = num_rows * KeyValueCache.bytes_per_token(config, dtype)
+    fixed = num_rows * KeyValueCache.bytes_per_row(config, dtype)
+    needed = fixed + context_length * per_token
     (place, free), *_ = available_memory(device, 1).items()
-    if context_length * per_token > free:
+    if needed > free:
         texts = f"{num_rows} texts" if num_rows > 1 else "a text"
         raise UserError(
-            f"the key/value cache for {texts} of {context_length:,} tokens needs {context_length * per_token:,} bytes, "
-            f"but {free:,} bytes of {place} memory are free; use a context of at most {free // per_token:,} tokens, or "
+            f"the key/value cache for {texts} of {context_length:,} tokens needs {needed:,} bytes, but {free:,} bytes "
+            f"of {place} memory are free; use a context of at most {max(0, free - fixed) // per_token:,} tokens, or "
             "fewer texts at once"
         )
 

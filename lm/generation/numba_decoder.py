@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lm.device import why_not_compile
 from lm.generation.decoder import Decoder, extended
 from lm.model.attention import MultiHeadSelfAttention
+from lm.model.canon import NoCanon
 from lm.model.config import ModelConfig
 from lm.model.feed_forward import SiLU, SwiGLU
 from lm.model.linear import Embedding, Linear
@@ -37,6 +38,7 @@ _OTHER_LAYERS = {
     Linear,
     Embedding,
     RotaryEmbedding,
+    NoCanon,
     nn.ModuleList,
     nn.Identity,
 }
@@ -45,6 +47,7 @@ _SWITCHES: dict[str, set[Any]] = {
     "norm_position": {"pre", "post"},
     "position": {"rope", "learned", "none"},
     "qk_norm": {False, True},
+    "canon": {False},
     "tie_embeddings": {False, True},
 }
 _SIZES = {"d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "context_length", "rope_theta"}

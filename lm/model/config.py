@@ -8,13 +8,18 @@ from lm.schema import check_range
 Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPosition = Literal["pre", "post"]
 Position = Literal["rope", "learned", "none"]
-FeedForward = Literal["swiglu", "silu"]
+FeedForward = Literal["swiglu", "silu", "relu_squared"]
 AttentionBackend = Literal["reference", "sdpa", "flash"]  # see `lm.model.attention.causal_attention`
+
+CANON_WIDTH = 4  # the number of positions that a Canon layer sees, its own included
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """`d_ff` is the width of SwiGLU's hidden layer; `ffn: silu` uses 3/2 of it, for equal parameters."""
+    """`d_ff` is the width of SwiGLU's hidden layer; the other values of `ffn` use 3/2 of it, for equal parameters.
+
+    `canon` puts a Canon layer in front of each attention and each feed-forward layer (see `lm.model.canon`).
+    """
 
     d_model: int
     num_layers: int
@@ -28,6 +33,7 @@ class ModelConfig:
     position: Position
     qk_norm: bool
     ffn: FeedForward
+    canon: bool
     tie_embeddings: bool
 
     def __post_init__(self) -> None:
@@ -42,8 +48,8 @@ class ModelConfig:
             )
         if self.position == "rope" and self.d_head % 2:
             raise ValueError(f"num_heads: rope needs an even d_model / num_heads, got {self.d_head}")
-        if self.ffn == "silu" and self.d_ff % 2:
-            raise ValueError(f"d_ff: expected an even number (silu uses 3/2 of it), got {self.d_ff}")
+        if self.ffn != "swiglu" and self.d_ff % 2:
+            raise ValueError(f"d_ff: expected an even number ({self.ffn} uses 3/2 of it), got {self.d_ff}")
         if not 0 < self.rope_theta < 1e30:
             raise ValueError(f"rope_theta: expected a positive number below 1e30, got {self.rope_theta}")
 

@@ -79,20 +79,23 @@ class SwiGLU(FeedForwardLayer):
         return 6 * d_model * d_ff
 
 
-class SiLU(FeedForwardLayer):
-    """y = W2 silu(W1 x), with a hidden layer of width 3/2 d_ff: two matrices with the parameters of SwiGLU's three."""
+class UngatedFeedForward(FeedForwardLayer):
+    """y = W2 f(W1 x), with a hidden layer of width 3/2 d_ff: two matrices with the parameters of SwiGLU's three."""
 
     num_input_products: ClassVar[int] = 1
-    num_saved: ClassVar[int] = 3  # W1 x, its sigmoid and their product
-    num_backward: ClassVar[int] = 2
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__(d_model, d_ff)
         self.w1 = Linear(d_model, self.hidden_width(d_ff))
         self.w2 = Linear(self.hidden_width(d_ff), d_model)
 
+    @staticmethod
+    @abstractmethod
+    def activation(x: Tensor) -> Tensor:
+        """f, elementwise."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(silu(self.w1(x)))
+        return self.w2(self.activation(self.w1(x)))
 
     @staticmethod
     def hidden_width(d_ff: int) -> int:
@@ -100,12 +103,34 @@ class SiLU(FeedForwardLayer):
 
     @staticmethod
     def num_parameters(d_model: int, d_ff: int) -> int:
-        return 2 * d_model * SiLU.hidden_width(d_ff)
+        return 2 * d_model * UngatedFeedForward.hidden_width(d_ff)
 
     @staticmethod
     def flops_per_token(d_model: int, d_ff: int) -> int:
-        return 4 * d_model * SiLU.hidden_width(d_ff)
+        return 4 * d_model * UngatedFeedForward.hidden_width(d_ff)
 
 
-FEED_FORWARDS: dict[str, type[FeedForwardLayer]] = {"swiglu": SwiGLU, "silu": SiLU}
+class SiLU(UngatedFeedForward):
+    """y = W2 silu(W1 x)."""
+
+    num_saved: ClassVar[int] = 3  # W1 x, its sigmoid and their product
+    num_backward: ClassVar[int] = 2
+
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        return silu(x)
+
+
+class ReLUSquared(UngatedFeedForward):
+    """y = W2 relu(W1 x)² (So et al. 2021, Primer)."""
+
+    num_saved: ClassVar[int] = 2  # relu(W1 x) and its square
+    num_backward: ClassVar[int] = 2
+
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        return torch.relu(x).square()
+
+
+FEED_FORWARDS: dict[str, type[FeedForwardLayer]] = {"swiglu": SwiGLU, "silu": SiLU, "relu_squared": ReLUSquared}
 """The class of each value of `model.ffn`."""

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lm.model.attention import MultiHeadSelfAttention
 from lm.model.cache import CacheView, LayerCache
+from lm.model.canon import CanonLayer, NoCanon
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.feed_forward import FEED_FORWARDS
 from lm.model.linear import Embedding, Linear
@@ -22,7 +23,8 @@ class TransformerBlock(nn.Module):
     """Attention, then the feed-forward layer, each added to the residual stream.
 
     `norm_position: pre` normalizes the input of each sublayer (Xiong et al. 2020), `post` the sum after it (Vaswani et
-    al. 2017). The blocks of a model share `rope`, or have none.
+    al. 2017). With `canon`, the input of each sublayer passes through a Canon layer. The blocks of a model share
+    `rope`, or have none.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm_position = config.norm_position
         self.ln1 = NORMS[config.norm](config.d_model)
+        self.canon_a = CanonLayer(config.d_model, place=0) if config.canon else NoCanon()
         self.attn = MultiHeadSelfAttention(
             config.d_model, config.num_heads, config.num_kv_heads, rope, config.qk_norm, attention_backend
         )
         self.ln2 = NORMS[config.norm](config.d_model)
+        self.canon_c = CanonLayer(config.d_model, place=1) if config.canon else NoCanon()
         self.ffn = FEED_FORWARDS[config.ffn](config.d_model, config.d_ff)
 
     def forward(
@@ -46,10 +50,12 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """(..., T, D) -> (..., T, D); arguments as for `TransformerLM.forward`."""
         if self.norm_position == "pre":
-            x = x + self.attn(self.ln1(x), token_positions, document_starts, cache)
-            return x + self.ffn(self.ln2(x))
-        x = self.ln1(x + self.attn(x, token_positions, document_starts, cache))
-        return self.ln2(x + self.ffn(x))
+            h = self.canon_a(self.ln1(x), document_starts, cache)
+            x = x + self.attn(h, token_positions, document_starts, cache)
+            return x + self.ffn(self.canon_c(self.ln2(x), document_starts, cache))
+        h = self.canon_a(x, document_starts, cache)
+        x = self.ln1(x + self.attn(h, token_positions, document_starts, cache))
+        return self.ln2(x + self.ffn(self.canon_c(x, document_starts, cache)))
 
 
 class TransformerLM(nn.Module):

@@ -15,6 +15,8 @@ class AdamW(torch.optim.Optimizer):
 
     m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g²
     p = p - lr (m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay p)
+
+    With `cautious`, only some coordinates decay: see `decay`.
     """
 
     def __init__(
@@ -24,8 +26,10 @@ class AdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        cautious: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.cautious = cautious
         self.compiled: Callable[..., None] | None = None
 
     def compile(self) -> None:
@@ -69,9 +73,9 @@ class AdamW(torch.optim.Optimizer):
             ]
             if self.compiled:
                 # Passed as tensors, because torch.compile would recompile for every new value of a number.
-                self.compiled(tensors, beta1, beta2, *map(torch.tensor, numbers))
+                self.compiled(tensors, beta1, beta2, *map(torch.tensor, numbers), self.cautious)
             else:
-                _adamw(tensors, beta1, beta2, *numbers)
+                _adamw(tensors, beta1, beta2, *numbers, self.cautious)
 
 
 def gradient(p: Tensor) -> Tensor:
@@ -81,16 +85,31 @@ def gradient(p: Tensor) -> Tensor:
     return p.grad
 
 
+def decay(p: Tensor, update: Tensor, factor: float | Tensor, cautious: bool) -> None:
+    """Multiply the parameter `p` by `factor`, in place. The step then subtracts a positive multiple of `update`.
+
+    With `cautious`, only the coordinates where update · p >= 0, those that the update also moves toward 0, are
+    multiplied. Weight decay then does not work against the update (Chen et al. 2025, Cautious Weight Decay).
+
+    Example: p = (2, 2, -2) with the update (1, -1, -1) and factor 0.9 becomes (1.8, 2, -1.8).
+    """
+    if cautious:
+        factor = torch.where(update.sign().mul_(p) >= 0, factor, 1.0)  # the product of two small numbers may become 0
+    p.mul_(factor)
+
+
 def _adamw(
     tensors: list[tuple[Tensor, Tensor, Tensor, Tensor]],
     beta1: float,
     beta2: float,
-    decay: float | Tensor,
+    factor: float | Tensor,
     eps: float | Tensor,
     rate: float | Tensor,
+    cautious: bool,
 ) -> None:
-    """Update the moments m and v of every (p, g, m, v), then p = decay p + rate m / (sqrt(v) + eps), in place."""
+    """Update the moments m and v of every (p, g, m, v), then p = factor p + rate m / (sqrt(v) + eps), in place."""
     for p, g, m, v in tensors:
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        p.mul_(decay).addcdiv_(m, v.sqrt().add_(eps).div_(rate))
+        decay(p, m, factor, cautious)
+        p.addcdiv_(m, v.sqrt().add_(eps).div_(rate))

@@ -24,9 +24,10 @@ class OptimConfig:
     """The optimizer and the learning-rate schedule.
 
     With `optimizer: muon`, Muon updates the matrices of the blocks and AdamW all other parameters, at the same learning
-    rate. `momentum` belongs to Muon; `beta1`, `beta2` and `eps` belong to AdamW. `decay_steps` and `decay_shape` are
-    the length and the shape of the final decay of `schedule: wsd`. `max_grad_norm` is the norm above which gradients
-    are clipped.
+    rate. `momentum` belongs to Muon; `beta1`, `beta2` and `eps` belong to AdamW. With `cautious_weight_decay`, only the
+    weights that the update also moves toward 0 decay (see `lm.training.adamw.decay`). `decay_steps` and `decay_shape`
+    are the length and the shape of the final decay of `schedule: wsd`. `max_grad_norm` is the norm above which
+    gradients are clipped.
     """
 
     optimizer: OptimizerName
@@ -37,6 +38,7 @@ class OptimConfig:
     decay_steps: int
     decay_shape: DecayShape
     weight_decay: float
+    cautious_weight_decay: bool
     momentum: float
     beta1: float
     beta2: float

@@ -1,12 +1,13 @@
 """How many bytes a training step needs, from its configuration alone.
 
 Bytes are those of eager PyTorch, counted tensor by tensor as the layers and the loss create them; torch.compile fuses
-operations, and never stores some of these tensors. Norms and feed-forward layers report their own tensors (see
-lm/model/norms.py and feed_forward.py).
+operations, and never stores some of these tensors. Norms, feed-forward layers and Canon layers report their own tensors
+(see lm/model/norms.py, feed_forward.py and canon.py).
 """
 
 import math
 
+from lm.model.canon import CanonLayer
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.cost import parameters
 from lm.model.feed_forward import FEED_FORWARDS
@@ -24,6 +25,7 @@ def training_bytes(
     *,
     num_micro_batches: int = 1,
     optimizer: OptimizerName = "adamw",
+    cautious_weight_decay: bool = False,
     attention_backend: AttentionBackend = "sdpa",
     checkpoint_activations: bool = False,
     device: str = "cpu",
@@ -63,6 +65,8 @@ def training_bytes(
     if config.norm_position == "post" and _stream_element(config, element) == 2:
         # No norm precedes the first block: its input is float32, and is converted separately for three products.
         ends += tokens * (2 + 2 * 2) * config.d_model
+        if config.canon:  # whose input has the same dtype
+            ends += tokens * 2 * config.d_model
     saved, copies = num_layers * layer + ends, num_layers * layer_copies
     first, first_copies = saved, copies
     if checkpoint_activations:
@@ -75,7 +79,7 @@ def training_bytes(
     last_gradients = all_gradients - (0 if config.tie_embeddings else 4 * head)  # the embeddings' comes at the end
     loss = _loss_bytes(config, vocab_size, tokens, element, device)
     backward = tokens * _backward_bytes_per_token(config, element, attention_backend)
-    step = _step_bytes(config, count, optimizer)
+    step = _step_bytes(config, count, optimizer, cautious_weight_decay)
     phases = [  # temporary tensors; gradients, activations and copies of matrices that exist beside them
         ("loss", loss, first_gradients, saved, copies),
         ("backward", backward, first_gradients, first, first_copies),
@@ -122,6 +126,7 @@ def process_bytes(
         run.train.precision,
         num_micro_batches=max(2, num_micro_batches) if parallelism == "ddp" else num_micro_batches,
         optimizer=run.optim.optimizer,
+        cautious_weight_decay=run.optim.cautious_weight_decay,
         attention_backend=runtime.attention_backend,
         checkpoint_activations=runtime.checkpoint_activations,
         device=device,
@@ -162,8 +167,11 @@ def _layer_bytes_per_token(config: ModelConfig, element: int, attention_backend:
         scores = (4 + 4 + element) * num_heads * config.context_length
         factors += num_heads  # maximum and sum, instead of the log-sum-exp
     norms = 2 * norm.saved_bytes_per_token(d_model, _stream_element(config, element))
+    canon = 0
+    if config.canon:  # reads the norm's output, or a residual stream that is one
+        canon = 2 * CanonLayer.saved_bytes_per_token(d_model, element if norm.output_follows_autocast else 4)
     hidden = ffn.num_saved * ffn.hidden_width(config.d_ff)
-    return norms + element * (inputs + heads + hidden) + 4 * factors + scores
+    return norms + canon + element * (inputs + heads + hidden) + 4 * factors + scores
 
 
 def _backward_bytes_per_token(config: ModelConfig, element: int, attention_backend: AttentionBackend) -> int:
@@ -203,11 +211,12 @@ def loss_slack_bytes(vocab_size: int, device: str) -> int:
     return 8 * (CHUNK_LOGITS[device] + vocab_size)
 
 
-def _step_bytes(config: ModelConfig, count: dict[str, int], optimizer: OptimizerName) -> int:
+def _step_bytes(config: ModelConfig, count: dict[str, int], optimizer: OptimizerName, cautious: bool) -> int:
     """Temporary tensors of the optimizer's step."""
     if optimizer == "adamw":
         ffn_matrix = config.d_model * FEED_FORWARDS[config.ffn].hidden_width(config.d_ff)
-        return 4 * max(count["token_embeddings"], ffn_matrix)
+        # One temporary tensor of the size of a parameter; to choose what decays, two at once, one of them of bools.
+        return (5 if cautious else 4) * max(count["token_embeddings"], ffn_matrix)
     # Muon holds an update for each of its matrices, then orthogonalizes all those of one shape together.
     matrices, together = count["attention"] + count["ffn"], max(count["attention"], count["ffn"])
     return 4 * matrices + (4 + 4 + 2 + 2) * together  # as float32, scaled, and in bfloat16, before and after

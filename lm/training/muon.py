@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.training.adamw import AdamW, gradient
+from lm.training.adamw import AdamW, decay, gradient
 from lm.training.distributed import full_tensor, local, shard_like
 
 
@@ -22,6 +22,7 @@ class Muon(AdamW):
 
     The factor gives an update the same root mean square as AdamW's, so that both can use the same learning rate and
     weight decay (Liu et al. 2025, section 2.2). The parameter group of the matrices is the one with a `momentum`.
+    With `cautious`, only some coordinates decay: see `lm.training.adamw.decay`.
     `dtype` is used for the products that orthogonalize; bfloat16 is precise enough (Jordan et al. 2024), and faster on
     hardware that has it.
 
@@ -38,13 +39,14 @@ class Muon(AdamW):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        cautious: bool = False,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         matrices = list(matrices)
         for p in matrices:
             if p.ndim != 2:
                 raise ValueError(f"Muon updates matrices only, got a parameter of shape {tuple(p.shape)}")
-        super().__init__([{"params": matrices, "momentum": momentum}, *others], lr, betas, eps, weight_decay)
+        super().__init__([{"params": matrices, "momentum": momentum}, *others], lr, betas, eps, weight_decay, cautious)
         self.dtype = dtype
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -64,7 +66,8 @@ class Muon(AdamW):
             directions = orthogonalize(torch.stack([u for _, u in pairs]), self.dtype)
             for (p, _), direction in zip(pairs, directions):
                 direction = shard_like(direction.T if p.shape[0] > p.shape[1] else direction, p)
-                local(p).mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr * 0.2 * columns**0.5)
+                decay(local(p), direction, 1 - lr * group["weight_decay"], self.cautious)
+                local(p).add_(direction, alpha=-lr * 0.2 * columns**0.5)
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lm.model.canon import CanonLayer
 from lm.model.transformer import TransformerLM
 from lm.training.adamw import AdamW
 from lm.training.config import OptimConfig
@@ -23,29 +24,39 @@ def make_optimizer(model: TransformerLM, config: OptimConfig) -> AdamW | Muon:
     betas = config.beta1, config.beta2
     groups = decay_groups(model, config.weight_decay)
     if config.optimizer == "adamw":
-        return AdamW(groups, betas=betas, eps=config.eps)
-    matrices = [p for p in model.layers.parameters() if p.ndim == 2]
-    in_blocks = {id(p) for p in matrices}
+        return AdamW(groups, betas=betas, eps=config.eps, cautious=config.cautious_weight_decay)
+    in_blocks = {id(p) for p in matrices(model.layers)}
     others = [{**group, "params": [p for p in group["params"] if id(p) not in in_blocks]} for group in groups]
     return Muon(
-        matrices,
+        matrices(model.layers),
         others,
         momentum=config.momentum,
         betas=betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        cautious=config.cautious_weight_decay,
         # A processor without instructions for bfloat16 takes ten times as long with it.
         dtype=torch.bfloat16 if model.lm_head.weight.is_cuda else torch.float32,
     )
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: matrices, which decay, and the gains and biases of norms, which do not."""
-    parameters = list(model.parameters())  # contains a tied matrix only once
+    """Two parameter groups: matrices, which decay, and all other parameters, which do not."""
+    decayed = matrices(model)
+    in_decayed = {id(p) for p in decayed}
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if id(p) not in in_decayed], "weight_decay": 0.0},
     ]
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that map vectors to vectors, each once; the others are gains and biases of single coordinates.
+
+    The weights of Canon layers are such gains, one for each distance, although they have two dimensions.
+    """
+    canon = {id(p) for module in model.modules() if isinstance(module, CanonLayer) for p in module.parameters()}
+    return [p for p in model.parameters() if p.ndim >= 2 and id(p) not in canon]
 
 
 @torch.no_grad()

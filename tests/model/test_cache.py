@@ -29,7 +29,7 @@ def test_reading_token_by_token_gives_the_logits_of_reading_at_once(config, posi
     ids = torch.randint(61, (3, 16))
     expected = model(ids)
     cache = KeyValueCache(config, 4, config.context_length, torch.float32, CPU)
-    prompts = model(ids[:, :5], cache=cache.prompts(torch.tensor([0, 1, 2])))
+    prompts = model(ids[:, :5], cache=cache.prompts(torch.tensor([0, 1, 2]), torch.full((3,), 5)))
     torch.testing.assert_close(prompts, expected[:, :5])
     for at in range(5, 16):
         view = cache.next_tokens(torch.full((3,), at), num_columns=at + 1)
@@ -42,8 +42,8 @@ def test_a_new_text_in_a_row_sees_nothing_of_the_old_one(config):
     model = TransformerLM(config, vocab_size=61)
     old, new = torch.randint(61, (1, 12)), torch.randint(61, (1, 3))
     cache = KeyValueCache(config, 1, config.context_length, torch.float32, CPU)
-    model(old, cache=cache.prompts(torch.tensor([0])))
-    model(new[:, :2], cache=cache.prompts(torch.tensor([0])))
+    model(old, cache=cache.prompts(torch.tensor([0]), torch.tensor([12])))
+    model(new[:, :2], cache=cache.prompts(torch.tensor([0]), torch.tensor([2])))
     logits = model(new[:, 2:], cache=cache.next_tokens(torch.tensor([2]), num_columns=12))
     torch.testing.assert_close(logits[:, 0], model(new)[:, 2], rtol=1e-4, atol=1e-5)
 
@@ -53,6 +53,6 @@ def test_a_forward_pass_writes_into_the_memory_of_the_cache(config):
     model = TransformerLM(config, vocab_size=61)
     cache = KeyValueCache(config, 2, config.context_length, torch.float32, CPU)
     address = cache.keys.data_ptr()
-    model(torch.tensor([[1, 2]]), cache=cache.prompts(torch.tensor([1])))
+    model(torch.tensor([[1, 2]]), cache=cache.prompts(torch.tensor([1]), torch.tensor([2])))
     assert cache.keys.data_ptr() == address
     assert cache.keys[:, 1, :, :2].all() and not cache.keys[:, 0].any() and not cache.keys[:, 1, :, 2:].any()
