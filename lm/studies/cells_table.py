@@ -67,7 +67,9 @@ def read_cells(path: Path) -> pd.DataFrame:
     except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected a table of runs in CSV format, got a damaged file; {ADVICE}") from error
     if missing := [name for name in COLUMNS if name not in cells]:
-        raise UserError(f"{path}: expected the column {missing[0]}, got {quote(', '.join(cells), 300)}; {ADVICE}")
+        raise UserError(
+            f"{path}: expected the column {missing[0]}, got {quote(', '.join(map(str, cells.columns)), 300)}; {ADVICE}"
+        )
     if cells.empty:
         raise UserError(f"{path}: expected at least one run, got none; {ADVICE}")
     for name in [*_COUNTS, *_NUMBERS, *(name for name in OPTIONAL_COLUMNS if name in cells)]:
@@ -108,7 +110,7 @@ def _check_consistency(path: Path, cells: pd.DataFrame) -> None:
     run = ["variant", "size", "tokens", "learning_rate", "seed"]
     twice = cells.duplicated(run)
     if twice.any():
-        values = ", ".join(str(cells[name][twice.idxmax()]) for name in run)
+        values = ", ".join(str(cells[name].iloc[int(np.argmax(twice))]) for name in run)
         raise UserError(f"{path}: expected every run once, got two of {quote(values)}; {ADVICE}")
     if len(floors := cells["floor"].unique()) > 1:
         got = " and ".join("an unknown one" if np.isnan(floor) else f"{floor:g}" for floor in floors[:2])
