@@ -7,21 +7,49 @@ a stage starts its work:
     model.norm: expected 'rmsnorm' | 'layernorm' | 'none', got False
 """
 
-import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lm.corpus.config import DataConfig
-from lm.errors import UserError
+from lm.errors import UserError, quote
 from lm.evaluation.config import EvaluateConfig
 from lm.generation.config import SampleConfig
 from lm.model.config import ModelConfig
 from lm.schema import validate
-from lm.studies.config import AblateConfig, SwitchesConfig
+from lm.studies.cell import Cell, configure
+from lm.studies.config import (
+    AblateConfig,
+    CommonConfig,
+    GridConfig,
+    ScaleConfig,
+    StudyConfig,
+    SwitchesConfig,
+    common_settings,
+)
 from lm.tokenizer.config import TokenizerConfig
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from lm.yaml12 import read_yaml
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyParams:
+    """The contents of studies/NAME/params.yaml, one field per section.
+
+    Raises:
+        ValueError: a cell of the study cannot be trained; the message starts with the key.
+    """
+
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    study: StudyConfig
+    runtime: RuntimeConfig
+
+    def __post_init__(self) -> None:
+        _check_cells(self, "study", [*self.study.budgets, *self.study.sweep.budgets])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,48 +68,102 @@ class Params:
     sample: SampleConfig
     evaluate: EvaluateConfig
     ablate: AblateConfig
+    scale: ScaleConfig
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        _check_schedule("train", self.train.max_steps, self.optim.warmup_steps, self.optim)
-        for name in self.ablate.run:
-            switches = self.ablate.variants[name]
-            try:
-                _check_schedule("ablate", self.ablate.max_steps, self.optim.warmup_steps, switches)
-                dataclasses.replace(self.model, **{k: v for k, v in vars(switches).items() if k in vars(self.model)})
-                dataclasses.replace(self.train, short_fraction=switches.short_fraction)
-            except ValueError as error:
-                raise ValueError(f"ablate.variants.{name}: {error}") from None
+        decay_steps = self.optim.decay_steps if self.optim.schedule == "wsd" else 0
+        least = self.optim.warmup_steps + decay_steps
+        if self.train.max_steps < least:
+            raise ValueError(
+                "train.max_steps: expected at least the sum of the schedule's warmup_steps and decay_steps, "
+                f"{least}, got {self.train.max_steps}"
+            )
+        if self.scale.variant not in self.ablate.variants:
+            raise ValueError(
+                f"scale.variant: expected one of ablate.variants ({', '.join(self.ablate.variants)}), "
+                f"got {quote(self.scale.variant)}"
+            )
+        _check_cells(self, "ablate", self.ablate.budgets)
+        _check_cells(self, "scale", self.scale.budgets)
 
 
-def _check_schedule(section: str, max_steps: int, warmup_steps: int, schedule: OptimConfig | SwitchesConfig) -> None:
-    decay_steps = schedule.decay_steps if schedule.schedule == "wsd" else 0
-    if warmup_steps + decay_steps > max_steps:
-        raise ValueError(
-            f"{section}.max_steps: expected at least the sum of the schedule's warmup_steps and decay_steps, "
-            f"{warmup_steps + decay_steps}, got {max_steps}"
-        )
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A grid of training runs: its axes, the names of its variants, all definitions, and the common settings."""
+
+    axes: GridConfig
+    run: list[str]
+    variants: dict[str, SwitchesConfig]
+    common: CommonConfig
+
+
+def grid(params: Params | StudyParams, section: str) -> Grid:
+    """The grid that the section `ablate`, `scale` or `study` describes.
+
+    Raises:
+        UserError: the parameters have no such section.
+    """
+    match section, params:
+        case "study", StudyParams(study=study):
+            return Grid(axes=study, run=study.run, variants=study.variants, common=study.common)
+        case "ablate" | "scale", Params(ablate=ablate, scale=scale):
+            common = common_settings(params.model, params.optim, params.train)
+            axes, run = (ablate, ablate.run) if section == "ablate" else (scale, [scale.variant])
+            return Grid(axes=axes, run=run, variants=ablate.variants, common=common)
+        case _:
+            raise UserError(f"--section: the parameters have no section {section}")
+
+
+def _check_cells(params: Params | StudyParams, section: str, budgets: list[int]) -> None:
+    """Raise ValueError if a cell with one of `budgets` cannot be trained."""
+    of = grid(params, section)
+    for variant, size, budget in itertools.product(of.run, of.axes.sizes, budgets):
+        cell = Cell(variant=variant, size=size, budget=budget, learning_rate=1.0, seed=of.axes.seeds[0])
+        try:
+            configure(of.common, of.variants[variant], cell, of.axes.num_evaluations)
+        except UserError as error:
+            raise ValueError(f"{section}: {error}") from None
 
 
 def load(path: Path) -> Params:
-    """Read and validate a params.yaml.
+    """Read and validate the params.yaml of the pipeline.
 
     Raises:
         UserError: the file cannot be read or is not YAML, a key is unknown or missing, or a value has the wrong type or
             is out of range; the message names the key, what was expected and what was found.
     """
+    return _validate(path, Params, _read(path))
+
+
+def load_study(path: Path) -> StudyParams:
+    """Read and validate the params.yaml of a study; the errors are those of `load`."""
+    return _validate(path, StudyParams, _read(path))
+
+
+def load_any(path: Path) -> Params | StudyParams:
+    """Read and validate a params.yaml: that of a study if it has a section `study`. The errors are those of `load`."""
+    values = _read(path)
+    is_study = isinstance(values, dict) and "study" in values
+    return _validate(path, StudyParams, values) if is_study else _validate(path, Params, values)
+
+
+def _read(path: Path) -> Any:
+    """The values in the file, with each of the variants, which name only the switches they change, made complete."""
     values = read_yaml(path)
-    _complete_variants(values)
+    for section in ("ablate", "study"):
+        match values:
+            case {**sections} if section in sections:
+                match sections[section]:
+                    case {"switches": dict(switches), "variants": dict(variants)}:
+                        for name, changes in variants.items():
+                            if isinstance(changes, dict):
+                                variants[name] = {**switches, **changes}
+    return values
+
+
+def _validate(path: Path, kind: type[T], values: Any) -> T:
     try:
-        return validate(Params, values)
+        return validate(kind, values)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _complete_variants(values: Any) -> None:
-    """Complete each of `ablate.variants`, which names only the switches it changes, from `ablate.switches`."""
-    match values:
-        case {"ablate": {"switches": dict(switches), "variants": dict(variants)}}:
-            for name, changes in variants.items():
-                if isinstance(changes, dict):
-                    variants[name] = {**switches, **changes}

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps downloads between runs")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     paths = parser.parse_args()
-    data = config.load(paths.params).data
+    data = config.load_any(paths.params).data
 
     manifest_path = paths.raw / "manifest.json"
     for folder in (paths.raw, paths.metrics.parent):

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--timing", type=Path, required=True, help="folder to write encode_memmap.json to")
     args = parser.parse_args()
-    config.load(args.params)  # not used: it only reports mistakes in params.yaml before the work starts
+    config.load_any(args.params)  # not used: it only reports mistakes in params.yaml before the work starts
     facts = read_text_facts(args.raw)
     tokenizer = Tokenizer.load(args.tokenizer)
     for folder in (args.tokens, args.metrics.parent, args.timing):

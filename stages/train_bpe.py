@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--timing", type=Path, required=True, help="folder to write train_bpe.json to")
     args = parser.parse_args()
-    params = config.load(args.params).tokenizer
+    params = config.load_any(args.params).tokenizer
     text = args.raw / "train.txt"
     if not text.is_file():
         raise UserError(f"{text}: no such file; make it with: dvc repro download")

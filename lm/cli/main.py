@@ -11,12 +11,13 @@ from importlib import metadata
 from types import ModuleType
 from typing import NoReturn
 
-from lm.cli import export, generate, import_model, join, plan, preset, report, serve
+from lm.cli import cells, export, generate, import_model, join, plan, preset, report, serve
 from lm.errors import UserError, exit_cleanly
 
 VERBS: dict[str, ModuleType] = {
     "preset": preset,
     "plan": plan,
+    "cells": cells,
     "report": report,
     "generate": generate,
     "serve": serve,

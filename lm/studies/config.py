@@ -1,21 +1,35 @@
-"""The section `ablate` of params.yaml: the variants to compare, and how long each is trained."""
+"""The sections of params.yaml that describe grids of training runs: `ablate`, `scale` and, in a study, `study`."""
 
 import re
 from dataclasses import dataclass
 
 from lm.errors import quote
-from lm.model.config import FeedForward, Norm, NormPosition, Position
+from lm.model.config import FeedForward, ModelConfig, Norm, NormPosition, Position
 from lm.schema import check_range
-from lm.training.config import MAX_BATCH_SIZE, MAX_STEPS, DecayShape, OptimizerName, Schedule, Windows
+from lm.training.config import (
+    MAX_BATCH_SIZE,
+    MAX_STEPS,
+    DecayShape,
+    OptimConfig,
+    OptimizerName,
+    Precision,
+    Schedule,
+    TrainConfig,
+    Windows,
+)
+
+_MAX_TOKENS = 10**15
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchesConfig:
     """The settings that a variant may change.
 
-    A variant sets all of them, so that no row of the ablation table depends on the settings of the main run. They have
-    the names and the meaning that they have in `model`, `optim` and `train`. The learning rates are those of `optim`,
-    multiplied by `learning_rate_scale`.
+    A variant sets all of them, so that no result depends on the settings of the main run. Most have the names and the
+    meaning that they have in `model`, `optim` and `train`. `d_head` is the width of a head; a narrower model has one
+    head. `decay_fraction` is the share of the steps in the final decay of `schedule: wsd`. The learning rate of
+    the grid, or the best one of a sweep, is multiplied by `learning_rate_scale`; `final_learning_rate` is the share of
+    it that remains at the end.
     """
 
     norm: Norm
@@ -23,42 +37,112 @@ class SwitchesConfig:
     position: Position
     qk_norm: bool
     ffn: FeedForward
+    canon: bool
     tie_embeddings: bool
+    d_head: int
     optimizer: OptimizerName
+    cautious_weight_decay: bool
     schedule: Schedule
-    decay_steps: int
+    decay_fraction: float
     decay_shape: DecayShape
+    batch_size: int
     windows: Windows
     short_fraction: float
     document_mask: bool
     learning_rate_scale: float
+    final_learning_rate: float
 
     def __post_init__(self) -> None:
+        check_range(self, ("d_head",), 1, 2**20)
+        check_range(self, ("batch_size",), 1, MAX_BATCH_SIZE)
+        for name in ("decay_fraction", "short_fraction", "final_learning_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
         if self.learning_rate_scale <= 0:
             raise ValueError(f"learning_rate_scale: expected a positive number, got {self.learning_rate_scale}")
-        check_range(self, ("decay_steps",), 0, MAX_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateConfig:
-    """The variants to train (`run`, the first of which is the baseline), the seeds, and a training that is shorter.
+class CommonConfig:
+    """The settings that all runs of a grid have in common: those that no variant changes.
+
+    They have the names and the meaning that they have in `model`, `optim` and `train`.
+    """
+
+    context_length: int
+    rope_theta: float
+    warmup_steps: int
+    weight_decay: float
+    momentum: float
+    beta1: float
+    beta2: float
+    eps: float
+    max_grad_norm: float
+    precision: Precision
+    short_context_length: int
+    prompt: str
+
+    def __post_init__(self) -> None:
+        check_range(self, ("context_length",), 1, 2**24)
+
+
+def common_settings(model: ModelConfig, optim: OptimConfig, train: TrainConfig) -> CommonConfig:
+    """The settings that the grids of the pipeline take from its other sections."""
+    return CommonConfig(
+        context_length=model.context_length,
+        rope_theta=model.rope_theta,
+        warmup_steps=optim.warmup_steps,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        beta1=optim.beta1,
+        beta2=optim.beta2,
+        eps=optim.eps,
+        max_grad_norm=optim.max_grad_norm,
+        precision=train.precision,
+        short_context_length=train.short_context_length,
+        prompt=train.prompt,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig:
+    """A grid of training runs: every size with every budget and every seed.
+
+    A size is the width and the number of layers, such as `64x2`. A budget is a number of training tokens. Every run is
+    evaluated `num_evaluations` times after its start.
+    """
+
+    sizes: list[str]
+    budgets: list[int]
+    seeds: list[int]
+    num_evaluations: int
+
+    def __post_init__(self) -> None:
+        for name in ("sizes", "budgets", "seeds"):
+            check_list(name, getattr(self, name))
+        for size in self.sizes:
+            parse_size(size)
+        check_budgets(self.budgets)
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"seeds: expected 0 to {2**32 - 1}, got {seed}")
+        check_range(self, ("num_evaluations",), 1, MAX_STEPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantsConfig(GridConfig):
+    """A grid for every variant in `run`, the first of which is the baseline.
 
     In params.yaml, a variant lists only the `switches` that it changes; here, every variant is complete.
     """
 
     run: list[str]
-    seeds: list[int]
-    max_steps: int
-    batch_size: int
-    eval_every: int
     switches: SwitchesConfig
     variants: dict[str, SwitchesConfig]
 
     def __post_init__(self) -> None:
-        for name in ("run", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}: expected at least one entry and no duplicates, got {quote(values)}")
+        super().__post_init__()
+        check_list("run", self.run)
         if unknown := [name for name in self.run if name not in self.variants]:
             raise ValueError(f"run: expected names from variants ({', '.join(self.variants)}), got {quote(unknown[0])}")
         for name in self.variants:
@@ -68,8 +152,79 @@ class AblateConfig:
                     "variants: expected names of at most 100 letters, digits, _ and -, the first a letter or a digit, "
                     f"got {quote(name)}"
                 )
-        for seed in self.seeds:
-            if not 0 <= seed < 2**32:
-                raise ValueError(f"seeds: expected 0 to {2**32 - 1}, got {seed}")
-        check_range(self, ("max_steps", "eval_every"), 1, MAX_STEPS)
-        check_range(self, ("batch_size",), 1, MAX_BATCH_SIZE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig(VariantsConfig):
+    """A grid for every variant, all at the same learning rate."""
+
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_learning_rate("learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig(GridConfig):
+    """A grid for one of the variants in `ablate.variants`."""
+
+    variant: str
+    learning_rate: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_learning_rate("learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The learning rates that are tried for every variant and size of a study, each with every one of `budgets`."""
+
+    learning_rates: list[float]
+    budgets: list[int]
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rates", "budgets"):
+            check_list(name, getattr(self, name))
+        for rate in self.learning_rates:
+            check_learning_rate("learning_rates", rate)
+        check_budgets(self.budgets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(VariantsConfig):
+    """The question of a study: a grid for every variant, each at its best learning rate of a sweep."""
+
+    common: CommonConfig
+    sweep: SweepConfig
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """The width and the number of layers of a size.
+
+    Example: "64x2" gives (64, 2).
+
+    Raises:
+        ValueError: it is not such a text.
+    """
+    match = re.fullmatch(r"([1-9]\d{,6})x([1-9]\d{,4})", size, re.ASCII)
+    if not match:
+        raise ValueError(f"sizes: expected a width and a number of layers such as 64x2, got {quote(size)}")
+    return int(match[1]), int(match[2])
+
+
+def check_list(name: str, values: list[str] | list[int] | list[float]) -> None:
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{name}: expected at least one entry and no duplicates, got {quote(values)}")
+
+
+def check_learning_rate(name: str, rate: float) -> None:
+    if rate <= 0:
+        raise ValueError(f"{name}: expected a positive number, got {rate}")
+
+
+def check_budgets(budgets: list[int]) -> None:
+    for budget in budgets:
+        if not 1 <= budget <= _MAX_TOKENS:
+            raise ValueError(f"budgets: expected 1 to {_MAX_TOKENS:,} tokens, got {budget}")

@@ -1,0 +1,48 @@
+"""Run a pipeline or a study with several stages side by side.
+
+`dvc repro` runs one stage after the other. This command runs all stages that
+have changed and do not need each other at the same time, such as the cells of
+an ablation. A stage that fails does not stop the others. Ctrl-C stops all of
+them; run the same command again to continue.
+
+Examples:
+  lm cells                          # the pipeline in this folder
+  lm cells studies/scaling --jobs 4
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lm.cli.path import path
+from lm.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "study", type=path, nargs="?", default=Path("."), help="folder with a dvc.yaml (default: this folder)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, help="stages at the same time (default: one per GPU, or one per processor core)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from lm.studies.side_by_side import run_side_by_side
+
+    num_gpus = torch.cuda.device_count()
+    jobs = args.jobs if args.jobs is not None else num_gpus or len(os.sched_getaffinity(0))
+    if jobs < 1:
+        raise UserError(f"--jobs: expected 1 or more, got {jobs}")
+    outcome = run_side_by_side(args.study, jobs, num_gpus, tqdm.write)
+    if outcome.failed:
+        blocked = f", {len(outcome.blocked)} need them and did not run" if outcome.blocked else ""
+        raise UserError(
+            f"{len(outcome.failed)} of the stages failed{blocked}: {', '.join(outcome.failed)}; run the same command "
+            "again when the reasons are fixed"
+        )
+    print(f"{len(outcome.done)} stages ran" if outcome.done else "nothing has changed")

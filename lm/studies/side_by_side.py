@@ -1,0 +1,231 @@
+"""Run the stages of a DVC pipeline side by side. `dvc repro` runs one after the other.
+
+DVC allows several `dvc repro --single-item STAGE` at the same time, and decides itself whether a stage must run. So
+nothing here knows what a stage does: `dvc status` says which stages have changed, `dvc dag` which need which, and each
+round runs all changed stages that need no other changed one. An interrupted call is repeated, and continues: finished
+stages are no longer changed, and training resumes from its checkpoint.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lm.atomic import make_folder
+from lm.errors import UserError
+
+_LOGS = Path("data/.logs")
+_POLL_SECONDS = 0.1
+_RETRY_SECONDS = 1.0
+# DVC waits three seconds for a lock that another command holds; then it ends with one of these messages.
+_LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|has been locked by")
+
+
+@dataclass
+class Outcome:
+    """The stages that ran, those that failed with the last line of their output, and those that need a failed one."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Job:
+    stage: str
+    slot: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def run_side_by_side(folder: Path, jobs: int, num_gpus: int, report: Callable[[str], None]) -> Outcome:
+    """Run all changed stages of the pipeline in `folder`, up to `jobs` at the same time.
+
+    Every job gets an equal share of the processor's cores and, if there are several GPUs, one of them. The output of a
+    stage goes to a file in `data/.logs`; `report` is called with the last line of it.
+
+    Raises:
+        UserError: `folder` has no pipeline, or DVC cannot read it.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after all stages have saved their work and stopped.
+    """
+    if not (folder / "dvc.yaml").is_file():
+        raise UserError(f"{folder / 'dvc.yaml'}: there is no such file; expected the folder of a study or a pipeline")
+    needs = _needs(folder)
+    make_folder(folder / _LOGS)
+    outcome = Outcome()
+    bar = tqdm(unit="", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}", disable=None)
+    with bar, _terminate_as_interrupt():
+        while True:
+            changed = [stage for stage in _changed(folder) if stage in needs and stage not in outcome.failed]
+            blocked = _descendants(set(outcome.failed), needs)
+            waiting = [stage for stage in changed if stage not in blocked]
+            ready = [stage for stage in waiting if not needs[stage] & set(changed)]
+            bar.total = bar.n + sum(map(work, waiting))
+            if not ready:
+                outcome.blocked = [stage for stage in changed if stage in blocked]
+                return outcome
+            ready.sort(key=work, reverse=True)  # so that a long stage is not the last one to start
+            _run_round(folder, ready, len(outcome.done) + len(waiting), jobs, num_gpus, outcome, bar, report)
+
+
+def work(stage: str) -> float:
+    """An estimate of the time that a stage takes, in any unit, from the size and the budget in the name of a cell.
+
+    It is proportional to the FLOPs of matrix products with 12 · layers · width² weights in the blocks and a vocabulary
+    of some thousands. Other stages count as a small one.
+
+    Example: `cell@muon-64x2-400000-1` takes about 16 times as long as `cell@muon-64x2-25000-1`.
+    """
+    match = re.search(r"-(\d+)x(\d+)-(\d+)-", stage)
+    if not match:
+        return 1e9
+    width, layers, budget = map(int, match.groups())
+    return float((12 * layers * width + 2000) * width * budget)
+
+
+def _run_round(
+    folder: Path,
+    stages: list[str],
+    total: int,
+    jobs: int,
+    num_gpus: int,
+    outcome: Outcome,
+    bar: "tqdm[None]",
+    report: Callable[[str], None],
+) -> None:
+    """Run stages that do not depend on each other."""
+    waiting = deque(stages)
+    running: list[_Job] = []
+    free = list(range(jobs - 1, -1, -1))
+    try:
+        while waiting or running:
+            while waiting and free:
+                running.append(_start(folder, waiting.popleft(), free.pop(), jobs, num_gpus))
+            time.sleep(_POLL_SECONDS)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                free.append(job.slot)
+                text = job.log.read_text(encoding="utf-8", errors="replace")
+                if job.process.returncode and _LOCKED.search(text):
+                    time.sleep(_RETRY_SECONDS)
+                    waiting.append(job.stage)
+                    continue
+                line = _last_line(text)
+                if job.process.returncode:
+                    outcome.failed[job.stage] = f"{line} ({job.log})"
+                    report(f"{job.stage} failed: {outcome.failed[job.stage]}")
+                else:
+                    outcome.done.append(job.stage)
+                    report(f"{len(outcome.done)} of {total}: {line}")
+                bar.update(work(job.stage))
+            bar.set_description_str(f"{len(outcome.done)} of {total} stages")
+            bar.set_postfix_str(", ".join(job.stage for job in running))
+    except KeyboardInterrupt:
+        _stop(running)
+        raise
+
+
+def _start(folder: Path, stage: str, slot: int, jobs: int, num_gpus: int) -> _Job:
+    environment = dict(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    if num_gpus > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot % num_gpus)
+    log = folder / _LOGS / f"{stage}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            ["dvc", "repro", "--quiet", "--single-item", stage],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C reaches it once, through `_stop`
+        )
+    return _Job(stage, slot, process, log)
+
+
+def _stop(running: list[_Job]) -> None:
+    """Interrupt all jobs and wait until they have saved their work; a second Ctrl-C kills them."""
+    for job in running:
+        _signal(job, signal.SIGINT)
+    try:
+        for job in running:
+            job.process.wait()
+    except KeyboardInterrupt:
+        for job in running:
+            _signal(job, signal.SIGKILL)
+        raise
+
+
+def _signal(job: _Job, number: signal.Signals) -> None:
+    """Send a signal to a job's DVC, its shell and its program."""
+    with suppress(ProcessLookupError):
+        os.killpg(job.process.pid, number)
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that no stage runs on when this process is stopped."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _last_line(text: str) -> str:
+    """The last line of a stage's output, or its error message, which DVC follows with a line of its own."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["no output"])[-1]
+
+
+def _descendants(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
+    """All stages that need one of `stages`, directly or not."""
+    found: set[str] = set()
+    while new := {stage for stage, needed in needs.items() if needed & (stages | found)} - found:
+        found |= new
+    return found
+
+
+def _needs(folder: Path) -> dict[str, set[str]]:
+    """The stages of a pipeline, and which others each one needs directly."""
+    text = _dvc(folder, "dag", "--dot", "dvc.yaml")
+    needs: dict[str, set[str]] = {name: set() for name in re.findall(r'^"([^"]+)";$', text, re.MULTILINE)}
+    for needed, stage in re.findall(r'^"([^"]+)" -> "([^"]+)";$', text, re.MULTILINE):
+        needs[stage].add(needed)
+    return needs
+
+
+def _changed(folder: Path) -> list[str]:
+    """The stages that must run, in the order of the pipeline."""
+    return list(json.loads(_dvc(folder, "status", "--json", "dvc.yaml")))
+
+
+def _dvc(folder: Path, *command: str) -> str:
+    """The output of a DVC command; waits while another command holds DVC's lock."""
+    while True:
+        try:
+            result = subprocess.run(
+                ["dvc", *command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8"
+            )
+        except FileNotFoundError as error:
+            raise UserError("dvc: there is no such command; activate the environment: . .venv/bin/activate") from error
+        if result.returncode == 0:
+            return result.stdout
+        if not _LOCKED.search(result.stderr):
+            raise UserError(f"dvc {' '.join(command)}: {result.stderr.strip().removeprefix('ERROR: ')}")
+        time.sleep(_RETRY_SECONDS)

@@ -1,0 +1,80 @@
+"""A sweep of learning rates: the best one of every variant and size, and the picture that shows where it lies."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lm.errors import UserError
+from lm.pictures import save_figure
+from lm.studies.cell import LearningRates
+
+
+def best_learning_rates(cells: pd.DataFrame) -> LearningRates:
+    """The rates with the lowest loss; `cells` is the table of a sweep's runs.
+
+    A rate at which a run diverged is not the best one.
+
+    Raises:
+        UserError: every run of a variant, size and budget diverged.
+    """
+    rates: LearningRates = {}
+    for (variant, size, tokens), runs in cells.groupby(["variant", "size", "tokens"], sort=False):
+        finished = runs[(runs["diverged"] == 0) & runs["loss"].notna()]
+        if finished.empty:
+            raise UserError(
+                f"study.sweep.learning_rates: every run of {variant}, {size}, {tokens:,} tokens diverged; add a lower "
+                "rate"
+            )
+        best = finished.sort_values("loss")["learning_rate"].iloc[0]
+        rates.setdefault(str(variant), {}).setdefault(str(size), {})[str(tokens)] = float(best)
+    return rates
+
+
+def sweep_picture(cells: pd.DataFrame, path: Path) -> None:
+    """Draw the table of a sweep's runs; a ring marks each variant's best rate, a cross the rates where it diverged.
+
+    The vertical axis ends where no best rate is near. Losses above it are drawn at its upper end, as triangles.
+    """
+    panels = list(cells.groupby(["size", "tokens"], sort=False))
+    variants = list(cells["variant"].unique())
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.2 * columns + 2.2, 3.4 * rows), layout="constrained")
+    for index, ((size, tokens), runs) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        finite = runs[(runs["diverged"] == 0) & runs["loss"].notna()]
+        best = finite.groupby("variant")["loss"].min()
+        if best.empty:
+            continue
+        low, high = best.min(), best.max()
+        top = high + max(0.6 * (high - low), 0.1 * high)
+        for number, variant in enumerate(variants):
+            color = f"C{number % 10}"
+            points = finite[finite["variant"] == variant].sort_values("learning_rate")
+            rates, losses = points["learning_rate"], points["loss"]
+            axes.plot(rates, losses.clip(upper=top), marker=".", color=color)
+            above = losses > top
+            axes.plot(rates[above], losses[above] * 0 + top, "^", color=color)
+            if len(points):
+                axes.plot(rates[losses.idxmin()], losses.min(), "o", color=color, fillstyle="none", markersize=9)
+            diverged = runs[(runs["variant"] == variant) & (runs["diverged"] != 0)]["learning_rate"]
+            axes.plot(diverged, diverged * 0 + top, "x", color=color)
+        axes.set(
+            xscale="log", xlabel="learning rate", ylabel="loss (bits per byte)", title=f"{size}, {tokens:,} tokens"
+        )
+        rates = sorted(runs["learning_rate"].unique())
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+        axes.minorticks_off()
+        axes.set_ylim(low - 0.05 * (top - low), top + 0.03 * (top - low))
+        axes.grid(alpha=0.3)
+    handles = [Line2D([], [], color=f"C{n % 10}", marker=".", label=name) for n, name in enumerate(variants)]
+    handles += [
+        Line2D([], [], color="gray", marker="o", fillstyle="none", linestyle="", label="best rate"),
+        Line2D([], [], color="gray", marker="^", linestyle="", label="above the axis"),
+        Line2D([], [], color="gray", marker="x", linestyle="", label="diverged"),
+    ]
+    figure.legend(handles=handles, loc="outside right upper")
+    save_figure(figure, path)

@@ -1,0 +1,38 @@
+"""Find the best learning rate of every variant and size from the runs of the sweep."""
+
+import argparse
+from pathlib import Path
+
+from lm import config
+from lm.atomic import make_folder, write_json, write_text
+from lm.errors import exit_cleanly
+from lm.studies.collect import collect, sweep_runs
+from lm.studies.sweep import best_learning_rates, sweep_picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
+    parser.add_argument("--cells", type=Path, required=True, help="folder with the results of the sweep's runs")
+    parser.add_argument("--table", type=Path, required=True, help="CSV file to write, with one row per run")
+    parser.add_argument("--learning-rates", type=Path, required=True, help="JSON file to write, with the best rates")
+    parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
+    args = parser.parse_args()
+    study = config.load_study(args.params).study
+    table = collect(args.cells, sweep_runs(study))
+    rates = best_learning_rates(table)
+    for path in (args.table, args.learning_rates, args.picture):
+        make_folder(path.parent)
+    write_text(args.table, table.to_csv(index=False, lineterminator="\n"))
+    write_json(args.learning_rates, rates)
+    sweep_picture(table, args.picture)
+    lowest, highest = min(study.sweep.learning_rates), max(study.sweep.learning_rates)
+    for variant, sizes in rates.items():
+        for size, budgets in sizes.items():
+            for budget, rate in budgets.items():
+                edge = ", at the edge of the sweep" if rate in (lowest, highest) else ""
+                print(f"{variant}, {size}, {int(budget):,} tokens: best learning rate {rate:g}{edge}")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
