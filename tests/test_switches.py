@@ -45,9 +45,10 @@ def tokenizer() -> Tokenizer:
 
 
 def test_the_walk_sees_the_switches():
-    assert {("model", "norm", "none"), ("optim", "optimizer", "muon"), ("train", "document_mask", True)} <= set(
-        switches()
-    )
+    some = {("model", "norm", "none"), ("model", "ffn", "relu_squared"), ("model", "canon", True)}
+    some |= {("optim", "optimizer", "muon"), ("optim", "cautious_weight_decay", True)}
+    some |= {("train", "document_mask", True)}
+    assert some <= set(switches())
 
 
 @pytest.mark.parametrize(("section", "name", "value"), switches())
@@ -83,6 +84,8 @@ def test_every_value_of_the_model_decodes_and_exports_or_is_refused_by_name(smal
     torch.manual_seed(0)
     model = TransformerLM(dataclasses.replace(small, **{name: value}), tokenizer.vocab_size).eval()
     with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))  # layers that begin as the identity have a say, too
         expected = model(torch.tensor([5, 17, 3, 9]))[-1]
     decoders = [Decoder, NumbaDecoder] if supports(model) else [Decoder]
     for decoder in [make_decoder(model, 1) for make_decoder in decoders]:

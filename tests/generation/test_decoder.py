@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ SWITCHES = {
     "gpt2-like": {"position": "learned", "norm": "layernorm", "ffn": "silu", "tie_embeddings": True},
 }
 
+# What the step compiled by numba does not compute.
+UNCOMPILED = {
+    "relu_squared": {"ffn": "relu_squared"},
+    "canon": {"canon": True},
+    "canon, post-norm": {"canon": True, "norm_position": "post", "position": "none"},
+}
+
 
 def build(config: ModelConfig) -> TransformerLM:
     """Random weights, those of norms too; larger than at the start of a training, so that every part has a say."""
@@ -48,7 +56,7 @@ def build(config: ModelConfig) -> TransformerLM:
     model = TransformerLM(config, VOCAB_SIZE).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "ln" in name or "norm" in name:
+            if "ln" in name or "norm" in name or "canon" in name:
                 weight.add_(0.3 * torch.randn_like(weight))
             elif "position" in name:
                 weight.mul_(30)
@@ -60,10 +68,19 @@ def plain_logits(model: TransformerLM, ids: list[int]) -> torch.Tensor:
     return model(torch.tensor(ids))[-1]
 
 
-@both
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", UNCOMPILED)
+def test_the_compiled_step_leaves_layers_that_it_does_not_know_to_pytorch(name, small):
+    model = build(dataclasses.replace(small, **UNCOMPILED[name]))
+    assert not supports(model)
+    assert type(fastest_decoder(model, num_rows=1)) is Decoder
+
+
+@pytest.mark.parametrize(
+    ("name", "make_decoder"),
+    [*product(SWITCHES, [Decoder, NumbaDecoder]), *product(UNCOMPILED, [Decoder])],
+)
 def test_greedy_ids_and_logits_are_those_of_the_model_without_a_cache(name, make_decoder, small):
-    model = build(dataclasses.replace(small, **SWITCHES[name]))
+    model = build(dataclasses.replace(small, **{**SWITCHES, **UNCOMPILED}[name]))
     texts = [[7], [1, 2, 3, 4, 5], [9, 8, 7]]
     decoder = make_decoder(model, num_rows=3)
     logits = decoder.prefill([0, 1, 2], texts)
@@ -77,12 +94,12 @@ def test_greedy_ids_and_logits_are_those_of_the_model_without_a_cache(name, make
     assert decoder.lengths == [len(text) for text in texts]
 
 
-@both
+@pytest.mark.parametrize(("make_decoder", "canon"), [(Decoder, False), (Decoder, True), (NumbaDecoder, False)])
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
-def test_rows_come_and_go_without_a_trace_in_the_others(make_decoder, data, small):
+def test_rows_come_and_go_without_a_trace_in_the_others(make_decoder, canon, data, small):
     """Prompts of any lengths, prefilled at any time into any rows, rows left out and taken again."""
-    model = build(dataclasses.replace(small, num_layers=1, num_kv_heads=2))
+    model = build(dataclasses.replace(small, num_layers=1, num_kv_heads=2, canon=canon))
     num_rows = data.draw(st.integers(1, 6))
     tokens = st.integers(0, VOCAB_SIZE - 1)
     prompts = st.lists(tokens, min_size=1, max_size=model.config.context_length)
@@ -108,8 +125,9 @@ def test_rows_come_and_go_without_a_trace_in_the_others(make_decoder, data, smal
 
 @pytest.mark.slow  # the compiler of C++ takes most of a minute
 @pytest.mark.filterwarnings("ignore")  # torch.compile has many of its own
-def test_the_step_that_pytorch_compiles_is_the_same(small):
-    model = build(dataclasses.replace(small, num_layers=1, num_kv_heads=2))
+@pytest.mark.parametrize("canon", [False, True])
+def test_the_step_that_pytorch_compiles_is_the_same(canon, small):
+    model = build(dataclasses.replace(small, num_layers=1, num_kv_heads=2, canon=canon))
     texts = [[7], [1, 2, 3, 4, 5], [9, 8, 7]]
     decoder = Decoder(model, num_rows=3, compiled=True)
     logits = [decoder.prefill([0, 1, 2], texts)]

@@ -16,6 +16,8 @@ VARIANTS = [
     {"position": "none"},
     {"qk_norm": True},
     {"ffn": "silu"},
+    {"ffn": "relu_squared"},
+    {"canon": True},
     {"num_kv_heads": 2},
     {"tie_embeddings": True},
 ]
@@ -37,4 +39,6 @@ def test_flops_equal_pytorchs_count_of_the_reference(small, changes, monkeypatch
     model = TransformerLM(config, vocab_size=61, attention_backend="reference")
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(3, 16, dtype=torch.long)).sum().backward()
-    assert counter.get_total_flops() == 3 * 16 * training_flops_per_token(config, 61)
+    # Nor the elementwise operations of Canon layers: in each, four multiplications and additions per coordinate.
+    canon = 2 * config.num_layers * 8 * config.d_model if config.canon else 0
+    assert counter.get_total_flops() == 3 * 16 * (training_flops_per_token(config, 61) - 3 * canon)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lm.model.feed_forward import FEED_FORWARDS, FeedForwardLayer, SiLU, SwiGLU, silu
+from lm.model.feed_forward import FEED_FORWARDS, FeedForwardLayer, ReLUSquared, SiLU, SwiGLU, silu
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,23 @@ def test_silu_layer_is_its_equation():
     torch.testing.assert_close(ffn(x), linear(nn.functional.silu(linear(x, ffn.w1.weight)), ffn.w2.weight))
 
 
-def test_silu_layer_has_as_many_parameters_as_swiglu():
-    assert sum(p.numel() for p in SiLU(24, 64).parameters()) == sum(p.numel() for p in SwiGLU(24, 64).parameters())
+def test_relu_squared_by_hand():
+    ffn = ReLUSquared(1, 2)  # a hidden layer of width 3
+    ffn.w1.weight.data = torch.tensor([[1.0], [-1.0], [2.0]])
+    ffn.w2.weight.data = torch.tensor([[3.0, 5.0, 1.0]])
+    # x = 2: 3·2² + 0 + 4²; x = -1: 5·1²
+    assert ffn(torch.tensor([[2.0], [-1.0]])).flatten().tolist() == [28, 5]
+
+
+def test_relu_squared_layer_is_its_equation():
+    ffn, x = ReLUSquared(8, 12), torch.randn(3, 8)
+    linear = nn.functional.linear
+    torch.testing.assert_close(ffn(x), linear(nn.functional.relu(linear(x, ffn.w1.weight)) ** 2, ffn.w2.weight))
+
+
+@pytest.mark.parametrize("name", FEED_FORWARDS)
+def test_each_variant_has_as_many_parameters_as_swiglu(name):
+    assert FEED_FORWARDS[name].num_parameters(24, 64) == sum(p.numel() for p in SwiGLU(24, 64).parameters())
 
 
 @pytest.mark.parametrize("name", FEED_FORWARDS)

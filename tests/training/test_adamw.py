@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lm.device import why_not_compile
-from lm.training.adamw import AdamW
+from lm.training.adamw import AdamW, decay
 
 
 @pytest.mark.parametrize("eps", [1e-6, 0.5])
@@ -31,6 +31,35 @@ def test_the_first_step_by_hand():
     optimizer.step()
     # the corrected moments are g and g², so the step is lr · sign(g), plus the decay lr · 0.5 · 2
     assert weight.item() == pytest.approx(2 - 0.1 * 0.5 * 2 - 0.1)
+
+
+def test_cautious_decay_equals_a_loop_over_the_coordinates():
+    """Chen et al. 2025, algorithm 1 with the moments of Adam, in plain numbers."""
+    torch.manual_seed(0)
+    weight = torch.randn(20, requires_grad=True)
+    optimizer = AdamW([weight], lr=0.02, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.5, cautious=True)
+    plain, first, second, num_decayed = weight.tolist(), [0.0] * 20, [0.0] * 20, 0
+    for t in range(1, 11):
+        weight.grad = torch.randn(20)
+        for i, g in enumerate(weight.grad.tolist()):
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.95 * second[i] + 0.05 * g * g
+            update = first[i] / (1 - 0.9**t) / ((second[i] / (1 - 0.95**t)) ** 0.5 + 1e-6)
+            decays = update * plain[i] >= 0
+            num_decayed += decays
+            plain[i] -= 0.02 * (update + (0.5 * plain[i] if decays else 0))
+        optimizer.step()
+    assert 50 < num_decayed < 150
+    assert weight.tolist() == pytest.approx(plain, rel=1e-4, abs=1e-5)
+
+
+def test_decay_by_hand():
+    update = torch.tensor([1.0, -1.0, -1.0, 0.0, 1e-30])
+    p = torch.tensor([2.0, 2.0, -2.0, 2.0, -1e-30])  # the last product is below the smallest float32
+    for cautious, expected in ((True, [1.0, 2.0, -1.0, 1.0, -1e-30]), (False, [1.0, 1.0, -1.0, 1.0, -0.5e-30])):
+        q = p.clone()
+        decay(q, update, 0.5, cautious)
+        torch.testing.assert_close(q, torch.tensor(expected), rtol=1e-6, atol=0)
 
 
 def test_parameters_without_a_gradient_do_not_change():
@@ -106,14 +135,15 @@ def test_a_learning_rate_of_zero_moves_nothing():
 
 @pytest.mark.slow  # the C++ compiler takes long
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # the compiler's own
-def test_the_compiled_update_equals_the_plain_one_and_is_compiled_once():
+@pytest.mark.parametrize("cautious", [False, True])
+def test_the_compiled_update_equals_the_plain_one_and_is_compiled_once(cautious):
     if reason := why_not_compile(torch.device("cpu")):
         pytest.skip(reason)
     results = []
     for compiled in (False, True):
         torch.manual_seed(0)
         weights = [torch.randn(4, 3, requires_grad=True), torch.randn(5, requires_grad=True)]
-        optimizer = AdamW(weights, eps=1e-6, weight_decay=0.1)
+        optimizer = AdamW(weights, eps=1e-6, weight_decay=0.1, cautious=cautious)
         if compiled:
             optimizer.compile()
         for step in range(5):

@@ -91,9 +91,11 @@ def test_the_products_are_computed_in_the_given_dtype():
     assert 1e-4 < (exact - rounded).norm() / exact.norm() < 0.03
 
 
-def test_many_steps_equal_a_plain_loop_over_the_matrices():
+@pytest.mark.parametrize("cautious", [False, True])
+def test_many_steps_equal_a_plain_loop_over_the_matrices(cautious):
     ours, plain = weights(), [w.detach().double() for w in weights()]
-    take_steps(Muon(ours, [], lr=0.02, momentum=0.9, weight_decay=0.1, dtype=torch.float32), 1, 10)
+    options = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "cautious": cautious}
+    take_steps(Muon(ours, [], dtype=torch.float32, **options), 1, 10)
     velocities = [torch.zeros_like(w) for w in plain]
     generator = torch.Generator().manual_seed(1)
     for _ in range(10):
@@ -101,7 +103,8 @@ def test_many_steps_equal_a_plain_loop_over_the_matrices():
             gradient = torch.randn(w.shape, generator=generator).double()
             velocity.mul_(0.9).add_(gradient)  # not averaged, as originally published; the direction is the same
             direction = polynomials_of_singular_values(gradient + 0.9 * velocity)
-            w.copy_(w - 0.02 * (0.1 * w + 0.2 * max(w.shape) ** 0.5 * direction))
+            decayed = w * (direction * w >= 0) if cautious else w
+            w.copy_(w - 0.02 * (0.1 * decayed + 0.2 * max(w.shape) ** 0.5 * direction))
     for mine, other in zip(ours, plain):
         torch.testing.assert_close(mine.detach().double(), other, rtol=1e-3, atol=1e-4)
 

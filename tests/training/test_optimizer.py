@@ -19,6 +19,22 @@ def test_matrices_decay_and_norms_do_not(small, tie_embeddings):
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
+def test_the_weights_of_canon_layers_are_treated_as_gains(small, params):
+    model = TransformerLM(dataclasses.replace(small, canon=True), vocab_size=61)
+    canon = {id(p) for name, p in model.named_parameters() if "canon" in name}
+    assert len(canon) == 4 and canon <= {id(p) for p in decay_groups(model, 0.1)[1]["params"]}
+    by_muon, decayed, kept = make_optimizer(model, dataclasses.replace(params.optim, optimizer="muon")).param_groups
+    assert canon <= {id(p) for p in kept["params"]} and kept["weight_decay"] == 0
+    assert len(by_muon["params"]) == 14 and len(decayed["params"]) == 2
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_cautious_weight_decay_is_that_of_the_configuration(small, params, name):
+    for cautious in (False, True):
+        optim = dataclasses.replace(params.optim, optimizer=name, cautious_weight_decay=cautious)
+        assert make_optimizer(TransformerLM(small, vocab_size=61), optim).cautious == cautious
+
+
 def test_adamw_updates_every_parameter_with_the_configured_numbers(small, params):
     model = TransformerLM(small, vocab_size=61)
     optim = dataclasses.replace(params.optim, optimizer="adamw", beta1=0.8, beta2=0.9, eps=1e-4, weight_decay=0.3)
