@@ -32,7 +32,7 @@ PLACEHOLDERS = {"FOLDER", "MODULE"}
 # What a reader of docs/change-something.md adds to the project.
 NEW_PATHS = {"stages/common_tokens.py", "metrics/common_tokens.json"}
 NEW_PARAMETERS = {"model.attention", "optim.decay_norms"}
-NEW_VALUES = {("model.ffn", "relu_squared"), ("runtime.attention_backend", "blockwise")}
+NEW_VALUES = {("model.ffn", "gelu"), ("runtime.attention_backend", "blockwise")}
 
 
 def read(page: str) -> str:
