@@ -1,0 +1,144 @@
+"""Scaling laws: how the loss depends on the number of parameters N and of training tokens D.
+
+    loss(N, D) = E + A / N^alpha + B / D^beta
+
+E is the irreducible loss: the entropy of the text, where that is known. The law and the way to fit it are those of
+Hoffmann et al. 2022 (section 3.3); Besiroglu et al. 2024 fitted it to the same runs again, with intervals.
+
+    law = fit(parameters, tokens, loss).law
+    law.loss(1e9, 2e10), law.compute_optimal(1e21)
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.studies.scaling_minimizer import Problem, minimize
+
+FLOPS_PER_WEIGHT = 6  # of training, per parameter and token (Kaplan et al. 2020, section 2.1)
+
+Numbers = np.ndarray | float
+
+# The exponents at which a search starts: those of published laws are from 0.05 to 0.8.
+_EXPONENTS = np.geomspace(0.05, 2.5, 10)
+_STARTS = 5
+
+
+@dataclass(frozen=True)
+class Law:
+    """loss(N, D) = E + A / N^alpha + B / D^beta, in the unit of the losses that it was fitted to.
+
+    The methods take numbers or arrays. What exceeds the range of floats becomes infinity, with numpy's warning.
+    """
+
+    A: float
+    B: float
+    E: float
+    alpha: float
+    beta: float
+
+    def loss(self, parameters: Numbers, tokens: Numbers) -> Numbers:
+        """The expected loss of a model with N `parameters` after training on D `tokens`.
+
+        Example: with A 400, B 1000, E 1.5 and both exponents 0.5, 10⁴ parameters and 10⁶ tokens give 1.5 + 4 + 1 = 6.5.
+        """
+        return self.E + self.A * parameters**-self.alpha + self.B * tokens**-self.beta
+
+    def compute_optimal(self, flops: Numbers) -> tuple[Numbers, Numbers]:
+        """The parameters and tokens with the lowest loss for C = 6 N D FLOPs (Hoffmann et al. 2022, equation 4).
+
+        N = G (C/6)^(beta / (alpha + beta)) and D = (C/6) / N, where G = (alpha A / (beta B))^(1 / (alpha + beta)).
+        """
+        log_product = np.log(flops / FLOPS_PER_WEIGHT)
+        log_parameters = (self._log_balance + self.beta * log_product) / (self.alpha + self.beta)
+        return np.exp(log_parameters), np.exp(log_product - log_parameters)
+
+    def optimal_tokens(self, parameters: Numbers) -> Numbers:
+        """The tokens for which a model with N `parameters` is compute-optimal.
+
+        At the optimum, one more percent of N lowers the loss as much as one more percent of D does:
+        alpha A / N^alpha = beta B / D^beta.
+        """
+        return np.exp((self.alpha * np.log(parameters) - self._log_balance) / self.beta)
+
+    def optimal_parameters(self, tokens: Numbers) -> Numbers:
+        """The parameters of the model that is compute-optimal for D `tokens`; the inverse of `optimal_tokens`."""
+        return np.exp((self._log_balance + self.beta * np.log(tokens)) / self.alpha)
+
+    def parameters_for_loss(self, loss: float) -> float:
+        """The parameters of the compute-optimal model with this expected loss; infinity if no model reaches it.
+
+        With the balance in `optimal_tokens`, loss - E = (1 + alpha / beta) A / N^alpha.
+        """
+        if loss <= self.E:
+            return math.inf
+        return float(np.exp(np.log((1 + self.alpha / self.beta) * self.A / (loss - self.E)) / self.alpha))
+
+    @property
+    def _log_balance(self) -> float:
+        return math.log(self.alpha * self.A / (self.beta * self.B))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law, and the minimum of the objective: the sum of the Huber losses of its errors."""
+
+    law: Law
+    objective: float
+
+
+def fit(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, irreducible: float | None = None) -> Fit:
+    """Fit the law to runs, given as arrays (n,) of positive numbers.
+
+    The result minimizes the sum over the runs of Huber(log predicted loss - log loss) with delta = 1e-3, under which
+    a run that is far off counts little. As the objective may have several minima, the search starts from the best pairs
+    of exponents of a grid.
+
+    Args:
+        irreducible: The value of E, if it is known, at least 0; otherwise it is fitted, too.
+
+    Raises:
+        UserError: the runs do not determine the law; see `check_points`.
+    """
+    check_points(parameters, tokens, loss, irreducible)
+    problem = Problem(np.log(parameters), np.log(tokens), np.log(loss), irreducible)
+    weights = np.ones(len(loss))
+    starts = problem.starts(_EXPONENTS, _STARTS, weights)
+    theta, objective = minimize(problem, starts, np.tile(weights, (_STARTS, 1)))
+    best = int(np.argmin(objective))
+    return Fit(Law(*problem.laws(theta)[best].tolist()), float(objective[best]))
+
+
+def check_points(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, irreducible: float | None) -> None:
+    """Check that runs, each array (n,), determine a law.
+
+    There must be one run more than unknowns, with different N or D. An unknown E needs three sizes and three numbers of
+    tokens, because two sizes tell only by how much their loss differs, and a known E needs two of each. N and D must
+    not grow in proportion only: then a part of the loss could be due to either.
+
+    Raises:
+        UserError: they do not.
+    """
+    points = np.unique(np.stack([parameters, tokens]), axis=1)
+    unknowns, levels = (5, 3) if irreducible is None else (4, 2)
+    reason = f"a fit of {'A, B, E, alpha and beta' if irreducible is None else 'A, B, alpha and beta'}"
+    for name, values in (("parameters", parameters), ("tokens", tokens)):
+        if (count := len(np.unique(values))) < levels:
+            raise UserError(f"{name}: expected {levels} or more different values for {reason}, got {count}; add runs")
+    if points.shape[1] <= unknowns:
+        raise UserError(
+            f"runs: expected {unknowns + 1} or more that differ in parameters or tokens for {reason}, got "
+            f"{points.shape[1]}; add runs"
+        )
+    if abs(np.corrcoef(np.log(points))[0, 1]) > 0.9999:
+        raise UserError(
+            "runs: expected parameters and tokens that vary independently, got tokens that follow from parameters; "
+            "add runs of the same size with other numbers of tokens"
+        )
+    if irreducible is not None and not 0 <= irreducible < np.min(loss):
+        raise UserError(
+            f"irreducible loss: expected 0 or more and less than the lowest loss, {np.min(loss):.6g}, "
+            f"got {irreducible:.6g}"
+        )
