@@ -50,27 +50,6 @@ def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float |
     save_figure(figure, path)
 
 
-def comparison_picture(histories: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
-    """Draw the val loss of every run: one color per variant, one line per seed.
-
-    The vertical axis fits the first variant, the baseline; the line of a run that diverges leaves it at the top.
-    """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for index, (variant, runs) in enumerate(histories.items()):
-        for seed, history in enumerate(runs):
-            label = variant if seed == 0 else None
-            axes.plot(*_points(history, "val_loss"), color=f"C{index}", marker=".", alpha=0.8, label=label)
-    baseline = [loss for history in next(iter(histories.values())) for loss in _points(history, "val_loss")[1]]
-    if baseline:
-        margin = 0.15 * (max(baseline) - min(baseline))
-        axes.set_ylim(min(baseline) - margin, max(baseline) + 2 * margin)
-    axes.set(xlabel="step", ylabel="val loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save_figure(figure, path)
-
-
 def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """The steps and the finite values of a column."""
     rows = [row for row in history if row[name] is not None and math.isfinite(row[name])]

@@ -50,10 +50,8 @@ def paired_difference(differences: np.ndarray) -> PairedDifference:
     std = float(np.std(differences, ddof=1))
     stderr = std / math.sqrt(n)
     margin = float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)) * stderr
-    if stderr > 0:
-        p_value = 2 * float(stats.t.sf(abs(mean) / stderr, n - 1))
-    else:
-        p_value = 1.0 if mean == 0 else 0.0
+    t = abs(mean) / stderr if stderr > 0 else (math.inf if mean else 0.0)
+    p_value = 2 * float(stats.t.sf(t, n - 1))
     return PairedDifference(mean, mean - margin, mean + margin, p_value, detectable_difference(std, n))
 
 

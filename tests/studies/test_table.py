@@ -1,35 +1,168 @@
 import math
+import sys
 
+import pandas as pd
 import pytest
 
-from lm.studies.table import markdown, table
+from lm.errors import UserError
+from lm.studies.cells_table import read_cells
+from lm.studies.table import largest_budget, markdown, table
+from stages.ablation_table import main
 
 
-def run(val_loss: float | None, diverged: int = 0) -> dict:
-    loss = {} if val_loss is None else {"val_loss": val_loss}
-    return {"num_parameters": 1234, "diverged": diverged, **loss}
+def runs(variant: str, losses: list[float], tokens: int = 1000, **changes: object) -> pd.DataFrame:
+    """One run per loss, with the seeds 0, 1 and so on."""
+    values = {
+        "variant": variant,
+        "size": "64x2",
+        "tokens": tokens,
+        "learning_rate": 0.01,
+        "seed": range(len(losses)),
+        "parameters": 1234,
+        "parameters_without_embeddings": 1000,
+        "parameters_of_blocks": 900,
+        "flops": 6.0 * 1234 * tokens,
+        "diverged": 0,
+        "loss": losses,
+        "floor": 0.5,
+    }
+    return pd.DataFrame(values | changes)
 
 
-def test_means_spreads_and_differences_by_hand():
-    frame = table({"baseline": [run(2.0), run(4.0)], "no-norm": [run(5.0), run(5.0, 1)]})
-    assert frame["variant"].tolist() == ["baseline", "no-norm"]
-    assert frame["val_loss_mean"].tolist() == [3, 5]
-    assert frame["difference"].tolist() == [0, 2]
-    assert frame["val_loss_std"].tolist() == [pytest.approx(math.sqrt(2)), 0]  # (1 + 1) / (2 - 1)
-    assert frame["diverged"].tolist() == [0, 1]
+def row(frame: pd.DataFrame, variant: str, tokens: int = 1000) -> dict:
+    return frame[(frame["variant"] == variant) & (frame["tokens"] == tokens)].iloc[0].to_dict()
 
 
-def test_one_seed_has_no_spread_and_a_run_without_any_loss_no_mean():
-    frame = table({"baseline": [run(2.0)], "wild": [run(None, 1)]})
-    assert frame["val_loss_std"].isna().all() and math.isnan(frame["val_loss_mean"][1])
-    assert "| wild |  |  |  | 1,234 | 1 of 1 |" in markdown(frame)
+def test_columns_and_a_row_by_hand():
+    frame = table(pd.concat([runs("baseline", [1.0, 2.0, 3.0]), runs("silu", [2.0, 4.0, 6.0])]))
+    assert {"difference_low", "difference_high", "p_value", "verdict", "num_parameters", "runs"} <= set(frame)
+    silu = row(frame, "silu")
+    assert (silu["loss"], silu["difference"], silu["num_parameters"], silu["runs"], silu["pairs"]) == (4, 2, 1234, 3, 3)
+    # The differences 1, 2 and 3: t = 2 sqrt(3) with two degrees of freedom.
+    assert silu["p_value"] == pytest.approx(1 - math.sqrt(12 / 14))
+    assert silu["difference_low"] == pytest.approx(2 - 4.302653 / math.sqrt(3))
+    assert silu["verdict"] == "no difference shown"
+    assert row(frame, "baseline")["verdict"] == "baseline"
+
+
+def test_every_size_and_budget_is_a_family_of_its_own():
+    cells = pd.concat(
+        runs(variant, losses, tokens, size=size)
+        for size in ("64x2", "128x4")
+        for tokens in (1000, 4000)
+        for variant, losses in (("baseline", [1.0, 2.0, 3.0]), ("a", [1.1, 2.2, 3.25]), ("b", [0.9, 1.85, 2.8]))
+    )
+    frame = table(cells)
+    assert len(frame) == 2 * 2 * 3
+    alone = table(cells[(cells["size"] == "64x2") & (cells["tokens"] == 1000)])
+    for variant in ("a", "b"):
+        assert frame[frame["variant"] == variant]["p_value"].tolist() == pytest.approx(
+            [row(alone, variant)["p_value"]] * 4
+        )
+
+
+def test_multipliers_stand_in_the_rows_of_the_largest_budget():
+    cells = pd.concat(
+        runs(variant, [0.5 + scale * tokens**-0.5], tokens)
+        for variant, scale in (("baseline", 1.0), ("fast", 0.8))
+        for tokens in (1000, 4000, 16000)
+    )
+    frame = table(cells)
+    assert row(frame, "fast", 16000)["multiplier"] == pytest.approx(0.8**-2)
+    assert math.isnan(row(frame, "fast", 4000)["multiplier"])
+    assert row(frame, "baseline", 16000)["multiplier"] == 1
+    assert "time_multiplier" not in frame
+    assert "| fast | -0.0063, one seed | -0.0032, one seed | -0.0016, one seed | 1.56 |" in markdown(frame)
+
+
+def test_one_budget_has_no_multiplier():
+    frame = table(pd.concat([runs("baseline", [1.0, 2.0]), runs("silu", [1.0, 2.5])]))
+    assert frame["multiplier"].isna().all()
+    assert "multiplier" not in markdown(frame) and "over the budgets" not in markdown(frame)
+
+
+def test_the_time_multiplier_needs_the_seconds():
+    cells = pd.concat(
+        runs(variant, [0.5 + tokens**-0.5], tokens, seconds=seconds * tokens)
+        for variant, seconds in (("baseline", 1.0), ("slow", 1.25))
+        for tokens in (1000, 4000)
+    )
+    slow = row(table(cells), "slow", 4000)
+    assert slow["multiplier"] == pytest.approx(1) and slow["time_multiplier"] == pytest.approx(0.8)
+
+
+def test_runs_that_diverged_are_counted_and_never_left_out():
+    frame = table(
+        pd.concat(
+            [runs("baseline", [1.0, 2.0]), runs("wild", [1.0, math.nan]), runs("kept", [9.0, 9.5], diverged=[1, 0])]
+        )
+    )
+    wild = row(frame, "wild")
+    assert (wild["verdict"], wild["diverged"], wild["runs"]) == ("diverged", 1, 2)
+    assert math.isnan(wild["loss"]) and math.isnan(wild["difference"])
+    assert row(frame, "kept")["diverged"] == 1 and row(frame, "kept")["difference"] == 7.75
+    assert "| wild |  |  |  | diverged |  | 1,234 | 1.00 | 1 of 2 |" in markdown(frame)
+
+
+def test_several_learning_rates_in_a_row_are_refused():
+    with pytest.raises(UserError, match="'silu, 64x2, 1000 tokens': expected one learning rate, got 0.01 and 0.02"):
+        table(pd.concat([runs("baseline", [1.0]), runs("silu", [1.0, 2.0], learning_rate=[0.01, 0.02])]))
 
 
 def test_markdown_by_hand():
-    text = markdown(table({"baseline": [run(2.0), run(2.5)], "silu": [run(2.0), run(2.0)]}))
-    assert text.splitlines() == [
-        "| variant | val loss | ± | difference | parameters | diverged |",
-        "|---|---:|---:|---:|---:|---|",
-        "| baseline | 2.2500 | 0.3536 | +0.0000 | 1,234 | no |",
-        "| silu | 2.0000 | 0.0000 | -0.2500 | 1,234 | no |",
+    cells = [
+        runs("baseline", [1.0, 2.0, 3.0], tokens_per_second=1000.0, wording_nats=0.25),
+        runs("silu", [2.0, 4.0, 6.0], tokens_per_second=1100.0, wording_nats=0.5),
     ]
+    lines = markdown(table(pd.concat(cells))).splitlines()
+    assert lines[:6] == [
+        "**Size 64x2, 1,000 tokens**",
+        "",
+        "| variant | loss | difference | p | verdict | smallest difference shown | parameters | FLOPs | tokens/s "
+        "| diverged |",
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- |",
+        "| baseline | 2.0000 |  |  | baseline |  | 1,234 | 1.00 | 1.00 | 0 of 3 |",
+        "| silu | 4.0000 | +2.0000 (-0.4841 to +4.4841) | 0.0742 | no difference shown | 3.2640 | 1,234 | 1.00 | 1.10 "
+        "| 0 of 3 |",
+    ]
+    assert lines[7:12] == [
+        "**Size 64x2, 1,000 tokens, parts of the loss in nats per token**",
+        "",
+        "| variant | wording |",
+        "| --- | ---: |",
+        "| baseline | 0.2500 |",
+    ]
+    assert "the entropy of the text is 0.5000." in lines[14]
+
+
+def test_rows_that_are_not_fair_are_named():
+    cells = [runs("baseline", [1.0]), runs("near", [1.0], parameters=1240), runs("big", [1.0], parameters=2468)]
+    cells.append(runs("costly", [1.0], flops=6.0 * 1234 * 1000 * 0.9))
+    text = markdown(table(pd.concat(cells)))
+    assert "Not matched to baseline within 1%: big (parameters +100.0%), costly (FLOPs -10.0%)." in text
+
+
+def test_runs_without_a_pair_are_named():
+    text = markdown(table(pd.concat([runs("baseline", [1.0, 2.0]), runs("x", [1.0, 2.1, 3.0])])))
+    assert "Not every run has a pair: x at 1,000 tokens (2 of 3)." in text
+    alone = table(pd.concat([runs("baseline", [1.0]), runs("x", [1.0], size="128x4")]))
+    assert alone["verdict"].tolist() == ["baseline", "no pair"]
+    assert "| x | 1.0000 |  |  | no pair |  | 1,234 |  | 0 of 1 |" in markdown(alone)
+
+
+def test_the_largest_budget_is_the_baselines():
+    frame = table(pd.concat([runs("baseline", [1.0]), runs("x", [1.0]), runs("x", [0.9], tokens=4000)]))
+    assert largest_budget(frame, "baseline")["tokens"].unique().tolist() == [1000]
+
+
+def test_the_stage_writes_tables_and_picture(tmp_path, monkeypatch):
+    cells, written, picture = tmp_path / "cells.csv", tmp_path / "metrics/ablation.md", tmp_path / "plots/ablation.png"
+    arguments = ["--cells", cells, "--table", written, "--picture", picture]
+    monkeypatch.setattr(sys, "argv", ["ablation_table", *map(str, arguments)])
+    with pytest.raises(UserError, match="cells.csv: there is no such file; run the cells first: dvc repro"):
+        main()
+    pd.concat([runs("baseline", [1.0, 2.0]), runs("x", [1.5, 2.6])]).to_csv(cells, index=False)
+    main()
+    assert written.read_text() == markdown(table(read_cells(cells)))
+    assert pd.read_csv(written.with_suffix(".csv"))["difference"].tolist() == pytest.approx([0, 0.55])
+    assert picture.stat().st_size > 1000
