@@ -58,7 +58,7 @@ def test_intervals_cover_the_truth_in_95_percent_of_simulations():
 
 
 def test_detectable_difference_agrees_with_published_sample_sizes():
-    # Pairs needed for a power of 80% at 5%, two-sided, by Cohen's d of the differences; G*Power's manual and Cohen 1988.
+    # The number of pairs for a power of 80% at 5%, two-sided, by Cohen's d of the differences, as G*Power gives it.
     for effect, pairs in ((0.2, 199), (0.5, 34), (0.8, 15)):
         assert detectable_difference(1, pairs) <= effect < detectable_difference(1, pairs - 1)
     assert detectable_difference(3, 34) == pytest.approx(3 * detectable_difference(1, 34))
