@@ -230,7 +230,8 @@ def _notes(frame: pd.DataFrame, baseline: str) -> str:
     if frame["p_value"].notna().any():
         notes += [
             "p: two-sided paired t-test, after Holm's correction over the rows of a size and budget. The verdict needs "
-            f"p < {SIGNIFICANCE}. The interval is not corrected, so it may exclude 0 where the verdict shows no difference.",
+            f"p < {SIGNIFICANCE}. The interval is not corrected, so it may exclude 0 where the verdict shows no "
+            "difference.",
             "Smallest difference shown: the true difference that a single test with this many pairs finds with a "
             "probability of 80% at the level 5%, given the standard deviation of these differences.",
         ]
