@@ -77,6 +77,18 @@ def test_muon_gives_the_same_with_sharded_matrices(curve, thirty_steps):
     assert_close(losses, curve(1, changed=muon)[0], rel=1e-3)  # its products are in bfloat16
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "rel"), [("adamw", 1e-5), ("muon", 1e-3)])
+def test_sharded_canon_layers_and_cautious_decay_give_the_same(curve, thirty_steps, optimizer, rel):
+    changed = dataclasses.replace(
+        thirty_steps,
+        model=dataclasses.replace(thirty_steps.model, canon=True),
+        optim=dataclasses.replace(thirty_steps.optim, optimizer=optimizer, cautious_weight_decay=True),
+    )
+    losses, _ = curve(2, changed=changed, parallelism="fsdp", micro_batch_size=2, checkpoint_activations=True)
+    assert_close(losses, curve(1, changed=changed)[0], rel=rel)
+
+
 def restored(folder: Path, run, vocab_size: int, tmp_path: Path) -> TransformerLM:
     """The model in the last checkpoint of a training, loaded by this one process."""
     shutil.copytree(folder / "last", tmp_path / "run" / f"step-{run.train.max_steps:08}")
