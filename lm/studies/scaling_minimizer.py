@@ -75,6 +75,14 @@ class Problem:
         E = np.exp(e) if self.irreducible is None else np.full_like(e, self.irreducible)
         return np.stack([A, B, E, alpha, beta], axis=1)
 
+    def theta(self, A: float, B: float, E: float, alpha: float, beta: float) -> np.ndarray:
+        """The unknowns (5,) of a law within the bounds; the inverse of `laws`."""
+        lower, upper = self.bounds()
+        with np.errstate(divide="ignore"):
+            a, b, e = np.log([A, B, E])
+        unknowns = [a - alpha * self.log_parameters.mean(), alpha, b - beta * self.log_tokens.mean(), beta, e]
+        return np.clip(unknowns, lower, upper)
+
     def starts(self, exponents: np.ndarray, count: int, weights: np.ndarray) -> np.ndarray:
         """The best `count` unknowns (count, 5) whose exponents are in `exponents`.
 

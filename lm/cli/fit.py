@@ -1,0 +1,56 @@
+"""Fit a scaling law to training runs.
+
+FILE.csv has one row per run and the columns parameters, tokens and loss.
+Rows with 1 in a column diverged are left out, and so are those without a
+finite loss; runs that differ only in a column seed are repetitions. The law is
+
+  loss = E + A / parameters^alpha + B / tokens^beta
+
+as in Hoffmann et al. 2022, with 95% intervals by bootstrap over the runs.
+
+Examples:
+  lm fit runs.csv --picture fit.png
+  lm fit runs.csv --irreducible 0.543 --json fit.json
+"""
+
+import argparse
+
+from lm.cli.path import path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=path, metavar="FILE.csv", help="table of the runs")
+    parser.add_argument("--irreducible", type=float, metavar="E", help="the value of E, if it is known")
+    parser.add_argument(
+        "--bootstraps", type=int, default=1000, metavar="N", help="samples for the intervals (%(default)s)"
+    )
+    parser.add_argument("--json", type=path, metavar="FILE", help="write the fit to a file that lm predict reads")
+    parser.add_argument("--picture", type=path, metavar="FILE", help="draw the runs and the fit as a PNG file")
+
+
+def run(args: argparse.Namespace) -> None:
+    from lm.atomic import check_folder
+    from lm.errors import UserError
+    from lm.studies.scaling_analysis import analyze
+    from lm.studies.scaling_files import saved, write_fit
+    from lm.studies.scaling_picture import fit_picture
+    from lm.studies.scaling_runs import read_runs
+    from lm.studies.scaling_table import console
+
+    if not 100 <= args.bootstraps <= 1_000_000:
+        raise UserError(f"--bootstraps: expected 100 to 1,000,000, got {args.bootstraps:,}")
+    for file in (args.json, args.picture):
+        if file:
+            check_folder(file.parent)
+    runs, left_out = read_runs(args.runs)
+    if left_out:
+        print(f"left out: {', '.join(left_out)}")
+    try:
+        analysis = analyze(runs, args.irreducible, args.bootstraps)
+    except UserError as error:
+        raise UserError(f"{args.runs}: {error}") from error
+    print(console(analysis), end="")
+    if args.json:
+        write_fit(args.json, {**saved(analysis, "parameters", "")})
+    if args.picture:
+        fit_picture(analysis, args.picture)

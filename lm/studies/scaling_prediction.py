@@ -1,0 +1,112 @@
+"""What a fitted scaling law says about a run that has not been made."""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from lm.errors import UserError
+from lm.studies.scaling_bootstrap import interval
+from lm.studies.scaling_files import SavedFit, laws_of
+from lm.studies.scaling_law import FLOPS_PER_WEIGHT, Law
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is given about a run: one of the numbers, or parameters and tokens; what is not given is None."""
+
+    flops: float | None = None
+    parameters: float | None = None
+    tokens: float | None = None
+    loss: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1 and names != ["parameters", "tokens"]:
+            got = ", ".join(f"--{name}" for name in names) or "none"
+            raise UserError(
+                "arguments: expected one of --flops, --parameters, --tokens and --loss, or --parameters with --tokens, "
+                f"got {got}"
+            )
+        for name in names:
+            if not 0 < given[name] < math.inf:
+                raise UserError(f"--{name}: expected a positive number, got {given[name]:g}")
+
+    def answer(self, law: Law) -> tuple[float, float, float]:
+        """The parameters, the tokens and the loss of the run; infinite if no run has the loss."""
+        with np.errstate(over="ignore", divide="ignore"):  # a sample of the bootstrap may need absurdly many
+            if self.flops is not None:
+                N, D = law.compute_optimal(self.flops)
+            elif self.loss is not None:
+                N = law.parameters_for_loss(self.loss)
+                D = law.optimal_tokens(N)
+            elif self.parameters is not None:
+                N = self.parameters
+                D = law.optimal_tokens(N) if self.tokens is None else self.tokens
+            elif self.tokens is not None:
+                N, D = law.optimal_parameters(self.tokens), self.tokens
+            return float(N), float(D), float(law.loss(np.float64(N), np.float64(D)))
+
+
+def predict(fit: SavedFit, question: Question) -> str:
+    """The answer with its intervals, how far it is from the runs of the fit, and how earlier forecasts did.
+
+    Raises:
+        UserError: no model reaches the loss.
+    """
+    law, samples = laws_of(fit)
+    if question.loss is not None and question.loss <= law.E:
+        raise UserError(
+            f"--loss: expected more than the irreducible loss {law.E:.4f}, which no model goes below, got "
+            f"{question.loss:g}"
+        )
+    N, D, loss = question.answer(law)
+    ranges = np.array([question.answer(sample) for sample in samples]).reshape(-1, 3)
+    flops = FLOPS_PER_WEIGHT * N * D
+    lines = []
+    for name, value, values, given, style in (
+        (fit["counted"], N, ranges[:, 0], question.parameters, ",.0f"),
+        ("tokens", D, ranges[:, 1], question.tokens, ",.0f"),
+        ("FLOPs", flops, FLOPS_PER_WEIGHT * ranges[:, 0] * ranges[:, 1], question.flops, ".3g"),
+        (f"loss{', ' * bool(fit['unit'])}{fit['unit']}", loss, ranges[:, 2], question.loss, ".4f"),
+    ):
+        follows = given is None and not (name == "FLOPs" and question.parameters and question.tokens)
+        low, high = interval(values) if len(values) else (value, value)
+        lines.append(
+            (name, format(value, style), f"95% interval {low:{style}} to {high:{style}}" if follows else "given")
+        )
+    width = max(len(name) for name, _, _ in lines)
+    number = max(len(value) for _, value, _ in lines)
+    text = [f"{name:{width}}  {value:>{number}}  {note}".rstrip() for name, value, note in lines]
+    return "\n".join([*text, "", _distance(fit, N, D, flops), _history(fit)]) + "\n"
+
+
+def _distance(fit: SavedFit, N: float, D: float, flops: float) -> str:
+    """Whether the run is within the ranges of the fit."""
+    parts = []
+    for name, value in (("parameters", N), ("tokens", D), ("flops", flops)):
+        low, high = fit["ranges"][name]
+        label = "FLOPs" if name == "flops" else name
+        if value > high * (1 + 1e-9):
+            parts.append(f"{value / high:,.3g} times the most {label} of the fit ({high:.3g})")
+        elif value < low * (1 - 1e-9):
+            parts.append(f"1/{low / value:,.3g} of the fewest {label} of the fit ({low:.3g})")
+    if not parts:
+        return f"Within the range of the {fit['runs']} runs of the fit."
+    return f"This extrapolates beyond the {fit['runs']} runs of the fit: {', '.join(parts)}."
+
+
+def _history(fit: SavedFit) -> str:
+    """How well the fit of the cheaper runs predicted the most expensive ones."""
+    if not fit["held_out"]:
+        return "There were too few runs to check an earlier forecast."
+    errors = [100 * (run["predicted"] / run["loss"] - 1) for run in fit["held_out"]]
+    worst = max(errors, key=abs)
+    mean = sum(map(abs, errors)) / len(errors)
+    if len(errors) == 1:
+        return f"An earlier forecast, of the most expensive run from the cheaper ones, was off by {worst:+.2f}%."
+    return (
+        f"Earlier forecasts, of the {len(errors)} most expensive runs from the cheaper ones, were off by {mean:.2f}% "
+        f"on average, at most by {worst:+.2f}%."
+    )

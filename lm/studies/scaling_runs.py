@@ -1,0 +1,107 @@
+"""The runs that a scaling law is fitted to, and the file that anyone's runs are read from.
+
+parameters,tokens,loss,seed,diverged
+1000000,20000000,3.91,0,0
+1000000,40000000,3.70,0,0
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lm.errors import UserError, quote
+from lm.schema import read_bytes
+from lm.studies.scaling_law import FLOPS_PER_WEIGHT
+
+ADVICE = "give a CSV file with the columns parameters, tokens and loss"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Training runs, all arrays (n,) of positive numbers: N, D, the loss at the end, and the FLOPs."""
+
+    parameters: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    flops: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def select(self, chosen: np.ndarray) -> "Runs":
+        """The runs at the indices or the True values of an array."""
+        return Runs(self.parameters[chosen], self.tokens[chosen], self.loss[chosen], self.flops[chosen])
+
+    def cells(self) -> np.ndarray:
+        """The index (n,) of each run's cell; the runs of a cell have the same parameters and tokens."""
+        points = np.stack([self.parameters, self.tokens])
+        return np.unique(points, axis=1, return_inverse=True)[1].reshape(-1)
+
+
+class Table(NamedTuple):
+    """The runs of a file, and a description of each of those that have no loss to fit."""
+
+    runs: Runs
+    left_out: list[str]
+
+
+def read_runs(path: Path) -> Table:
+    """Read runs from a CSV file with the columns `parameters`, `tokens` and `loss`; FLOPs are 6 N D.
+
+    Runs whose loss is empty or not finite are left out, and so are those with 1 in the column `diverged`, if there is
+    one. Runs with the same parameters and tokens are repetitions with other seeds. Other columns are ignored.
+
+    Raises:
+        UserError: the file cannot be read, a column is missing, or a value is not a positive number.
+    """
+    data = read_bytes(path, ADVICE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with too many values
+            rows = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False).fillna("")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a table in CSV format, got an empty or damaged file; {ADVICE}") from error
+    for name in ("parameters", "tokens", "loss"):
+        if name not in rows:
+            raise UserError(
+                f"{path}: expected the column {name}, got {quote(', '.join(map(str, rows.columns)), 300)}; {ADVICE}"
+            )
+    parameters, tokens = (_numbers(path, rows[name]) for name in ("parameters", "tokens"))
+    loss = _numbers(path, rows["loss"], may_be_missing=True)
+    diverged = _flags(path, rows["diverged"]) if "diverged" in rows else np.zeros(len(rows), dtype=bool)
+    is_usable = np.isfinite(loss) & ~diverged
+    left_out = [
+        f"run {at + 1} ({'diverged' if diverged[at] else 'no finite loss'})" for at in np.flatnonzero(~is_usable)
+    ]
+    runs = Runs(parameters, tokens, loss, FLOPS_PER_WEIGHT * parameters * tokens)
+    return Table(runs.select(is_usable), left_out)
+
+
+def _numbers(path: Path, texts: pd.Series, *, may_be_missing: bool = False) -> np.ndarray:
+    """The values of a column; those that may be missing are NaN or infinite then."""
+    stripped = texts.str.strip()
+    values = pd.to_numeric(stripped, errors="coerce").to_numpy(dtype=float)
+    is_missing = (stripped.str.lower().isin(["", "nan"]) | np.isinf(values)).to_numpy()
+    is_wrong = ~is_missing & ~(values > 0)
+    if not may_be_missing:
+        is_wrong |= is_missing
+    if is_wrong.any():
+        at = int(np.argmax(is_wrong))
+        raise UserError(
+            f"{path}: run {at + 1}, {texts.name}: expected a positive number, got {quote(texts.iloc[at])}; correct it"
+        )
+    return values
+
+
+def _flags(path: Path, texts: pd.Series) -> np.ndarray:
+    stripped = texts.str.strip().str.lower()
+    is_wrong = ~stripped.isin(["0", "1", "false", "true", ""])
+    if is_wrong.any():
+        at = int(np.argmax(is_wrong))
+        raise UserError(f"{path}: run {at + 1}, diverged: expected 0 or 1, got {quote(texts.iloc[at])}; correct it")
+    return stripped.isin(["1", "true"]).to_numpy()

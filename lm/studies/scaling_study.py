@@ -1,0 +1,74 @@
+"""The scaling law of a study's cells, for each way to count parameters, with E fitted and with E known.
+
+The exponents depend on which parameters N counts, above all for small models, in which embeddings and head are a large
+part (Porian et al. 2024; Pearce and Song 2024). All three counts are fitted. The main one is that of blocks and head:
+the compute-optimal size follows from C = 6 N D, and this holds for exactly the weights that are in matrix products.
+The lookup of an embedding costs nothing.
+
+The entropy of the text, if it is known, is E by definition: no model of any size has a lower expected loss. So where
+it is known, the main fit has E fixed; what a fit with E free finds shows how far such a fit can be believed elsewhere.
+Both are decided beforehand, and not by which fit predicts better.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lm.errors import UserError
+from lm.studies.scaling_analysis import Analysis, analyze
+from lm.studies.scaling_runs import Runs
+
+COUNTS = {
+    "parameters_without_embeddings": "parameters of blocks and head",
+    "parameters": "all parameters",
+    "parameters_of_blocks": "parameters of blocks",
+}
+MAIN_COUNT = "parameters_without_embeddings"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The analyses by count of parameters, with E fitted and, if the entropy of the text is known, with E fixed.
+
+    Attributes:
+        floor: The entropy of the text in bits per byte, if it is known.
+        left_out: A description of each run that has no loss to fit.
+        free: The analyses with E fitted.
+        known: The analyses with E fixed at `floor`; empty if that is not known.
+    """
+
+    floor: float | None
+    left_out: list[str]
+    free: dict[str, Analysis]
+    known: dict[str, Analysis]
+
+    @property
+    def main(self) -> Analysis:
+        return (self.known or self.free)[MAIN_COUNT]
+
+
+def analyze_cells(cells: pd.DataFrame, bootstraps: int) -> Study:
+    """Fit the law to the table that `read_cells` returns; runs that diverged or have no finite loss are left out.
+
+    Raises:
+        UserError: the cells are of several variants, or do not determine the law.
+    """
+    if len(variants := cells["variant"].unique()) > 1:
+        raise UserError(f"variant: expected cells of one variant, got {', '.join(variants)}; fit each one by itself")
+    is_usable = np.isfinite(cells["loss"]) & (cells["loss"] > 0) & (cells["diverged"] == 0)
+    left_out = [
+        f"{row['size']}, {row['tokens']:,} tokens, seed {row['seed']}, "
+        f"{'which diverged' if row['diverged'] else 'which has no finite loss'}"
+        for row in cells[~is_usable].to_dict("records")
+    ]
+    floor = float(cells["floor"].iloc[0])
+    used = cells[is_usable]
+    free, known = {}, {}
+    for count in COUNTS:
+        columns = (used[name].to_numpy(dtype=float) for name in (count, "tokens", "loss", "flops"))
+        runs = Runs(*columns)
+        free[count] = analyze(runs, None, bootstraps)
+        if np.isfinite(floor):
+            known[count] = analyze(runs, floor, bootstraps)
+    return Study(floor if np.isfinite(floor) else None, left_out, free, known)
