@@ -106,7 +106,21 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         ("optim.weight_decay", "-1", "optim.weight_decay: expected 0 or more, got -1.0"),
         ("train.max_steps", "1" + "0" * 10, "train.max_steps: expected at most 1,000,000,000, got 10000000000"),
         ("train.batch_size", "2000000", "train.batch_size: expected at most 1,048,576, got 2000000"),
-        ("ablate.batch_size", "2000000", "ablate.batch_size: expected at most 1,048,576, got 2000000"),
+        ("ablate.sizes", "[64]", "ablate.sizes[0]: expected text, got 64"),
+        ("ablate.sizes", "[64x]", "ablate.sizes: expected a width and a number of layers such as 64x2, got '64x'"),
+        ("ablate.sizes", "[01x2]", "ablate.sizes: expected a width and a number of layers such as 64x2, got '01x2'"),
+        ("ablate.sizes", "[65x2]", "ablate: the cell baseline, 65x2, 153600, 1: d_model: expected a multiple of"),
+        ("ablate.budgets", "[]", "ablate.budgets: expected at least one entry and no duplicates, got []"),
+        ("ablate.budgets", "[0]", "ablate.budgets: expected 1 to 1,000,000,000,000,000 tokens, got 0"),
+        (
+            "ablate.budgets",
+            "[100]",
+            "ablate: the cell baseline, 64x2, 100, 1: budgets: expected at least 25,600 tokens",
+        ),
+        ("ablate.learning_rate", "0", "ablate.learning_rate: expected a positive number, got 0.0"),
+        ("scale.learning_rate", "-1", "scale.learning_rate: expected a positive number, got -1.0"),
+        ("scale.variant", "adam", "scale.variant: expected one of ablate.variants (baseline, no-norm, "),
+        ("scale.num_evaluations", "0", "scale.num_evaluations: expected 1 or more, got 0"),
         ("runtime.num_processes", "100000", "runtime.num_processes: expected at most 128, got 100000"),
         ("runtime.micro_batch_size", "-1", "runtime.micro_batch_size: expected 0 or more, got -1"),
         ("ablate.switches", "[]", "ablate.switches: expected a section of keys, got []"),
@@ -151,14 +165,17 @@ NO_NORM = "    no-norm:\n      norm: none\n"
         ("      norm: off\n", f"ablate.variants.no-norm.norm: expected {one_of(Norm)}, got 'off'"),
         ("      optimizer: sgd\n", "ablate.variants.no-norm.optimizer: expected 'adamw' | 'muon', got 'sgd'"),
         ("      learning_rate_scale: 0\n", "ablate.variants.no-norm.learning_rate_scale: expected a positive number"),
-        ("      decay_steps: 1.5\n", "ablate.variants.no-norm.decay_steps: expected a whole number, got 1.5"),
-        ("      decay_steps: -1\n", "ablate.variants.no-norm.decay_steps: expected 0 or more, got -1"),
+        ("      batch_size: 1.5\n", "ablate.variants.no-norm.batch_size: expected a whole number, got 1.5"),
+        ("      batch_size: 2000000\n", "ablate.variants.no-norm.batch_size: expected at most 1,048,576, got 2000000"),
+        ("      decay_fraction: -1\n", "ablate.variants.no-norm.decay_fraction: expected 0 to 1, got -1.0"),
+        ("      final_learning_rate: 2\n", "ablate.variants.no-norm.final_learning_rate: expected 0 to 1, got 2.0"),
+        ("      d_head: 0\n", "ablate.variants.no-norm.d_head: expected 1 or more, got 0"),
         ("      - norm\n", "ablate.variants.no-norm: expected a section of keys, got ['norm']"),
         ("", "ablate.variants.no-norm: expected a section of keys, got None"),
         (
-            "      schedule: wsd\n      decay_steps: 101\n",
-            "ablate.variants.no-norm: ablate.max_steps: expected at least the sum of the schedule's warmup_steps and "
-            "decay_steps, 121, got 120",
+            "      schedule: wsd\n      decay_fraction: 1\n",
+            "ablate: the cell no-norm, 64x2, 153600, 1: budgets: expected at least 179,200 tokens, 140 steps of 1,280 "
+            "tokens for warmup and decay, got 153,600",
         ),
     ],
 )
@@ -171,11 +188,11 @@ def test_a_wrong_variant_is_named_with_what_was_expected(text, tmp_path, variant
 
 def test_a_variant_takes_what_it_does_not_name_from_the_switches(text, tmp_path):
     switched = text.replace("    qk_norm: false\n", "    qk_norm: true\n")  # of ablate, deeper than that of model
-    params = load(switched.replace(NO_NORM, NO_NORM + "      qk_norm: false\n      decay_steps: 7\n"), tmp_path)
+    params = load(switched.replace(NO_NORM, NO_NORM + "      qk_norm: false\n      batch_size: 7\n"), tmp_path)
     variants = params.ablate.variants
     assert (variants["baseline"].qk_norm, variants["baseline"]) == (True, params.ablate.switches)
     assert (
-        dataclasses.replace(variants["no-norm"], norm="rmsnorm", qk_norm=True, decay_steps=0) == params.ablate.switches
+        dataclasses.replace(variants["no-norm"], norm="rmsnorm", qk_norm=True, batch_size=4) == params.ablate.switches
     )
     assert not params.model.qk_norm and not variants["no-norm"].qk_norm
 
@@ -187,11 +204,14 @@ def test_a_missing_switch_is_named(text, tmp_path):
         load(re.sub(r"  switches:.*\n(    .*\n)+", "", text), tmp_path)
 
 
-def test_a_variant_that_does_not_fit_the_sizes_of_the_model_is_named_where_it_is_run(text, tmp_path):
-    odd = edited(text, "model.d_ff", "255") + "\n"
-    with pytest.raises(UserError, match="ablate.variants.silu: d_ff: expected an even number .*, got 255"):
+def test_a_variant_that_does_not_fit_a_size_is_named_where_it_is_run(text, tmp_path):
+    odd = text.replace("    silu:\n", "    silu:\n      d_head: 24\n")
+    odd = odd.replace("  - 64x2\n", "  - 128x2\n", 1)  # of ablate: 5 heads
+    with pytest.raises(
+        UserError, match="ablate: the cell silu, 128x2, 153600, 1: d_model: expected a multiple of num_h"
+    ):
         load(odd, tmp_path)
-    assert load(odd.replace("  - silu\n", ""), tmp_path).model.d_ff == 255
+    assert load(odd.replace("  - silu\n", ""), tmp_path).ablate.variants["silu"].d_head == 24
 
 
 def test_the_schedule_of_the_main_run_does_not_bind_the_ablation(text, tmp_path):

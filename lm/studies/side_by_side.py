@@ -26,6 +26,9 @@ from lm.errors import UserError
 _LOGS = Path("data/.logs")
 _POLL_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
+_OF_DVC = re.compile(
+    r"Running stage |> |Stage '|Updating lock|To track the |To enable auto|\t|Use `dvc push|Data and pipe"
+)
 # DVC waits three seconds for a lock that another command holds; then it ends with one of these messages.
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|has been locked by")
 
@@ -142,7 +145,7 @@ def _start(folder: Path, stage: str, slot: int, jobs: int, num_gpus: int) -> _Jo
     log = folder / _LOGS / f"{stage}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            ["dvc", "repro", "--quiet", "--single-item", stage],
+            ["dvc", "repro", "--single-item", stage],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -187,10 +190,10 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 def _last_line(text: str) -> str:
-    """The last line of a stage's output, or its error message, which DVC follows with a line of its own."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    """The last line that a stage has written itself, without those of DVC around it; of a failed one, its error."""
+    lines = [line for line in text.splitlines() if line.strip() and not _OF_DVC.match(line)]
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["no output"])[-1]
+    return (errors or lines or ["nothing to do"])[-1]
 
 
 def _descendants(stages: set[str], needs: dict[str, set[str]]) -> set[str]:

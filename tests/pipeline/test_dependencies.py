@@ -2,13 +2,19 @@
 
 import ast
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[2]
-STAGES = YAML(typ="safe").load(PROJECT / "dvc.yaml")["stages"]
+STAGES = {
+    (file.relative_to(PROJECT).as_posix(), name): stage
+    for file in (PROJECT / "dvc.yaml", *sorted(PROJECT.glob("studies/*/dvc.yaml")))
+    for name, stage in YAML(typ="safe").load(file)["stages"].items()
+}
+PIPELINE = [stage for stage in STAGES if stage[0] == "dvc.yaml"]
 
 # From top to bottom. A room imports only from itself and from the rooms above it; `config` is apart from this order.
 ROOMS = (
@@ -35,6 +41,7 @@ ROOMS = (
 )
 
 
+@cache
 def imported(script: Path) -> set[str]:
     """The paths of the project's modules that `script` imports, directly or not, inside functions too.
 
@@ -78,14 +85,19 @@ def imported_names(script: Path) -> list[str]:
     return names
 
 
-def script_of(stage: str) -> str:
+def script_of(stage: tuple[str, str]) -> str:
     """The script that `python -m stages.NAME` runs."""
     module = next(word for word in shlex.split(STAGES[stage]["cmd"]) if word.startswith("stages."))
     return module.replace(".", "/") + ".py"
 
 
-def code_dependencies(stage: str) -> list[str]:
-    return [dep for dep in STAGES[stage]["deps"] if dep.startswith("lm/")]
+def dependencies(stage: tuple[str, str]) -> list[str]:
+    """The dependencies of a stage, those on code relative to the project's folder."""
+    return [dep.removeprefix("../../") for dep in STAGES[stage]["deps"]]
+
+
+def code_dependencies(stage: tuple[str, str]) -> list[str]:
+    return [dep for dep in dependencies(stage) if dep.startswith("lm/")]
 
 
 def covers(dependency: str, path: str) -> bool:
@@ -93,10 +105,10 @@ def covers(dependency: str, path: str) -> bool:
     return path == dependency or path.startswith(f"{dependency}/")
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES, ids=":".join)
 def test_dependencies_are_the_imports(stage):
     script = script_of(stage)
-    assert script in STAGES[stage]["deps"]
+    assert script in dependencies(stage)
     modules = imported(PROJECT / script)
     for module in modules:
         covering = [dep for dep in code_dependencies(stage) if covers(dep, module)]
@@ -112,14 +124,16 @@ def test_dependencies_are_the_imports(stage):
         ("lm/tokenizer/training/bpe.py", {"train_bpe"}),
         ("lm/generation/sampling.py", {"sample", "evaluate"}),
         ("lm/evaluation/samples.py", {"evaluate"}),
-        ("lm/evaluation/kinds.py", {"train", "evaluate", "ablate"}),
+        ("lm/evaluation/kinds.py", {"train", "evaluate", "ablate", "scale"}),
         ("lm/studies/table.py", {"ablation_table"}),
-        ("lm/training/loop.py", {"train", "ablate"}),
+        ("lm/training/loop.py", {"train", "ablate", "scale"}),
     ],
 )
 def test_an_edit_reruns_only_the_stages_that_use_the_code(path, affected):
     assert (PROJECT / path).exists()
-    assert {stage for stage in STAGES if any(covers(dep, path) for dep in code_dependencies(stage))} == affected
+    assert {
+        name for _, name in PIPELINE if any(covers(dep, path) for dep in code_dependencies(("dvc.yaml", name)))
+    } == (affected)
 
 
 def test_the_packages_of_rooms_import_nothing():
@@ -142,3 +156,17 @@ def test_every_module_imports_from_rooms_above_it():
             parts = name.split(".")
             if parts[0] == "lm" and len(parts) > 1 and parts[1] != "config":
                 assert ROOMS.index(parts[1]) <= ROOMS.index(room), f"{relative} imports {name}"
+
+
+def test_studies_of_variants_have_the_same_pipeline():
+    """So that `cp -r` starts a new study, and a correction reaches all of them."""
+    texts = {file.read_text(encoding="utf-8") for file in PROJECT.glob("studies/*/dvc.yaml") if "ablation" in str(file)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("name", ["download", "train_bpe", "encode_memmap"])
+def test_a_study_prepares_its_text_as_the_pipeline_does(name):
+    for file, stage in STAGES:
+        if stage == name and file != "dvc.yaml":
+            assert STAGES[file, stage]["cmd"] == "PYTHONPATH=../.. " + STAGES["dvc.yaml", stage]["cmd"]
+            assert dependencies((file, stage)) == STAGES["dvc.yaml", stage]["deps"]

@@ -12,6 +12,15 @@ import pytest
 from lm.errors import UserError
 from tests.pipeline.conftest import PROJECT, copy_of_the_project, run_in
 
+CELLS = {
+    "ablate@baseline-16x1-256-1",
+    "ablation_cells",
+    "ablation_table",
+    "scale@16x1-1280-1",
+    "scale_cells",
+    "scaling_law",
+}
+
 
 def stages_run(output: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", output)
@@ -39,7 +48,10 @@ def test_the_whole_pipeline_leaves_what_it_promises(pipeline):
         "evaluation.png",
         "ablation.png",
         "ablation.csv",
-        "ablation/baseline-1.json",
+        "ablation_cells.csv",
+        "ablation/baseline-16x1-256-1.json",
+        "scale_cells.csv",
+        "scaling.md",
     ):
         assert (pipeline / "metrics" / name).stat().st_size > 0
     assert not list((pipeline / "data/.checkpoints").iterdir())
@@ -54,8 +66,8 @@ def test_the_console_shows_one_plan_and_one_line_per_cell(pipeline):
     console = (pipeline / "console").read_text()
     assert len(re.findall("^parameters ", console, re.MULTILINE)) == 1  # the table of the plan
     assert re.findall(r"^step (\d+), val loss", console, re.MULTILINE) == ["0", "3", "6"]
-    (cell,) = re.findall(r"^baseline, seed 1: .*", console, re.MULTILINE)
-    assert re.fullmatch(r"baseline, seed 1: val loss \d\.\d{4}, \d+\.\d s", cell)
+    (cell,) = re.findall(r"^baseline, 16x1, .*", console, re.MULTILINE)
+    assert re.fullmatch(r"baseline, 16x1, 256 tokens, seed 1: \d\.\d{4} bits per byte, \d+\.\d s", cell)
     assert "%|" not in console  # no progress bar, because this is not a terminal
 
 
@@ -101,13 +113,13 @@ def test_a_sampling_option_runs_sample_and_evaluate_only(run, changed):
 def test_a_vocabulary_runs_all_but_the_download(run, changed):
     ran = stages_run(run("dvc", "exp", "run", "-S", "tokenizer.vocab_size=300").stdout)
     assert ran[:2] == ["train_bpe", "encode_memmap"]
-    assert set(ran[2:]) == {"train", "sample", "evaluate", "ablate@baseline-1", "ablation_table"}
+    assert set(ran[2:]) == {"train", "sample", "evaluate", *CELLS}
 
 
 @pytest.mark.slow
 def test_a_small_learning_rate_is_a_number(run, changed):
     ran = stages_run(run("dvc", "exp", "run", "-S", "optim.max_learning_rate=3e-5").stdout)
-    assert set(ran) == {"train", "sample", "evaluate", "ablate@baseline-1", "ablation_table"}
+    assert set(ran) == {"train", "sample", "evaluate"}
     assert "max_learning_rate: 3e-05" in (changed / "params.yaml").read_text()
     with (changed / "metrics/train.csv").open(newline="", encoding="utf-8") as file:
         rates = {int(row["step"]): float(row["learning_rate"]) for row in csv.DictReader(file)}
@@ -120,7 +132,7 @@ def test_a_new_variant_runs_only_its_row(run, changed):
     block = re.search(r"    silu:\n(?:      .*\n)+", params).group(0)
     params = params.replace(block, block + block.replace("silu:", "wide-silu:", 1))
     (changed / "params.yaml").write_text(params, encoding="utf-8")
-    assert stages_run(run("dvc", "repro").stdout) == ["ablate@wide-silu-1", "ablation_table"]
+    assert stages_run(run("dvc", "repro").stdout) == ["ablate@wide-silu-16x1-256-1", "ablation_cells", "ablation_table"]
     assert "| wide-silu |" in (changed / "metrics/ablation.md").read_text()
 
 
@@ -128,9 +140,8 @@ def test_a_new_variant_runs_only_its_row(run, changed):
 def test_a_diverging_run_is_a_result_and_has_samples(run, changed):
     changes = ["-S", "optim.max_learning_rate=1e30", "-S", "optim.min_learning_rate=1e30", "-S", "optim.warmup_steps=0"]
     output = run("dvc", "exp", "run", "-n", "wild", *changes).stdout
-    assert {"train", "sample", "evaluate", "ablation_table"} <= set(stages_run(output))
+    assert {"train", "sample", "evaluate"} <= set(stages_run(output))
     assert json.loads((changed / "metrics/train.json").read_text())["diverged"] == 1
-    assert "1 of 1" in (changed / "metrics/ablation.md").read_text()
     run("dvc", "exp", "remove", "-A")
 
 
@@ -152,10 +163,11 @@ def test_a_mistake_in_a_late_section_stops_the_first_stage(run, changed):
         ("train --tokenizer data/tokenizer --tokens X --checkpoints c --model m --metrics m --curve c --picture p "
          "--tracking t --timing t", "dvc repro encode_memmap"),
         ("sample --tokenizer data/tokenizer --model X --samples s", "dvc repro train"),
-        ("ablate --variant baseline --seed 1 --tokenizer X --tokens X --checkpoints c --metrics m --curve c "
-         "--tracking t",
+        ("cell --section ablate --variant baseline --size 16x1 --budget 256 --seed 1 --learning-rate 0.01 "
+         "--tokenizer X --tokens X --checkpoints c --metrics m --curve c --tracking t",
          "dvc repro train_bpe"),
-        ("ablation_table --metrics X --curves X --table t --picture p", "dvc repro ablate"),
+        ("collect --section ablate --cells X --table t", "dvc repro"),
+        ("ablation_table --cells X --table t --picture p", "dvc repro"),
     ],
 )  # fmt: skip
 def test_a_missing_input_names_the_stage_that_makes_it(pipeline, tmp_path, monkeypatch, script, missing):

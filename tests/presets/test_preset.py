@@ -50,7 +50,8 @@ def test_a_preset_keeps_every_comment_and_changes_only_the_lines_that_differ(pat
     after = path.read_text(encoding="utf-8").splitlines()
     assert len(before) == len(after)
     differing = [(old, new) for old, new in zip(before, after) if old != new]
-    assert len(differing) == len(changes) > 10
+    lists = 2 * (3 - 1)  # scale.sizes and scale.budgets are one change each, of three lines
+    assert len(differing) == len(changes) + lists > 20
     for old, new in differing:
         assert old.partition("#")[2].strip() == new.partition("#")[2].strip()
 
@@ -110,11 +111,9 @@ def test_an_invalid_file_is_not_changed(path):
 def test_a_file_with_values_that_do_not_fit_the_preset_is_not_changed(path):
     yaml = YAML()
     params = yaml.load(path)
-    params["ablate"]["switches"]["decay_steps"] = 10**6
-    params["ablate"]["switches"]["schedule"] = "wsd"
-    params["ablate"]["max_steps"] = 2 * 10**6
+    params["ablate"]["switches"]["d_head"] = 24  # 64 = 2 heads of 32, but 512 has no 21 heads
     yaml.dump(params, path)
     before = path.read_bytes()
-    with pytest.raises(UserError, match="max_steps"):
+    with pytest.raises(UserError, match="d_model: expected a multiple of num_heads = 21, got 512"):
         apply_preset("tinystories", path)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from lm import config
+from lm.config import Grid, Params
+from lm.errors import UserError
+from lm.model.cost import parameters
+from lm.model.transformer import TransformerLM
+from lm.studies.cell import Cell, configure, read_learning_rate
+from lm.studies.config import CommonConfig, SwitchesConfig
+from lm.training.config import RunConfig
+
+
+@pytest.fixture(scope="module")
+def grid(params: Params) -> Grid:
+    return config.grid(params, "ablate")
+
+
+def cell(grid: Grid, variant: str = "baseline", size: str = "64x2", budget: int = 153_600, seed: int = 1) -> RunConfig:
+    chosen = Cell(variant=variant, size=size, budget=budget, learning_rate=0.01, seed=seed)
+    return configure(grid.common, grid.variants[variant], chosen, 2)
+
+
+def changed(run: RunConfig, section: str, **values: object) -> RunConfig:
+    """`run` with some values of a section replaced."""
+    return dataclasses.replace(run, **{section: dataclasses.replace(getattr(run, section), **values)})
+
+
+def test_a_variant_changes_its_switches_and_nothing_else(grid):
+    assert changed(cell(grid, "post-norm"), "model", norm_position="pre") == cell(grid)
+    assert changed(cell(grid, "muon"), "optim", optimizer="adamw") == cell(grid)
+    assert changed(cell(grid, seed=2), "train", seed=1) == cell(grid)
+
+
+def test_a_size_is_the_width_and_the_number_of_layers(grid):
+    model = cell(grid, size="128x3").model
+    assert (model.d_model, model.num_layers, model.num_heads, model.d_head) == (128, 3, 4, 32)
+    assert model.d_ff == 344  # as in the default model: 8/3 of 128 is 341.3
+    narrow = cell(grid, size="16x1").model
+    assert (narrow.num_heads, narrow.d_head) == (1, 16)
+
+
+def test_a_budget_is_a_number_of_tokens(grid, params):
+    run = cell(grid, budget=153_600)
+    assert run.train.max_steps == 153_600 / (4 * params.model.context_length)
+    assert run.num_tokens(run.train.max_steps) == 153_600
+    assert run.train.eval_every == run.train.max_steps / 2
+    large = cell(grid, "large-batch", budget=153_600)
+    assert large.train.max_steps == run.train.max_steps / 4
+
+
+def test_the_final_decay_is_a_share_of_the_steps(grid):
+    run = cell(grid, "wsd")
+    assert run.optim.decay_steps == 0.2 * run.train.max_steps
+    assert cell(grid).optim.decay_steps == 0
+
+
+def test_both_learning_rates_are_scaled(grid):
+    normal, low = (cell(grid, variant).optim for variant in ("no-norm", "no-norm-low-lr"))
+    scale = grid.variants["no-norm-low-lr"].learning_rate_scale
+    assert scale < 1
+    assert low.max_learning_rate == normal.max_learning_rate * scale
+    assert low.min_learning_rate == pytest.approx(normal.min_learning_rate * scale)
+    assert normal.min_learning_rate == pytest.approx(0.001 * normal.max_learning_rate)
+
+
+def test_a_row_does_not_depend_on_the_switches_of_the_main_run(grid, params):
+    switched = dataclasses.replace(
+        params,
+        model=dataclasses.replace(
+            params.model,
+            norm="none",
+            norm_position="post",
+            position="none",
+            qk_norm=True,
+            ffn="silu",
+            canon=True,
+            tie_embeddings=True,
+        ),
+        optim=dataclasses.replace(params.optim, optimizer="muon", schedule="wsd", decay_steps=7, decay_shape="1-sqrt"),
+        train=dataclasses.replace(params.train, document_mask=True, max_skipped_steps=3, initial_model="x", seed=9),
+    )
+    for variant in grid.run:
+        assert cell(config.grid(switched, "ablate"), variant) == cell(grid, variant)
+
+
+def test_the_released_variants_change_what_their_names_say_and_build(grid):
+    expected = {
+        "baseline": {},
+        "no-norm": {"norm": "none"},
+        "no-norm-low-lr": {"norm": "none"},
+        "post-norm": {"norm_position": "post"},
+        "no-position": {"position": "none"},
+        "learned-position": {"position": "learned"},
+        "layernorm": {"norm": "layernorm"},
+        "silu": {"ffn": "silu"},
+    }
+    plain = {"norm": "rmsnorm", "norm_position": "pre", "position": "rope", "ffn": "swiglu", "tie_embeddings": False}
+    assert set(expected) <= set(grid.run)
+    for variant, changes in expected.items():
+        model = cell(grid, variant).model
+        assert {name: getattr(model, name) for name in plain} == plain | changes
+        with torch.device("meta"):
+            TransformerLM(model, 512)
+
+
+@pytest.mark.parametrize("variant", ["silu", "relu-squared", "post-norm", "no-position"])
+def test_variants_that_should_be_equally_large_are(grid, variant):
+    sizes = [sum(parameters(cell(grid, name).model, 512).values()) for name in ("baseline", variant)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+def test_every_switch_reaches_the_run(grid):
+    changes = {
+        "norm": "layernorm",
+        "norm_position": "post",
+        "position": "learned",
+        "qk_norm": True,
+        "ffn": "silu",
+        "canon": True,
+        "tie_embeddings": True,
+        "d_head": 16,
+        "optimizer": "muon",
+        "cautious_weight_decay": True,
+        "schedule": "wsd",
+        "decay_fraction": 0.5,
+        "decay_shape": "linear",
+        "batch_size": 7,
+        "windows": "stream",
+        "short_fraction": 0.5,
+        "document_mask": True,
+        "learning_rate_scale": 0.5,
+        "final_learning_rate": 0.5,
+    }
+    assert {field.name for field in dataclasses.fields(SwitchesConfig)} == set(changes)
+    plain = grid.variants["wsd"]  # only its schedule has a final decay
+    chosen = Cell(variant="x", size="64x2", budget=153_600, learning_rate=0.01, seed=1)
+    for name, value in changes.items():
+        before = grid.variants["baseline"] if name == "schedule" else plain
+        after = dataclasses.replace(before, **{name: value})
+        assert configure(grid.common, after, chosen, 2) != configure(grid.common, before, chosen, 2), name
+
+
+def test_the_error_names_the_cell(grid):
+    with pytest.raises(UserError, match="the cell baseline, 64x2, 153600, -1: seed: expected 0 to 4294967295, got -1"):
+        cell(grid, seed=-1)
+    with pytest.raises(UserError, match="the cell silu, 33x1, 153600, 1: num_heads: rope needs an even"):
+        cell(grid, "silu", size="33x1")
+    with pytest.raises(
+        UserError, match=r"budgets: expected at least 25,600 tokens, 20 steps of 1,280 tokens .* got 99"
+    ):
+        cell(grid, budget=99)
+
+
+@pytest.mark.parametrize("stage", ["ablate", "scale"])
+def test_every_common_setting_is_tracked(grid, project, stage):
+    """A setting that a cell takes from the main run must be a param of its stage, or its result is stale.
+
+    Conversely, a cell must not run again because of a parameter that it does not use.
+    """
+    params = YAML(typ="safe").load(project / "dvc.yaml")["stages"][stage]["params"]
+    tracked = [name.partition(".")[2] for name in params if name.split(".")[0] in ("model", "optim", "train")]
+    assert sorted(tracked) == sorted(field.name for field in dataclasses.fields(CommonConfig))
+
+
+def test_the_learning_rate_is_that_of_the_closest_budget(tmp_path):
+    path = tmp_path / "rates.json"
+    path.write_text(json.dumps({"muon": {"64x2": {"100000": 0.04, "1600000": 0.01}}}))
+    assert read_learning_rate(path, "muon", "64x2", 1_000) == 0.04
+    assert read_learning_rate(path, "muon", "64x2", 399_000) == 0.04  # 400,000 is in the middle of the two ratios
+    assert read_learning_rate(path, "muon", "64x2", 401_000) == 0.01
+    with pytest.raises(UserError, match="has no learning rate for muon, 32x1; run the sweep first"):
+        read_learning_rate(path, "muon", "32x1", 1_000)
+    path.write_text(json.dumps({"muon": {"64x2": {"many": 0.04}}}))
+    with pytest.raises(UserError, match="has no learning rate for muon, 64x2"):
+        read_learning_rate(path, "muon", "64x2", 1_000)

@@ -1,0 +1,36 @@
+import math
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lm.errors import UserError
+from lm.studies.sweep import best_learning_rates, sweep_picture
+
+
+def cells(*rows: tuple[str, float, float, int]) -> pd.DataFrame:
+    """Runs of one size and budget from variant, learning rate, loss and whether they diverged."""
+    table = pd.DataFrame(rows, columns=["variant", "learning_rate", "loss", "diverged"])
+    return table.assign(size="64x2", tokens=1000, seed=1)
+
+
+def test_the_best_rate_has_the_lowest_loss():
+    table = cells(
+        ("a", 0.01, 2.0, 0), ("a", 0.02, 1.5, 0), ("a", 0.04, 1.7, 0), ("b", 0.01, 1.0, 0), ("b", 0.02, 3.0, 0)
+    )
+    assert best_learning_rates(table) == {"a": {"64x2": {"1000": 0.02}}, "b": {"64x2": {"1000": 0.01}}}
+
+
+def test_a_rate_at_which_the_run_diverged_is_not_the_best():
+    table = cells(("a", 0.01, 2.0, 0), ("a", 0.02, 1.5, 1), ("a", 0.04, math.nan, 1))
+    assert best_learning_rates(table) == {"a": {"64x2": {"1000": 0.01}}}
+    with pytest.raises(UserError, match="every run of a, 64x2, 1,000 tokens diverged; add a lower rate"):
+        best_learning_rates(cells(("a", 0.01, 2.0, 1), ("a", 0.02, math.nan, 1)))
+
+
+def test_the_picture_of_several_sizes_and_of_runs_that_diverged(tmp_path):
+    table = cells(("a", 0.01, 2.0, 0), ("a", 0.02, 50.0, 0), ("b", 0.01, 1.9, 0), ("b", 0.02, math.nan, 1))
+    table = pd.concat([table, table.assign(size="32x1", diverged=1)])
+    sweep_picture(table, tmp_path / "sweep.png")
+    with Image.open(tmp_path / "sweep.png") as image:
+        assert image.width > 500 and len(image.convert("RGB").getcolors(1 << 20) or []) > 10
