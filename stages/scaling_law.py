@@ -11,7 +11,7 @@ from lm.studies.scaling_picture import scaling_picture
 from lm.studies.scaling_study import COUNTS, MAIN_COUNT, analyze_cells
 from lm.studies.scaling_table import markdown
 
-BOOTSTRAPS = 1000
+BOOTSTRAPS = 500
 UNIT = "bits per byte"
 
 

@@ -22,7 +22,6 @@ class Analysis:
         fit: The law and its objective.
         laws: The fits of the bootstrap's samples.
         held_out: The forecast of the most expensive runs, or the reason why there is none.
-        rolling: The forecasts of each size from the smaller ones.
         budgets: The minima of the runs with equal FLOPs.
     """
 
@@ -31,7 +30,6 @@ class Analysis:
     fit: Fit
     laws: list[Law]
     held_out: Forecast | str
-    rolling: list[Forecast]
     budgets: list[Budget]
 
     @property
@@ -47,6 +45,10 @@ class Analysis:
     @property
     def optimum_exponent_interval(self) -> Interval:
         return interval(law.beta / (law.alpha + law.beta) for law in self.laws)
+
+    def rolling(self) -> list[Forecast]:
+        """The forecasts of each size from the smaller ones, each with a fit of its own."""
+        return rolling(self.runs, self.irreducible)
 
     def standard_errors_from(self, truth: float) -> float:
         """E minus its true value, in standard errors; these are those of a normal distribution with E's interval."""
@@ -67,5 +69,4 @@ def analyze(runs: Runs, irreducible: float | None, bootstraps: int) -> Analysis:
         forecast = held_out(runs, irreducible)
     except UserError as error:
         forecast = str(error)
-    rolled = rolling(runs, irreducible)
-    return Analysis(runs, irreducible, result, laws, forecast, rolled, budgets(runs, result.law))
+    return Analysis(runs, irreducible, result, laws, forecast, budgets(runs, result.law))

@@ -18,7 +18,7 @@ from lm.studies.scaling_runs import Runs
 
 Interval = tuple[float, float]
 
-_TOGETHER = 256  # samples per update of the progress bar
+_TOGETHER = 1000  # samples per update of the progress bar
 
 
 def bootstrap(runs: Runs, law: Law, irreducible: float | None, count: int, seed: int = 0) -> list[Law]:

@@ -11,7 +11,8 @@ import numpy as np
 from lm.studies.scaling_law import Law
 from lm.studies.scaling_runs import Runs
 
-SPREAD = 1.5  # runs whose FLOPs differ by a factor of at most this share a budget
+# Runs whose FLOPs differ by a smaller factor share a budget: where tokens double, every size has one run per budget.
+SPREAD = 2.0
 
 _MIN_SIZES = 3  # for a parabola
 
@@ -50,14 +51,14 @@ class Budget:
 def budgets(runs: Runs, law: Law) -> list[Budget]:
     """Group the runs by their FLOPs, and fit a parabola to each group.
 
-    A group begins with the run that has the fewest FLOPs of those that are left, and takes all with at most `SPREAD`
+    A group begins with the run that has the fewest FLOPs of those that are left, and takes all with less than `SPREAD`
     times as many. The small difference in FLOPs that remains is removed with the law: it says by which factor the loss
     changes when the tokens are scaled to the group's mean FLOPs.
     """
     groups = []
     order = np.argsort(runs.flops, kind="stable")
     while len(order):
-        is_near = runs.flops[order] <= SPREAD * runs.flops[order[0]] * (1 + 1e-9)
+        is_near = runs.flops[order] < SPREAD * runs.flops[order[0]] * (1 - 1e-9)
         groups.append(_budget(runs.select(order[is_near]), law))
         order = order[~is_near]
     return groups

@@ -22,9 +22,9 @@ from scipy.optimize import nnls
 
 DELTA = 1e-3  # where the Huber loss becomes linear in the error of the log loss (Hoffmann et al. 2022, section 3.3)
 
-_MAX_STEPS = 500
+_MAX_STEPS = 300
 _TOLERANCE = 1e-11  # the decrease that a last step may still promise, relative to the objective
-_CHUNK = 128  # minimized together, so that the arrays stay in the processor's cache
+_CHUNK = 2**15  # weightings times runs that are handled together, so that the arrays stay in the processor's cache
 _MAX_DAMPING = 1e12  # so large that no step can decrease the objective any more
 _TINY = 1e-300  # in place of a zero divisor
 _SMALLEST_START = 0.01  # of the losses
@@ -143,7 +143,8 @@ def minimize(problem: Problem, starts: np.ndarray, weights: np.ndarray) -> Minim
     Newton's method with exact second derivatives, damped as by Levenberg and Marquardt. Where the objective curves
     downward, the step uses the absolute curvature, so that it leads away from saddle points (Dauphin et al. 2014).
     """
-    chunks = [slice(at, at + _CHUNK) for at in range(0, len(starts), _CHUNK)]
+    rows = max(1, _CHUNK // len(problem.log_loss))
+    chunks = [slice(at, at + rows) for at in range(0, len(starts), rows)]
     minima = [_minimize_chunk(problem, starts[chunk], weights[chunk]) for chunk in chunks]
     return Minimum(*(np.concatenate(parts) for parts in zip(*minima)))
 
@@ -174,7 +175,7 @@ def _minimize_chunk(problem: Problem, starts: np.ndarray, weights: np.ndarray) -
         decrease = objective[active] - reached
         predicted = np.sum(slope**2 / damped * (1 - 0.5 * curvature / damped), axis=1)
         agreement = decrease / np.maximum(predicted, _TINY)
-        damping[active] *= np.select([agreement > 0.75, agreement > 0.25], [0.2, 1.0], 4.0)
+        damping[active] *= np.select([agreement > 0.75, agreement > 0.25], [0.1, 1.0], 4.0)
         undamped = 0.5 * np.sum(slope**2 / curvature, axis=1)
         is_converged = (undamped <= _TOLERANCE * objective[active] + 1e-30) | (damping[active] > _MAX_DAMPING)
         accepted = active[decrease > 0]

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lm.pictures import save_figure
 from lm.studies.scaling_analysis import Analysis
@@ -46,7 +46,7 @@ def _draw_curves(axes: Axes, analysis: Analysis, floor: str, unit: str) -> None:
         of_size = runs.parameters == size
         label = f"N = {_short(size)}" if size in labeled else None
         axes.plot(runs.tokens[of_size], runs.loss[of_size], "o", color=_COLORS(position), markersize=4, label=label)
-        if len(sizes) <= 3 * _LEGEND_ENTRIES:
+        if label:
             axes.plot(tokens, law.loss(size, tokens), color=_COLORS(position), linewidth=1)
     axes.axhline(law.E, linestyle="--", color="gray", label=floor)
     axes.set(xlabel="training tokens", ylabel=unit, title="runs and fitted law", xscale="log", yscale="log")
@@ -67,8 +67,9 @@ def _draw_isoflops(axes: Axes, analysis: Analysis, size: str, unit: str) -> None
             axes.plot(budget.optimum, lowest, "*", color="C3", markersize=11, zorder=3)
     if any(budget.optimum is not None for budget, _ in drawn):
         axes.plot([], [], "*", color="C3", markersize=11, label="best size")
-    axes.set(xlabel=size, ylabel=unit, title="runs with about the same FLOPs", xscale="log", yscale="log")
+    axes.set(xlabel=size, ylabel=unit, title="runs with about the same FLOPs")
     if drawn:
+        axes.set(xscale="log", yscale="log")
         _finish(axes)
     else:
         _say(axes, "no budget has runs of three sizes")
@@ -100,9 +101,8 @@ def _finish(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(
-        LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high > 3 * low else tuple(np.arange(1, 10, 0.5)))
-    )
+    is_wide = high > 2 * low
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8)) if is_wide else MaxNLocator(6))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
@@ -110,6 +110,7 @@ def _finish(axes: Axes) -> None:
 
 
 def _say(axes: Axes, text: str) -> None:
+    axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 

@@ -141,7 +141,7 @@ def _held_out_runs(study: Study) -> str:
 def _rolling(study: Study) -> str:
     """The forecasts of each size from the smaller ones, for the main count."""
     rows = {
-        kind: {forecast.future.parameters[0]: forecast for forecast in analyses[MAIN_COUNT].rolling}
+        kind: {forecast.future.parameters[0]: forecast for forecast in analyses[MAIN_COUNT].rolling()}
         for kind, analyses in (("fitted", study.free), ("given", study.known))
         if analyses
     }

@@ -1,0 +1,104 @@
+import json
+import sys
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from lm.cli.main import main
+from lm.studies.scaling_law import Law
+
+LAW = Law(A=60, B=700, E=0.75, alpha=0.5, beta=0.45)
+ROWS = [
+    f"{N:.0f},{D:.0f},{LAW.loss(round(N), round(D)):.12f}"
+    for N in np.geomspace(3e4, 3e6, 4)
+    for D in np.geomspace(1e6, 6e7, 4)
+]
+
+
+@pytest.fixture
+def fit(tmp_path, monkeypatch, capsys):
+    """Run `lm fit` on a table; returns what it prints, and its errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def fit(rows: list[str], *arguments: str, header: str = "parameters,tokens,loss") -> tuple[str, str]:
+        (tmp_path / "runs.csv").write_text("\n".join([header, *rows]) + "\n")
+        monkeypatch.setattr(sys, "argv", ["lm", "fit", "runs.csv", "--bootstraps", "100", *arguments])
+        with suppress(SystemExit):
+            main()
+        return capsys.readouterr()
+
+    return fit
+
+
+def test_the_law_is_printed_written_and_drawn(fit, tmp_path):
+    said, errors = fit(ROWS, "--json", "fit.json", "--picture", "fit.png")
+    assert not errors
+    assert "E          0.75          95% interval 0.75 to 0.75\n" in said and "objective  " in said
+    content = json.loads((tmp_path / "fit.json").read_text())
+    for name in ("A", "B", "E", "alpha", "beta"):
+        assert content[name] == pytest.approx(getattr(LAW, name), rel=1e-6)
+        assert content["intervals"][name] == [pytest.approx(getattr(LAW, name), rel=1e-3)] * 2
+    assert content["objective"] < 1e-15 and content["irreducible"] is None
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_table_gives_the_same_file(fit, tmp_path):
+    rows = [f"{row[:-9]}{digit}" for row, digit in zip(ROWS, "1234567890123456")]
+    files = []
+    for name in ("a.json", "b.json"):
+        fit(rows, "--json", name)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+
+
+def test_a_known_e_is_not_fitted(fit):
+    said, _ = fit(ROWS, "--irreducible", "0.7")
+    assert "E          0.7           given\n" in said
+
+
+def test_runs_without_a_loss_are_named(fit):
+    rows = [f"{row},0" for row in ROWS] + ["1e6,1e7,0.9,1", "1e6,2e7,,0", "1e6,3e7,nan,0", "1e6,3e7,inf,0"]
+    said, errors = fit(rows, header="parameters,tokens,loss,diverged")
+    left_out = "run 17 (diverged), run 18 (no finite loss), run 19 (no finite loss), run 20 (no finite loss)"
+    assert said.startswith(f"left out: {left_out}\n") and not errors
+    assert "E          0.75 " in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        (ROWS, "parameters,steps,loss", "expected the column tokens, got 'parameters, steps, loss'; give a CSV file"),
+        (["1,2,many"], "parameters,tokens,loss", "run 1, loss: expected a positive number, got 'many'; correct it"),
+        (["1,2,3", "0,2,3"], "parameters,tokens,loss", "run 2, parameters: expected a positive number, got '0'"),
+        (["1,,3"], "parameters,tokens,loss", "run 1, tokens: expected a positive number, got ''"),
+        (["1,2,-3"], "parameters,tokens,loss", "run 1, loss: expected a positive number, got '-3'"),
+        (["1,2,3,4"], "parameters,tokens,loss", "expected a table in CSV format, got an empty or damaged file"),
+        (["1,2,3,maybe"], "parameters,tokens,loss,diverged", "run 1, diverged: expected 0 or 1, got 'maybe'"),
+        ([], "parameters,tokens,loss", "parameters: expected 3 or more different values for a fit of A, B, E, alpha"),
+        (ROWS[:4], "parameters,tokens,loss", "parameters: expected 3 or more different values for a fit of A, B, E"),
+        (
+            ROWS[::4],
+            "parameters,tokens,loss",
+            "tokens: expected 3 or more different values for a fit of A, B, E, alpha",
+        ),
+        (ROWS[::5], "parameters,tokens,loss", "runs: expected 6 or more that differ in parameters or tokens for a fit"),
+    ],
+)
+def test_a_table_that_cannot_be_fitted_is_refused_in_one_line(fit, rows, header, message):
+    said, errors = fit(rows, header=header)
+    assert errors.startswith(f"error: runs.csv: {message}") and len(errors.splitlines()) == 1 and not said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--irreducible", "5"], "runs.csv: irreducible loss: expected 0 or more and less than the lowest loss, "),
+        (["--irreducible", "nan"], "runs.csv: irreducible loss: expected 0 or more and less than the lowest loss, "),
+        (["--bootstraps", "0"], "--bootstraps: expected 100 to 1,000,000, got 0"),
+        (["--json", "runs.csv/fit.json"], "runs.csv: cannot be written"),
+    ],
+)
+def test_a_wrong_argument_is_refused_in_one_line(fit, arguments, message):
+    said, errors = fit(ROWS, *arguments)
+    assert errors.startswith(f"error: {message}") and len(errors.splitlines()) == 1 and not said

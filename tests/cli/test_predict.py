@@ -1,0 +1,111 @@
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm.cli.main import main
+from lm.studies.scaling_analysis import analyze
+from lm.studies.scaling_files import read_fit, saved, write_fit
+from lm.studies.scaling_law import Law
+from lm.studies.scaling_runs import Runs
+
+LAW = Law(A=400, B=1000, E=1.5, alpha=0.5, beta=0.5)  # D_opt = 6.25 N, C = 37.5 N²
+
+
+@pytest.fixture(scope="module")
+def fit_file(tmp_path_factory) -> Path:
+    N, D = (values.ravel() for values in np.meshgrid(np.geomspace(1e4, 1e6, 4), np.geomspace(1e5, 1e7, 4)))
+    runs = Runs(N, D, np.asarray(LAW.loss(N, D)), 6 * N * D)
+    path = tmp_path_factory.mktemp("fit") / "fit.json"
+    write_fit(path, {**saved(analyze(runs, None, 100), "parameters", "nats per token")})
+    return path
+
+
+@pytest.fixture
+def predict(fit_file, monkeypatch, capsys):
+    """Run `lm predict` on the fit; returns the lines that it prints, and its errors."""
+
+    def predict(*arguments: str, fit: Path = fit_file) -> tuple[list[str], str]:
+        monkeypatch.setattr(sys, "argv", ["lm", "predict", "--fit", str(fit), *arguments])
+        with suppress(SystemExit):
+            main()
+        said, errors = capsys.readouterr()
+        return said.splitlines(), errors
+
+    return predict
+
+
+def test_the_best_run_of_a_budget(predict):
+    lines, errors = predict("--flops", "37.5e10")
+    assert not errors
+    assert lines[0] == "parameters             100,000  95% interval 100,000 to 100,000"
+    assert lines[1] == "tokens                 625,000  95% interval 625,000 to 625,000"
+    assert lines[2] == "FLOPs                 3.75e+11  given"
+    assert lines[3].startswith("loss, nats per token    4.0298  95% interval 4.0298 to 4.0298")
+    assert lines[5] == "Within the range of the 16 runs of the fit."
+    assert lines[6].startswith(
+        "Earlier forecasts, of the 4 most expensive runs from the cheaper ones, were off by 0.00%"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters", "tokens", "loss"),
+    [
+        (["--parameters", "1e5"], "100,000", "625,000", "4.0298"),
+        (["--tokens", "625000"], "100,000", "625,000", "4.0298"),
+        (["--loss", "2.3"], "1,000,000", "6,250,000", "2.3000"),
+        (["--parameters", "1e4", "--tokens", "1e6"], "10,000", "1,000,000", "6.5000"),
+    ],
+)
+def test_what_is_not_given_is_optimal(predict, arguments, parameters, tokens, loss):
+    lines, _ = predict(*arguments)
+    assert [lines[0].split()[1], lines[1].split()[1], lines[3].split()[4]] == [parameters, tokens, loss]
+
+
+def test_an_extrapolation_says_how_far_it_goes(predict):
+    lines, _ = predict("--parameters", "1e3", "--tokens", "1e8")
+    assert lines[5] == (
+        "This extrapolates beyond the 16 runs of the fit: 1/10 of the fewest parameters of the fit (1e+04), "
+        "10 times the most tokens of the fit (1e+07)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [],
+            "arguments: expected one of --flops, --parameters, --tokens and --loss, or --parameters with",
+        ),
+        (
+            ["--flops", "1e9", "--loss", "2"],
+            "arguments: expected one of --flops, --parameters, --tokens and --loss, or",
+        ),
+        (["--flops", "0"], "--flops: expected a positive number, got 0"),
+        (["--tokens", "inf"], "--tokens: expected a positive number, got inf"),
+        (
+            ["--loss", "1.4"],
+            "--loss: expected more than the irreducible loss 1.5000, which no model goes below, got 1.4",
+        ),
+    ],
+)
+def test_a_question_without_an_answer_is_refused_in_one_line(predict, arguments, message):
+    lines, errors = predict(*arguments)
+    assert errors.startswith(f"error: {message}") and len(errors.splitlines()) == 1 and not lines
+
+
+def test_a_missing_or_damaged_fit_is_explained(predict, tmp_path):
+    advice = "make it with: lm fit FILE.csv --json FILE.json\n"
+    assert predict("--flops", "1", fit=tmp_path / "none.json")[1].endswith(f"there is no such file; {advice}")
+    (tmp_path / "fit.json").write_text('{"A": 1}')
+    assert predict("--flops", "1", fit=tmp_path / "fit.json")[1].endswith(
+        f"B: missing key, expected a number; {advice}"
+    )
+
+
+def test_a_file_of_a_fit_has_one_line_per_law(fit_file):
+    fit = read_fit(fit_file)
+    assert len(fit["laws"]) == 100
+    assert fit_file.read_text().count("\n") < 180
