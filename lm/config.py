@@ -49,7 +49,7 @@ class StudyParams:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        _check_cells(self, "study", [*self.study.budgets, *self.study.sweep.budgets])
+        _check_cells(self, "study", [*self.study.points, *self.study.sweep.points])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,8 @@ class Params:
                 f"scale.variant: expected one of ablate.variants ({', '.join(self.ablate.variants)}), "
                 f"got {quote(self.scale.variant)}"
             )
-        _check_cells(self, "ablate", self.ablate.budgets)
-        _check_cells(self, "scale", self.scale.budgets)
+        _check_cells(self, "ablate", self.ablate.points)
+        _check_cells(self, "scale", self.scale.points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +115,15 @@ def grid(params: Params | StudyParams, section: str) -> Grid:
             raise UserError(f"--section: the parameters have no section {section}")
 
 
-def _check_cells(params: Params | StudyParams, section: str, budgets: list[int]) -> None:
-    """Raise ValueError if a cell with one of `budgets` cannot be trained."""
+def _check_cells(params: Params | StudyParams, section: str, points: list[str]) -> None:
+    """Raise ValueError if a cell at one of `points` cannot be trained."""
     of = grid(params, section)
-    for variant, size, budget in itertools.product(of.run, of.axes.sizes, budgets):
-        cell = Cell(variant=variant, size=size, budget=budget, learning_rate=1.0, seed=of.axes.seeds[0])
+    for variant, point in itertools.product(of.run, points):
+        cell = Cell(variant=variant, point=point, learning_rate=1.0, seed=of.axes.seeds[0])
         try:
             configure(of.common, of.variants[variant], cell, of.axes.num_evaluations)
         except UserError as error:
-            raise ValueError(f"{section}: {error}") from None
+            raise ValueError(f"{section}.points: {error}") from None
 
 
 def load(path: Path) -> Params:

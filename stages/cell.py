@@ -1,4 +1,4 @@
-"""Train one cell of an ablation, of a scaling law, or of a study: one variant with one size, budget and seed."""
+"""Train one cell of an ablation, of a scaling law, or of a study: one variant at one point with one seed."""
 
 import argparse
 import dataclasses
@@ -21,12 +21,11 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
     parser.add_argument("--section", choices=("ablate", "scale", "study"), required=True, help="the grid in that file")
     parser.add_argument("--variant", required=True, help="one of the names in the section's variants")
-    parser.add_argument("--size", required=True, help="width and number of layers, such as 64x2")
-    parser.add_argument("--budget", type=int, required=True, help="number of training tokens")
+    parser.add_argument("--point", required=True, help="size and number of training tokens, such as 64x2-400000")
     parser.add_argument("--seed", type=int, required=True, help="seed of the weights and of the order of the batches")
     rate = parser.add_mutually_exclusive_group(required=True)
     rate.add_argument("--learning-rate", type=float, help="the highest learning rate of the schedule")
-    rate.add_argument("--learning-rates", type=Path, help="JSON file with the best ones of the sweep")
+    rate.add_argument("--learning-rates", type=Path, help="JSON file that the stage learning_rates wrote")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder that the stage train_bpe wrote")
     parser.add_argument("--tokens", type=Path, required=True, help="folder that the stage encode_memmap wrote")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder for checkpoints of unfinished runs")
@@ -44,8 +43,8 @@ def main() -> None:
         return
     learning_rate = args.learning_rate
     if args.learning_rates:
-        learning_rate = read_learning_rate(args.learning_rates, args.variant, args.size, args.budget)
-    cell = Cell(variant=args.variant, size=args.size, budget=args.budget, learning_rate=learning_rate, seed=args.seed)
+        learning_rate = read_learning_rate(args.learning_rates, args.variant, args.point)
+    cell = Cell(variant=args.variant, point=args.point, learning_rate=learning_rate, seed=args.seed)
     run = configure(grid.common, grid.variants[args.variant], cell, grid.axes.num_evaluations)
     tokenizer = Tokenizer.load(args.tokenizer)
     data = open_data(args.tokens, tokenizer)
@@ -70,8 +69,8 @@ def summary(cell: Cell, result: Result) -> str:
     bits = result.metrics.get("document_bits_per_byte")
     loss = "no finite loss" if bits is None else f"{bits:.4f} bits per byte"
     diverged = ", diverged" if result.metrics["diverged"] else ""
-    name = f"{cell.variant}, {cell.size}, {cell.budget:,} tokens, seed {cell.seed}"
-    return f"{name}: {loss}{diverged}, {result.timing['seconds']:.1f} s"
+    name = f"{cell.variant}-{cell.point}-{cell.seed}"
+    return f"{name}: learning rate {cell.learning_rate:g}, {loss}{diverged}, {result.timing['seconds']:.1f} s"
 
 
 if __name__ == "__main__":

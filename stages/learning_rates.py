@@ -1,4 +1,4 @@
-"""Find the best learning rate of every variant and size from the runs of the sweep."""
+"""Choose the learning rate of every variant at every point from the runs of the sweep."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from lm import config
 from lm.atomic import make_folder, write_json, write_text
 from lm.errors import exit_cleanly
 from lm.studies.collect import collect, sweep_runs
-from lm.studies.sweep import best_learning_rates, sweep_picture
+from lm.studies.sweep import choose_learning_rates, sweep_picture
 
 
 def main() -> None:
@@ -15,23 +15,22 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
     parser.add_argument("--cells", type=Path, required=True, help="folder with the results of the sweep's runs")
     parser.add_argument("--table", type=Path, required=True, help="CSV file to write, with one row per run")
-    parser.add_argument("--learning-rates", type=Path, required=True, help="JSON file to write, with the best rates")
+    parser.add_argument("--learning-rates", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
     args = parser.parse_args()
     study = config.load_study(args.params).study
     table = collect(args.cells, sweep_runs(study))
-    rates = best_learning_rates(table)
+    rates = choose_learning_rates(table, study.points)
     for path in (args.table, args.learning_rates, args.picture):
         make_folder(path.parent)
     write_text(args.table, table.to_csv(index=False, lineterminator="\n"))
     write_json(args.learning_rates, rates)
     sweep_picture(table, args.picture)
-    lowest, highest = min(study.sweep.learning_rates), max(study.sweep.learning_rates)
-    for variant, sizes in rates.items():
-        for size, budgets in sizes.items():
-            for budget, rate in budgets.items():
-                edge = ", at the edge of the sweep" if rate in (lowest, highest) else ""
-                print(f"{variant}, {size}, {int(budget):,} tokens: best learning rate {rate:g}{edge}")
+    edges = min(study.sweep.learning_rates), max(study.sweep.learning_rates)
+    for variant, by_point in rates.items():
+        shown = sorted(set(by_point.values()))
+        at_edge = ", at the edge of the sweep" if set(shown) & set(edges) else ""
+        print(f"{variant}: {', '.join(f'{rate:g}' for rate in shown)}{at_edge}")
 
 
 if __name__ == "__main__":

@@ -99,9 +99,9 @@ def verb_parser(words: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def stage_options(stage: str) -> dict[str, bool]:
-    """The flags of the script of a stage, and whether each is required."""
-    tree = ast.parse((PROJECT / f"stages/{stage}.py").read_text(encoding="utf-8"))
+def script_options(script: str) -> dict[str, bool]:
+    """The flags of a script in stages/, and whether each is required."""
+    tree = ast.parse((PROJECT / f"stages/{script}.py").read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     return {
         call.args[0].value: any(keyword.arg == "required" for keyword in call.keywords)
@@ -187,7 +187,7 @@ def test_commands_are_understood(page, capsys):
         for word in command:
             if word.startswith("stages."):
                 given = {word for word in command[command.index(word) :] if word.startswith("--")}
-                known = stage_options(word.removeprefix("stages."))
+                known = script_options(word.removeprefix("stages."))
                 assert given <= known.keys(), command
                 assert {flag for flag, required in known.items() if required} <= given, command
 
@@ -202,7 +202,8 @@ def test_commands_in_the_text_name_verbs_and_flags_that_exist(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_in_the_text_exist(page):
-    known = options(make_parser("lm")).union(*(stage_options(stage) for stage in STAGES))
+    scripts = [file.stem for file in (PROJECT / "stages").glob("*.py")]
+    known = options(make_parser("lm")).union(*(script_options(script) for script in scripts))
     spans = [span.split()[0] for span in code_spans(page) if span.startswith("--")]
     assert [span for span in spans if span not in known] == []
 

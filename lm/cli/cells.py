@@ -8,6 +8,7 @@ them; run the same command again to continue.
 Examples:
   lm cells                          # the pipeline in this folder
   lm cells studies/scaling --jobs 4
+  lm cells studies/ablation --only 'cell@*-1'   # only the runs with seed 1
 """
 
 import argparse
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, help="stages at the same time (default: one per GPU, or one per processor core)"
     )
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="*", help="run the stages with such names, and those that they need"
+    )
+    parser.add_argument(
+        "--pull", action="store_true", help="take results that another machine has pushed (dvc push --run-cache)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     jobs = args.jobs if args.jobs is not None else num_gpus or len(os.sched_getaffinity(0))
     if jobs < 1:
         raise UserError(f"--jobs: expected 1 or more, got {jobs}")
-    outcome = run_side_by_side(args.study, jobs, num_gpus, tqdm.write)
+    outcome = run_side_by_side(args.study, jobs, num_gpus, tqdm.write, only=args.only, pull=args.pull)
     if outcome.failed:
         blocked = f", {len(outcome.blocked)} need them and did not run" if outcome.blocked else ""
         raise UserError(

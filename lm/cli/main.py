@@ -11,13 +11,15 @@ from importlib import metadata
 from types import ModuleType
 from typing import NoReturn
 
-from lm.cli import cells, export, generate, import_model, join, plan, preset, report, serve
+from lm.cli import cells, export, fit, generate, import_model, join, plan, predict, preset, report, serve
 from lm.errors import UserError, exit_cleanly
 
 VERBS: dict[str, ModuleType] = {
     "preset": preset,
     "plan": plan,
     "cells": cells,
+    "fit": fit,
+    "predict": predict,
     "report": report,
     "generate": generate,
     "serve": serve,

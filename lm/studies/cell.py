@@ -1,17 +1,16 @@
 """The cells of an ablation, of a scaling law and of a study: training runs that differ in as little as possible."""
 
 import dataclasses
-import math
 from pathlib import Path
 
 from lm.errors import UserError
 from lm.model.config import ModelConfig
 from lm.schema import read_json
-from lm.studies.config import CommonConfig, SwitchesConfig, parse_size
+from lm.studies.config import CommonConfig, SwitchesConfig, parse_point
 from lm.training.config import OptimConfig, RunConfig, TrainConfig
 
-LearningRates = dict[str, dict[str, dict[str, float]]]
-"""The best learning rates of a sweep by variant, size and budget: {"baseline": {"64x2": {"400000": 0.005}}}"""
+LearningRates = dict[str, dict[str, float]]
+"""The learning rates of a study by variant and point, from its sweep: {"muon": {"64x2-400000": 0.01}}"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,15 +19,13 @@ class Cell:
 
     Attributes:
         variant: the variant's name.
-        size: width and number of layers, such as "64x2".
-        budget: the number of training tokens.
+        point: the size and the number of training tokens, such as "64x2-400000".
         learning_rate: the highest one, before it is multiplied by the variant's `learning_rate_scale`.
         seed: of the weights and of the order of the batches.
     """
 
     variant: str
-    size: str
-    budget: int
+    point: str
     learning_rate: float
     seed: int
 
@@ -41,18 +38,17 @@ def configure(common: CommonConfig, switches: SwitchesConfig, cell: Cell, num_ev
     Raises:
         UserError: the variant does not fit the size, the budget or the other settings, or the seed is out of range.
     """
-    d_model, num_layers = parse_size(cell.size)
+    d_model, num_layers, budget = parse_point(cell.point)
     num_heads = max(1, d_model // switches.d_head)
     tokens = switches.batch_size * common.context_length  # per step
-    max_steps = round(cell.budget / tokens)
+    max_steps = round(budget / tokens)
     decay_steps = round(switches.decay_fraction * max_steps) if switches.schedule == "wsd" else 0
     rate = cell.learning_rate * switches.learning_rate_scale
     least = max(1, common.warmup_steps + decay_steps)
     try:
         if max_steps < least:
             raise ValueError(
-                f"budgets: expected at least {least * tokens:,} tokens, {least} steps of {tokens:,} tokens for warmup "
-                f"and decay, got {cell.budget:,}"
+                f"expected at least {least * tokens:,} tokens, {least} steps of {tokens:,} tokens for warmup and decay"
             )
         model = ModelConfig(
             d_model=d_model,
@@ -101,21 +97,18 @@ def configure(common: CommonConfig, switches: SwitchesConfig, cell: Cell, num_ev
             prompt=common.prompt,
         )
     except ValueError as error:
-        raise UserError(f"the cell {cell.variant}, {cell.size}, {cell.budget}, {cell.seed}: {error}") from error
+        raise UserError(f"the cell {cell.variant}-{cell.point}-{cell.seed}: {error}") from error
     return RunConfig(model=model, optim=optim, train=train)
 
 
-def read_learning_rate(path: Path, variant: str, size: str, budget: int) -> float:
-    """The best rate of a variant and size, from the budget of the sweep that is closest to `budget` as a ratio.
+def read_learning_rate(path: Path, variant: str, point: str) -> float:
+    """The learning rate of a variant at a point, from the file that the stage learning_rates wrote.
 
     Raises:
-        UserError: the file is missing or damaged, or has no rate for this variant and size.
+        UserError: the file is missing or damaged, or has no rate for this variant and point.
     """
     advice = "run the sweep first: dvc repro learning_rates"
-    by_budget = read_json(path, LearningRates, advice).get(variant, {}).get(size, {})
     try:
-        budgets = {int(name): rate for name, rate in by_budget.items()}
-        closest = min(budgets, key=lambda tokens: abs(math.log(tokens / budget)))
-    except ValueError as error:
-        raise UserError(f"{path}: has no learning rate for {variant}, {size}; {advice}") from error
-    return budgets[closest]
+        return read_json(path, LearningRates, advice)[variant][point]
+    except KeyError as error:
+        raise UserError(f"{path}: has no learning rate for {variant}, {point}; {advice}") from error

@@ -8,7 +8,7 @@ import pandas as pd
 
 from lm.schema import read_json
 from lm.studies.cells_table import OPTIONAL_COLUMNS
-from lm.studies.config import GridConfig, StudyConfig
+from lm.studies.config import GridConfig, Point, StudyConfig, parse_point
 
 ADVICE = "train the cells first: dvc repro"
 
@@ -18,21 +18,24 @@ class Run(NamedTuple):
 
     name: str
     variant: str
-    size: str
-    budget: int
+    point: Point
     seed: int
 
 
 def grid_runs(grid: GridConfig, variants: list[str]) -> list[Run]:
     """All runs of a grid in the order of the table."""
-    cells = itertools.product(variants, grid.sizes, grid.budgets, grid.seeds)
-    return [Run("-".join(map(str, cell)), *cell) for cell in cells]
+    return [
+        Run(f"{variant}-{point}-{seed}", variant, parse_point(point), seed)
+        for variant, point, seed in itertools.product(variants, grid.points, grid.seeds)
+    ]
 
 
 def sweep_runs(study: StudyConfig) -> list[Run]:
     """All runs of a study's sweep, which use its first seed."""
-    cells = itertools.product(study.run, study.sizes, study.sweep.budgets, study.sweep.learning_rates)
-    return [Run("-".join(map(str, cell)), *cell[:3], study.seeds[0]) for cell in cells]
+    return [
+        Run(f"{variant}-{point}-{rate}", variant, parse_point(point), study.seeds[0])
+        for variant, point, rate in itertools.product(study.run, study.sweep.points, study.sweep.learning_rates)
+    ]
 
 
 def collect(folder: Path, runs: list[Run]) -> pd.DataFrame:
@@ -51,8 +54,8 @@ def collect(folder: Path, runs: list[Run]) -> pd.DataFrame:
         rows.append(
             {
                 "variant": run.variant,
-                "size": run.size,
-                "tokens": run.budget,
+                "size": run.point.size,
+                "tokens": run.point.budget,
                 "learning_rate": metrics.get("learning_rate"),
                 "seed": run.seed,
                 "parameters": metrics.get("num_parameters"),

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lm.errors import quote
 from lm.model.config import FeedForward, ModelConfig, Norm, NormPosition, Position
@@ -17,8 +18,6 @@ from lm.training.config import (
     TrainConfig,
     Windows,
 )
-
-_MAX_TOKENS = 10**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +105,19 @@ def common_settings(model: ModelConfig, optim: OptimConfig, train: TrainConfig) 
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """A grid of training runs: every size with every budget and every seed.
+    """A grid of training runs: every point with every seed.
 
-    A size is the width and the number of layers, such as `64x2`. A budget is a number of training tokens. Every run is
-    evaluated `num_evaluations` times after its start.
+    A point is the size of a model and the number of training tokens: `64x2-400000` means the width 64, 2 layers, and
+    400,000 tokens. Every run is evaluated `num_evaluations` times after its start.
     """
 
-    sizes: list[str]
-    budgets: list[int]
+    points: list[str]
     seeds: list[int]
     num_evaluations: int
 
     def __post_init__(self) -> None:
-        for name in ("sizes", "budgets", "seeds"):
-            check_list(name, getattr(self, name))
-        for size in self.sizes:
-            parse_size(size)
-        check_budgets(self.budgets)
+        check_list("seeds", self.seeds)
+        check_points(self.points)
         for seed in self.seeds:
             if not 0 <= seed < 2**32:
                 raise ValueError(f"seeds: expected 0 to {2**32 - 1}, got {seed}")
@@ -179,17 +174,16 @@ class ScaleConfig(GridConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """The learning rates that are tried for every variant and size of a study, each with every one of `budgets`."""
+    """The learning rates that are tried for every variant of a study, each at every one of `points`."""
 
     learning_rates: list[float]
-    budgets: list[int]
+    points: list[str]
 
     def __post_init__(self) -> None:
-        for name in ("learning_rates", "budgets"):
-            check_list(name, getattr(self, name))
+        check_list("learning_rates", self.learning_rates)
+        check_points(self.points)
         for rate in self.learning_rates:
             check_learning_rate("learning_rates", rate)
-        check_budgets(self.budgets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,18 +194,38 @@ class StudyConfig(VariantsConfig):
     sweep: SweepConfig
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """The width and the number of layers of a size.
+class Point(NamedTuple):
+    """The size of a model, and the number of tokens that it is trained on."""
 
-    Example: "64x2" gives (64, 2).
+    d_model: int
+    num_layers: int
+    budget: int
+
+    @property
+    def size(self) -> str:
+        return f"{self.d_model}x{self.num_layers}"
+
+
+def parse_point(point: str) -> Point:
+    """Read a point.
+
+    Example: "64x2-400000" gives (64, 2, 400000).
 
     Raises:
         ValueError: it is not such a text.
     """
-    match = re.fullmatch(r"([1-9]\d{,6})x([1-9]\d{,4})", size, re.ASCII)
+    match = re.fullmatch(r"([1-9]\d{,6})x([1-9]\d{,4})-([1-9]\d{,14})", point, re.ASCII)
     if not match:
-        raise ValueError(f"sizes: expected a width and a number of layers such as 64x2, got {quote(size)}")
-    return int(match[1]), int(match[2])
+        raise ValueError(
+            f"points: expected width x number of layers - number of tokens, such as 64x2-400000, got {quote(point)}"
+        )
+    return Point(int(match[1]), int(match[2]), int(match[3]))
+
+
+def check_points(points: list[str]) -> None:
+    check_list("points", points)
+    for point in points:
+        parse_point(point)
 
 
 def check_list(name: str, values: list[str] | list[int] | list[float]) -> None:
@@ -222,9 +236,3 @@ def check_list(name: str, values: list[str] | list[int] | list[float]) -> None:
 def check_learning_rate(name: str, rate: float) -> None:
     if rate <= 0:
         raise ValueError(f"{name}: expected a positive number, got {rate}")
-
-
-def check_budgets(budgets: list[int]) -> None:
-    for budget in budgets:
-        if not 1 <= budget <= _MAX_TOKENS:
-            raise ValueError(f"budgets: expected 1 to {_MAX_TOKENS:,} tokens, got {budget}")

@@ -6,6 +6,7 @@ round runs all changed stages that need no other changed one. An interrupted cal
 stages are no longer changed, and training resumes from its checkpoint.
 """
 
+import fnmatch
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lm.atomic import make_folder
-from lm.errors import UserError
+from lm.errors import UserError, quote
 
 _LOGS = Path("data/.logs")
 _POLL_SECONDS = 0.1
@@ -50,25 +51,36 @@ class _Job:
     log: Path
 
 
-def run_side_by_side(folder: Path, jobs: int, num_gpus: int, report: Callable[[str], None]) -> Outcome:
-    """Run all changed stages of the pipeline in `folder`, up to `jobs` at the same time.
+def run_side_by_side(
+    folder: Path, jobs: int, num_gpus: int, report: Callable[[str], None], *, only: str = "*", pull: bool = False
+) -> Outcome:
+    """Run the changed stages of the pipeline in `folder`, up to `jobs` at the same time.
 
     Every job gets an equal share of the processor's cores and, if there are several GPUs, one of them. The output of a
     stage goes to a file in `data/.logs`; `report` is called with the last line of it.
 
+    Args:
+        only: run the stages whose names match this pattern, such as "cell@*-1", and those that they need.
+        pull: restore results that another machine has pushed to DVC's remote instead of running the stages.
+
     Raises:
-        UserError: `folder` has no pipeline, or DVC cannot read it.
+        UserError: `folder` has no pipeline, DVC cannot read it, or no stage matches `only`.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after all stages have saved their work and stopped.
     """
     if not (folder / "dvc.yaml").is_file():
         raise UserError(f"{folder / 'dvc.yaml'}: there is no such file; expected the folder of a study or a pipeline")
     needs = _needs(folder)
+    wanted = set(fnmatch.filter(needs, only))
+    if not wanted:
+        raise UserError(f"{folder / 'dvc.yaml'}: no stage matches {quote(only)}; list them with: dvc stage list")
+    wanted |= _descendants(wanted, _reversed(needs))
+    command = ["dvc", "repro", *(["--pull"] if pull else []), "--single-item"]
     make_folder(folder / _LOGS)
     outcome = Outcome()
     bar = tqdm(unit="", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}", disable=None)
     with bar, _terminate_as_interrupt():
         while True:
-            changed = [stage for stage in _changed(folder) if stage in needs and stage not in outcome.failed]
+            changed = [stage for stage in _changed(folder) if stage in wanted and stage not in outcome.failed]
             blocked = _descendants(set(outcome.failed), needs)
             waiting = [stage for stage in changed if stage not in blocked]
             ready = [stage for stage in waiting if not needs[stage] & set(changed)]
@@ -77,7 +89,7 @@ def run_side_by_side(folder: Path, jobs: int, num_gpus: int, report: Callable[[s
                 outcome.blocked = [stage for stage in changed if stage in blocked]
                 return outcome
             ready.sort(key=work, reverse=True)  # so that a long stage is not the last one to start
-            _run_round(folder, ready, len(outcome.done) + len(waiting), jobs, num_gpus, outcome, bar, report)
+            _run_round(folder, command, ready, len(outcome.done) + len(waiting), jobs, num_gpus, outcome, bar, report)
 
 
 def work(stage: str) -> float:
@@ -97,6 +109,7 @@ def work(stage: str) -> float:
 
 def _run_round(
     folder: Path,
+    command: list[str],
     stages: list[str],
     total: int,
     jobs: int,
@@ -112,7 +125,7 @@ def _run_round(
     try:
         while waiting or running:
             while waiting and free:
-                running.append(_start(folder, waiting.popleft(), free.pop(), jobs, num_gpus))
+                running.append(_start(folder, command, waiting.popleft(), free.pop(), jobs, num_gpus))
             time.sleep(_POLL_SECONDS)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
@@ -122,7 +135,7 @@ def _run_round(
                     time.sleep(_RETRY_SECONDS)
                     waiting.append(job.stage)
                     continue
-                line = _last_line(text)
+                line = _last_line(text) or f"{job.stage} is up to date, or was in the cache"
                 if job.process.returncode:
                     outcome.failed[job.stage] = f"{line} ({job.log})"
                     report(f"{job.stage} failed: {outcome.failed[job.stage]}")
@@ -137,7 +150,7 @@ def _run_round(
         raise
 
 
-def _start(folder: Path, stage: str, slot: int, jobs: int, num_gpus: int) -> _Job:
+def _start(folder: Path, command: list[str], stage: str, slot: int, jobs: int, num_gpus: int) -> _Job:
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     if num_gpus > 1:
@@ -145,7 +158,7 @@ def _start(folder: Path, stage: str, slot: int, jobs: int, num_gpus: int) -> _Jo
     log = folder / _LOGS / f"{stage}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            ["dvc", "repro", "--single-item", stage],
+            [*command, stage],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -189,11 +202,15 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _last_line(text: str) -> str:
-    """The last line that a stage has written itself, without those of DVC around it; of a failed one, its error."""
+def _last_line(text: str) -> str | None:
+    """The last line that a stage has written itself, without those of DVC around it; of a failed one, its error.
+
+    None if it has written nothing, or did not run.
+    """
     lines = [line for line in text.splitlines() if line.strip() and not _OF_DVC.match(line)]
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["nothing to do"])[-1]
+    written = errors or lines
+    return written[-1] if written else None
 
 
 def _descendants(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
@@ -202,6 +219,11 @@ def _descendants(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
     while new := {stage for stage, needed in needs.items() if needed & (stages | found)} - found:
         found |= new
     return found
+
+
+def _reversed(needs: dict[str, set[str]]) -> dict[str, set[str]]:
+    """For each stage, those that need it directly."""
+    return {stage: {other for other in needs if stage in needs[other]} for stage in needs}
 
 
 def _needs(folder: Path) -> dict[str, set[str]]:

@@ -1,6 +1,7 @@
-"""A sweep of learning rates: the best one of every variant and size, and the picture that shows where it lies."""
+"""A sweep of learning rates: the best ones, and the picture that shows where they lie."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,27 +11,39 @@ from matplotlib.lines import Line2D
 from lm.errors import UserError
 from lm.pictures import save_figure
 from lm.studies.cell import LearningRates
+from lm.studies.config import Point, parse_point
 
 
-def best_learning_rates(cells: pd.DataFrame) -> LearningRates:
-    """The rates with the lowest loss; `cells` is the table of a sweep's runs.
+def choose_learning_rates(cells: pd.DataFrame, points: list[str]) -> LearningRates:
+    """The learning rate of every variant at every one of `points`: the best one at the closest point of the sweep.
 
-    A rate at which a run diverged is not the best one.
+    The best rate has the lowest loss. A rate at which the run diverged is not the best one. Points are compared first
+    by the number of weights in their blocks, then by their tokens, both as ratios.
+
+    Args:
+        cells: the table of a sweep's runs.
 
     Raises:
-        UserError: every run of a variant, size and budget diverged.
+        UserError: all runs of a variant at a point diverged.
     """
-    rates: LearningRates = {}
+    best: dict[str, dict[Point, float]] = {}
     for (variant, size, tokens), runs in cells.groupby(["variant", "size", "tokens"], sort=False):
         finished = runs[(runs["diverged"] == 0) & runs["loss"].notna()]
         if finished.empty:
             raise UserError(
-                f"study.sweep.learning_rates: every run of {variant}, {size}, {tokens:,} tokens diverged; add a lower "
-                "rate"
+                f"study.sweep.learning_rates: every run of {variant}-{size}-{tokens} diverged; add a lower rate"
             )
-        best = finished.sort_values("loss")["learning_rate"].iloc[0]
-        rates.setdefault(str(variant), {}).setdefault(str(size), {})[str(tokens)] = float(best)
-    return rates
+        rate = finished.sort_values("loss")["learning_rate"].iloc[0]
+        best.setdefault(str(variant), {})[parse_point(f"{size}-{tokens}")] = float(rate)
+    return {
+        variant: {point: rates[min(rates, key=partial(_distance, parse_point(point)))] for point in points}
+        for variant, rates in best.items()
+    }
+
+
+def _distance(one: Point, other: Point) -> tuple[float, float]:
+    sizes = [point.num_layers * point.d_model**2 for point in (one, other)]
+    return abs(math.log(sizes[0] / sizes[1])), abs(math.log(one.budget / other.budget))
 
 
 def sweep_picture(cells: pd.DataFrame, path: Path) -> None:

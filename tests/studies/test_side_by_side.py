@@ -25,7 +25,8 @@ status)
     [ "$separator" = '{' ] && printf '{'
     echo '}' ;;
 repro)
-    stage=$3
+    for stage; do :; done  # the last argument
+    echo "$*" > arguments
     echo "Running stage '$stage':"
     [ -e "$stage.sh" ] && { . "./$stage.sh" || exit 255; }
     echo "$stage $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >> started
@@ -76,6 +77,17 @@ def test_what_is_up_to_date_does_not_run(folder):
     run_side_by_side(folder, 1, 0, print)
     assert started(folder) == ["b1", "b3", "c"]
     assert run_side_by_side(folder, 1, 0, print).done == []
+
+
+def test_a_pattern_chooses_stages_with_those_that_they_need(folder):
+    run_side_by_side(folder, 1, 0, print, only="b[12]")
+    assert started(folder) == ["a", "b1", "b2"]
+    assert (folder / "arguments").read_text() == "repro --single-item b2\n"
+    run_side_by_side(folder, 1, 0, print, pull=True)
+    assert started(folder)[3:] == ["b3", "c"]
+    assert (folder / "arguments").read_text() == "repro --pull --single-item c\n"
+    with pytest.raises(UserError, match="dvc.yaml: no stage matches 'cell@x'; list them with: dvc stage list"):
+        run_side_by_side(folder, 1, 0, print, only="cell@x")
 
 
 def test_a_failing_stage_stops_only_those_that_need_it(folder):
