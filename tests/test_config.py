@@ -106,17 +106,22 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         ("optim.weight_decay", "-1", "optim.weight_decay: expected 0 or more, got -1.0"),
         ("train.max_steps", "1" + "0" * 10, "train.max_steps: expected at most 1,000,000,000, got 10000000000"),
         ("train.batch_size", "2000000", "train.batch_size: expected at most 1,048,576, got 2000000"),
-        ("ablate.sizes", "[64]", "ablate.sizes[0]: expected text, got 64"),
-        ("ablate.sizes", "[64x]", "ablate.sizes: expected a width and a number of layers such as 64x2, got '64x'"),
-        ("ablate.sizes", "[01x2]", "ablate.sizes: expected a width and a number of layers such as 64x2, got '01x2'"),
-        ("ablate.sizes", "[65x2]", "ablate: the cell baseline, 65x2, 153600, 1: d_model: expected a multiple of"),
-        ("ablate.budgets", "[]", "ablate.budgets: expected at least one entry and no duplicates, got []"),
-        ("ablate.budgets", "[0]", "ablate.budgets: expected 1 to 1,000,000,000,000,000 tokens, got 0"),
+        ("ablate.points", "[64]", "ablate.points[0]: expected text, got 64"),
         (
-            "ablate.budgets",
-            "[100]",
-            "ablate: the cell baseline, 64x2, 100, 1: budgets: expected at least 25,600 tokens",
+            "ablate.points",
+            "[64x2]",
+            "ablate.points: expected width x number of layers - number of tokens, such as 64x2-4",
         ),
+        ("ablate.points", "[64x-1000]", "such as 64x2-400000, got '64x-1000'"),
+        ("ablate.points", "[0x2-1000]", "such as 64x2-400000, got '0x2-1000'"),
+        ("ablate.points", "[64x2-0]", "such as 64x2-400000, got '64x2-0'"),
+        (
+            "ablate.points",
+            "[65x2-99999]",
+            "ablate.points: the cell baseline-65x2-99999-1: d_model: expected a multiple",
+        ),
+        ("ablate.points", "[]", "ablate.points: expected at least one entry and no duplicates, got []"),
+        ("ablate.points", "[64x2-9]", "ablate.points: the cell baseline-64x2-9-1: expected at least 25,600 tokens"),
         ("ablate.learning_rate", "0", "ablate.learning_rate: expected a positive number, got 0.0"),
         ("scale.learning_rate", "-1", "scale.learning_rate: expected a positive number, got -1.0"),
         ("scale.variant", "adam", "scale.variant: expected one of ablate.variants (baseline, no-norm, "),
@@ -174,8 +179,8 @@ NO_NORM = "    no-norm:\n      norm: none\n"
         ("", "ablate.variants.no-norm: expected a section of keys, got None"),
         (
             "      schedule: wsd\n      decay_fraction: 1\n",
-            "ablate: the cell no-norm, 64x2, 153600, 1: budgets: expected at least 179,200 tokens, 140 steps of 1,280 "
-            "tokens for warmup and decay, got 153,600",
+            "ablate.points: the cell no-norm-64x2-153600-1: expected at least 179,200 tokens, 140 steps of 1,280 "
+            "tokens for warmup and decay",
         ),
     ],
 )
@@ -206,10 +211,8 @@ def test_a_missing_switch_is_named(text, tmp_path):
 
 def test_a_variant_that_does_not_fit_a_size_is_named_where_it_is_run(text, tmp_path):
     odd = text.replace("    silu:\n", "    silu:\n      d_head: 24\n")
-    odd = odd.replace("  - 64x2\n", "  - 128x2\n", 1)  # of ablate: 5 heads
-    with pytest.raises(
-        UserError, match="ablate: the cell silu, 128x2, 153600, 1: d_model: expected a multiple of num_h"
-    ):
+    odd = odd.replace("  - 64x2-153600\n", "  - 128x2-153600\n")  # 5 heads
+    with pytest.raises(UserError, match="ablate.points: the cell silu-128x2-153600-1: d_model: expected a multiple of"):
         load(odd, tmp_path)
     assert load(odd.replace("  - silu\n", ""), tmp_path).ablate.variants["silu"].d_head == 24
 

@@ -20,8 +20,8 @@ SMALL = {
     "train": {"max_steps": 6, "batch_size": 2, "short_fraction": 0.4, "short_context_length": 8, "eval_every": 3},
     "sample": {"prompts": ["Once"], "num_samples": 1, "max_new_tokens": 8},
     "evaluate": {"num_samples": 2, "pairs_per_kind": 1},
-    "ablate": {"run": ["baseline"], "sizes": ["16x1"], "budgets": [256], "seeds": [1]},
-    "scale": {"sizes": ["16x1"], "budgets": [1280], "num_evaluations": 1},
+    "ablate": {"run": ["baseline"], "points": ["16x1-256"], "seeds": [1]},
+    "scale": {"points": ["16x1-1280"], "num_evaluations": 1},
 }
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -66,8 +66,8 @@ def test_the_console_shows_one_plan_and_one_line_per_cell(pipeline):
     console = (pipeline / "console").read_text()
     assert len(re.findall("^parameters ", console, re.MULTILINE)) == 1  # the table of the plan
     assert re.findall(r"^step (\d+), val loss", console, re.MULTILINE) == ["0", "3", "6"]
-    (cell,) = re.findall(r"^baseline, 16x1, .*", console, re.MULTILINE)
-    assert re.fullmatch(r"baseline, 16x1, 256 tokens, seed 1: \d\.\d{4} bits per byte, \d+\.\d s", cell)
+    (cell,) = re.findall(r"^baseline-16x1-256-1: .*", console, re.MULTILINE)
+    assert re.fullmatch(r"baseline-16x1-256-1: learning rate 0.01, \d\.\d{4} bits per byte, \d+\.\d s", cell)
     assert "%|" not in console  # no progress bar, because this is not a terminal
 
 
@@ -163,7 +163,7 @@ def test_a_mistake_in_a_late_section_stops_the_first_stage(run, changed):
         ("train --tokenizer data/tokenizer --tokens X --checkpoints c --model m --metrics m --curve c --picture p "
          "--tracking t --timing t", "dvc repro encode_memmap"),
         ("sample --tokenizer data/tokenizer --model X --samples s", "dvc repro train"),
-        ("cell --section ablate --variant baseline --size 16x1 --budget 256 --seed 1 --learning-rate 0.01 "
+        ("cell --section ablate --variant baseline --point 16x1-256 --seed 1 --learning-rate 0.01 "
          "--tokenizer X --tokens X --checkpoints c --metrics m --curve c --tracking t",
          "dvc repro train_bpe"),
         ("collect --section ablate --cells X --table t", "dvc repro"),

@@ -20,8 +20,8 @@ def grid(params: Params) -> Grid:
     return config.grid(params, "ablate")
 
 
-def cell(grid: Grid, variant: str = "baseline", size: str = "64x2", budget: int = 153_600, seed: int = 1) -> RunConfig:
-    chosen = Cell(variant=variant, size=size, budget=budget, learning_rate=0.01, seed=seed)
+def cell(grid: Grid, variant: str = "baseline", point: str = "64x2-153600", seed: int = 1) -> RunConfig:
+    chosen = Cell(variant=variant, point=point, learning_rate=0.01, seed=seed)
     return configure(grid.common, grid.variants[variant], chosen, 2)
 
 
@@ -37,19 +37,19 @@ def test_a_variant_changes_its_switches_and_nothing_else(grid):
 
 
 def test_a_size_is_the_width_and_the_number_of_layers(grid):
-    model = cell(grid, size="128x3").model
+    model = cell(grid, point="128x3-153600").model
     assert (model.d_model, model.num_layers, model.num_heads, model.d_head) == (128, 3, 4, 32)
     assert model.d_ff == 344  # as in the default model: 8/3 of 128 is 341.3
-    narrow = cell(grid, size="16x1").model
+    narrow = cell(grid, point="16x1-153600").model
     assert (narrow.num_heads, narrow.d_head) == (1, 16)
 
 
 def test_a_budget_is_a_number_of_tokens(grid, params):
-    run = cell(grid, budget=153_600)
+    run = cell(grid)
     assert run.train.max_steps == 153_600 / (4 * params.model.context_length)
     assert run.num_tokens(run.train.max_steps) == 153_600
     assert run.train.eval_every == run.train.max_steps / 2
-    large = cell(grid, "large-batch", budget=153_600)
+    large = cell(grid, "large-batch")
     assert large.train.max_steps == run.train.max_steps / 4
 
 
@@ -138,7 +138,7 @@ def test_every_switch_reaches_the_run(grid):
     }
     assert {field.name for field in dataclasses.fields(SwitchesConfig)} == set(changes)
     plain = grid.variants["wsd"]  # only its schedule has a final decay
-    chosen = Cell(variant="x", size="64x2", budget=153_600, learning_rate=0.01, seed=1)
+    chosen = Cell(variant="x", point="64x2-153600", learning_rate=0.01, seed=1)
     for name, value in changes.items():
         before = grid.variants["baseline"] if name == "schedule" else plain
         after = dataclasses.replace(before, **{name: value})
@@ -146,14 +146,14 @@ def test_every_switch_reaches_the_run(grid):
 
 
 def test_the_error_names_the_cell(grid):
-    with pytest.raises(UserError, match="the cell baseline, 64x2, 153600, -1: seed: expected 0 to 4294967295, got -1"):
+    with pytest.raises(UserError, match="the cell baseline-64x2-153600--1: seed: expected 0 to 4294967295, got -1"):
         cell(grid, seed=-1)
-    with pytest.raises(UserError, match="the cell silu, 33x1, 153600, 1: num_heads: rope needs an even"):
-        cell(grid, "silu", size="33x1")
+    with pytest.raises(UserError, match="the cell silu-33x1-153600-1: num_heads: rope needs an even"):
+        cell(grid, "silu", point="33x1-153600")
     with pytest.raises(
-        UserError, match=r"budgets: expected at least 25,600 tokens, 20 steps of 1,280 tokens .* got 99"
+        UserError, match="64x2-99-1: expected at least 25,600 tokens, 20 steps of 1,280 tokens for warmup"
     ):
-        cell(grid, budget=99)
+        cell(grid, point="64x2-99")
 
 
 @pytest.mark.parametrize("stage", ["ablate", "scale"])
@@ -167,14 +167,13 @@ def test_every_common_setting_is_tracked(grid, project, stage):
     assert sorted(tracked) == sorted(field.name for field in dataclasses.fields(CommonConfig))
 
 
-def test_the_learning_rate_is_that_of_the_closest_budget(tmp_path):
+def test_the_learning_rate_of_a_point_is_read(tmp_path):
     path = tmp_path / "rates.json"
-    path.write_text(json.dumps({"muon": {"64x2": {"100000": 0.04, "1600000": 0.01}}}))
-    assert read_learning_rate(path, "muon", "64x2", 1_000) == 0.04
-    assert read_learning_rate(path, "muon", "64x2", 399_000) == 0.04  # 400,000 is in the middle of the two ratios
-    assert read_learning_rate(path, "muon", "64x2", 401_000) == 0.01
-    with pytest.raises(UserError, match="has no learning rate for muon, 32x1; run the sweep first"):
-        read_learning_rate(path, "muon", "32x1", 1_000)
-    path.write_text(json.dumps({"muon": {"64x2": {"many": 0.04}}}))
-    with pytest.raises(UserError, match="has no learning rate for muon, 64x2"):
-        read_learning_rate(path, "muon", "64x2", 1_000)
+    path.write_text(json.dumps({"muon": {"64x2-100000": 0.04, "64x2-1600000": 0.01}}))
+    assert read_learning_rate(path, "muon", "64x2-1600000") == 0.01
+    for variant, point in (("muon", "32x1-100000"), ("adamw", "64x2-100000")):
+        with pytest.raises(UserError, match=f"has no learning rate for {variant}, {point}; run the sweep first"):
+            read_learning_rate(path, variant, point)
+    path.write_text(json.dumps({"muon": 0.01}))
+    with pytest.raises(UserError, match="rates.json: muon: expected a mapping, got 0.01; run the sweep first"):
+        read_learning_rate(path, "muon", "64x2-100000")

@@ -10,7 +10,11 @@ from lm.studies.collect import collect, grid_runs, sweep_runs
 from lm.studies.config import ScaleConfig
 
 GRID = ScaleConfig(
-    variant="muon", learning_rate=0.01, sizes=["16x1", "32x2"], budgets=[100, 200], seeds=[1, 2], num_evaluations=1
+    variant="muon",
+    learning_rate=0.01,
+    points=["16x1-100", "16x1-200", "32x2-100", "32x2-200"],
+    seeds=[1, 2],
+    num_evaluations=1,
 )
 METRICS = {
     "num_parameters": 1000,
@@ -36,7 +40,7 @@ def test_the_runs_of_a_grid_are_in_the_order_of_the_table():
 def test_the_runs_of_a_sweep_use_the_first_seed(project):
     study = load_study(project / "studies/ablation/params.yaml").study
     runs = sweep_runs(study)
-    assert len(runs) == len(study.run) * len(study.sizes) * len(study.sweep.budgets) * len(study.sweep.learning_rates)
+    assert len(runs) == len(study.run) * len(study.sweep.points) * len(study.sweep.learning_rates)
     assert {run.seed for run in runs} == {study.seeds[0]}
     assert runs[0].name.endswith(str(study.sweep.learning_rates[0]))
 
