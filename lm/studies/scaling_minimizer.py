@@ -1,20 +1,22 @@
 """The minimization behind the fit of a scaling law, for many starts or many weightings of the runs at once.
 
-The unknowns are theta = (a, alpha, b, beta, e), and the law is a sum of exponentials in them:
+The unknowns are theta = (a, log alpha, b, log beta, e), and the law is
 
     log predicted loss = log(exp(a - alpha x) + exp(b - beta y) + exp(e))
 
 where x and y are the logarithms of parameters and tokens minus their means, which keeps the unknowns from being nearly
-dependent. With the shares p1, p2 and p3 of the three terms, the derivatives of this log-sum-exp are
+dependent. With the shares p1, p2 and p3 of the three terms, the derivatives of this log-sum-exp by (a, alpha, b, beta, e) are
 
     gradient J = (p1, -x p1, p2, -y p2, p3)        Hessian K - J Jᵀ
 
-where K is p1 (1, -x; -x, x²), p2 (1, -y; -y, y²) and p3 on the diagonal.
+where K is p1 (1, -x; -x, x²), p2 (1, -y; -y, y²) and p3 on the diagonal. The logarithms of the exponents straighten
+the valley along which a term with a small exponent trades against E, so that the search takes fewer steps.
 
 In shapes, R is the number of starts or weightings, n that of runs, and 5 that of unknowns.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -51,18 +53,20 @@ class Problem:
     log_loss: np.ndarray
     irreducible: float | None
 
-    @property
+    @cached_property
     def x(self) -> np.ndarray:
         return self.log_parameters - self.log_parameters.mean()
 
-    @property
+    @cached_property
     def y(self) -> np.ndarray:
         return self.log_tokens - self.log_tokens.mean()
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The lowest and the highest value of each unknown, so that a term that is not needed can shrink to nothing."""
         low, high = self.log_loss.min() - _ABSENT, self.log_loss.max() + 1
-        lower, upper = (np.array([size, slope, size, slope, size]) for size, slope in zip((low, high), _EXPONENTS))
+        lower, upper = (
+            np.array([size, slope, size, slope, size]) for size, slope in zip((low, high), np.log(_EXPONENTS))
+        )
         if self.irreducible is not None:
             lower[4] = upper[4] = np.log(self.irreducible) if self.irreducible > 0 else -np.inf
         return lower, upper
@@ -70,6 +74,7 @@ class Problem:
     def laws(self, theta: np.ndarray) -> np.ndarray:
         """The values of A, B, E, alpha and beta (R, 5) for unknowns (R, 5)."""
         a, alpha, b, beta, e = theta.T
+        alpha, beta = np.exp(alpha), np.exp(beta)
         A = np.exp(a + alpha * self.log_parameters.mean())
         B = np.exp(b + beta * self.log_tokens.mean())
         E = np.exp(e) if self.irreducible is None else np.full_like(e, self.irreducible)
@@ -80,7 +85,13 @@ class Problem:
         lower, upper = self.bounds()
         with np.errstate(divide="ignore"):
             a, b, e = np.log([A, B, E])
-        unknowns = [a - alpha * self.log_parameters.mean(), alpha, b - beta * self.log_tokens.mean(), beta, e]
+        unknowns = [
+            a - alpha * self.log_parameters.mean(),
+            np.log(alpha),
+            b - beta * self.log_tokens.mean(),
+            np.log(beta),
+            e,
+        ]
         return np.clip(unknowns, lower, upper)
 
     def starts(self, exponents: np.ndarray, count: int, weights: np.ndarray) -> np.ndarray:
@@ -103,7 +114,7 @@ class Problem:
                     terms.append(np.ones_like(loss))
                 factors, _ = nnls(np.stack(terms, axis=1) * (root / loss)[:, None], root * (1 - fixed / loss))
                 a, b, e = np.log(np.maximum([*factors, fixed][:3], smallest))
-                found.append([a, alpha, b, beta, e])
+                found.append([a, np.log(alpha), b, np.log(beta), e])
         theta = np.clip(found, lower, upper)
         objective = self.objective(theta, np.broadcast_to(weights, (len(theta), len(loss))))
         return theta[np.argsort(objective, kind="stable")[:count]]
@@ -127,12 +138,19 @@ class Problem:
             sums = (slope * share) @ np.stack([np.ones_like(log_size), -log_size, log_size**2], axis=1)
             hessian[:, at : at + 2, at : at + 2] += sums[:, [[0, 1], [1, 2]]]
         hessian[:, 4, 4] += np.einsum("rn,rn->r", slope, p3)
+        # From derivatives by an exponent to those by its logarithm.
+        for at in (1, 3):
+            exponent = np.exp(theta[:, at])
+            gradient[:, at] *= exponent
+            hessian[:, at] *= exponent[:, None]
+            hessian[:, :, at] *= exponent[:, None]
+            hessian[:, at, at] += gradient[:, at]
         return gradient, hessian
 
     def _errors(self, theta: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Log predicted loss minus log loss (R, n), and the terms' shares of the predicted loss, each (R, n)."""
-        a, alpha, b, beta, e = theta.T[:, :, None]
-        terms = np.exp(a - alpha * self.x), np.exp(b - beta * self.y), np.exp(e)
+        a, log_alpha, b, log_beta, e = theta.T[:, :, None]
+        terms = np.exp(a - np.exp(log_alpha) * self.x), np.exp(b - np.exp(log_beta) * self.y), np.exp(e)
         total = terms[0] + terms[1] + terms[2]
         return np.log(total) - self.log_loss, (terms[0] / total, terms[1] / total, terms[2] / total)
 
@@ -175,7 +193,7 @@ def _minimize_chunk(problem: Problem, starts: np.ndarray, weights: np.ndarray) -
         decrease = objective[active] - reached
         predicted = np.sum(slope**2 / damped * (1 - 0.5 * curvature / damped), axis=1)
         agreement = decrease / np.maximum(predicted, _TINY)
-        damping[active] *= np.select([agreement > 0.75, agreement > 0.25], [0.1, 1.0], 4.0)
+        damping[active] *= np.select([agreement > 0.75, agreement > 0.25], [0.2, 1.0], 4.0)
         undamped = 0.5 * np.sum(slope**2 / curvature, axis=1)
         is_converged = (undamped <= _TOLERANCE * objective[active] + 1e-30) | (damping[active] > _MAX_DAMPING)
         accepted = active[decrease > 0]
