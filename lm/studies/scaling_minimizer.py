@@ -5,7 +5,8 @@ The unknowns are theta = (a, log alpha, b, log beta, e), and the law is
     log predicted loss = log(exp(a - alpha x) + exp(b - beta y) + exp(e))
 
 where x and y are the logarithms of parameters and tokens minus their means, which keeps the unknowns from being nearly
-dependent. With the shares p1, p2 and p3 of the three terms, the derivatives of this log-sum-exp by (a, alpha, b, beta, e) are
+dependent. With the shares p1, p2 and p3 of the three terms, the derivatives of this log-sum-exp by
+(a, alpha, b, beta, e) are
 
     gradient J = (p1, -x p1, p2, -y p2, p3)        Hessian K - J Jᵀ
 
