@@ -19,7 +19,7 @@ _COLORS = colormaps["viridis"]
 
 def fit_picture(analysis: Analysis, path: Path) -> None:
     """Draw the loss over the tokens by size with the fitted curves, and the loss over the size at equal FLOPs."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     curves, isoflops = figure.subplots(1, 2)
     _draw_curves(curves, analysis, "irreducible loss of the fit", "loss")
     _draw_isoflops(isoflops, analysis, "parameters", "loss")
@@ -28,7 +28,7 @@ def fit_picture(analysis: Analysis, path: Path) -> None:
 
 def scaling_picture(study: Study, path: Path) -> None:
     """Draw what `fit_picture` draws, and the forecasts of the most expensive runs."""
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    figure = Figure(figsize=(17, 4.2), layout="constrained")
     curves, forecasts, isoflops = figure.subplots(1, 3)
     floor = "irreducible loss of the fit" if study.floor is None else "entropy of the text"
     _draw_curves(curves, study.main, floor, "bits per byte")
@@ -96,7 +96,7 @@ def _draw_forecasts(axes: Axes, study: Study) -> None:
 
 
 def _finish(axes: Axes) -> None:
-    """Numbers at the logarithmic axes, a grid and a legend."""
+    """Numbers at the logarithmic axes, a grid, and a legend beside the points, of which there may be many."""
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -106,7 +106,7 @@ def _finish(axes: Axes) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _say(axes: Axes, text: str) -> None:
