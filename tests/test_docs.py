@@ -16,18 +16,23 @@ import pytest
 from ruamel.yaml import YAML
 
 from lm.cli.main import make_parser
-from lm.config import Params
+from lm.config import Params, StudyParams
 
 PROJECT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in PROJECT.glob("docs/*.md"))]
+PAGES = [
+    "README.md",
+    *sorted(
+        path.relative_to(PROJECT).as_posix() for part in ("docs", "studies/*") for path in PROJECT.glob(f"{part}/*.md")
+    ),
+]
 DVC_YAML = (PROJECT / "dvc.yaml").read_text(encoding="utf-8")
 STAGES = YAML(typ="safe").load(DVC_YAML)["stages"]
-SECTIONS = get_type_hints(Params)
+SECTIONS = {**get_type_hints(StudyParams), **get_type_hints(Params)}
 
-FOLDERS = ("lm", "stages", "tests", "docs", "bench", "metrics", "data", ".dvc")
+FOLDERS = ("lm", "stages", "tests", "docs", "bench", "studies", "metrics", "data", ".dvc")
 ROOT_FILE = re.compile(r"[\w.-]+\.(md|yaml|toml|cff|lock)|Makefile|LICENSE|requirements\.txt|constraints\.txt")
 NOT_IN_GIT = {".dvc/config.local", "uv.lock"}
-PLACEHOLDERS = {"FOLDER", "MODULE"}
+PLACEHOLDERS = {"FOLDER", "MODULE", "NAME", "studies/mine"}
 
 # What a reader of docs/change-something.md adds to the project.
 NEW_PATHS = {"stages/common_tokens.py", "metrics/common_tokens.json"}
@@ -217,7 +222,8 @@ def test_stages_and_make_targets_exist(page):
             assert set(command[1:]) <= set(targets), command
         if command[:1] == ["dvc"] and command[1] in ("repro", "freeze", "unfreeze", "commit"):
             stages = [word for word in command[2:] if not word.startswith("-")]
-            assert set(stages) <= STAGES.keys() | new_stages, command
+            pipelines = {path.relative_to(PROJECT).as_posix() for path in PROJECT.glob("studies/*/dvc.yaml")}
+            assert set(stages) <= STAGES.keys() | new_stages | pipelines, command
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -245,7 +251,7 @@ def test_the_messages_in_troubleshooting_exist():
 
 def test_the_readme_names_every_page_preset_and_folder():
     text = read("README.md")
-    assert set(re.findall(r"\]\((docs/[\w-]+\.md)\)", text)) == set(PAGES) - {"README.md"}
+    assert set(re.findall(r"\]\((docs/[\w-]+\.md)\)", text)) == {page for page in PAGES if page.startswith("docs/")}
     _, _, table = text.partition("| preset |")
     rows = table.partition("\n\n")[0]
     presets = {path.stem for path in PROJECT.glob("lm/presets/*.yaml")}

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from lm.studies.side_by_side import run_side_by_side
 
     num_gpus = torch.cuda.device_count()
-    jobs = args.jobs if args.jobs is not None else num_gpus or len(os.sched_getaffinity(0))
+    jobs = args.jobs if args.jobs is not None else num_gpus or os.cpu_count() or 1
     if jobs < 1:
         raise UserError(f"--jobs: expected 1 or more, got {jobs}")
     outcome = run_side_by_side(args.study, jobs, num_gpus, tqdm.write, only=args.only, pull=args.pull)
@@ -52,4 +52,4 @@ def run(args: argparse.Namespace) -> None:
             f"{len(outcome.failed)} of the stages failed{blocked}: {', '.join(outcome.failed)}; run the same command "
             "again when the reasons are fixed"
         )
-    print(f"{len(outcome.done)} stages ran" if outcome.done else "nothing has changed")
+    print(f"stages that ran: {len(outcome.done)}" if outcome.done else "nothing has changed")

@@ -28,7 +28,7 @@ _LOGS = Path("data/.logs")
 _POLL_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
 _OF_DVC = re.compile(
-    r"Running stage |> |Stage '|Updating lock|To track the |To enable auto|\t|Use `dvc push|Data and pipe"
+    r"Running stage |> |Stage '|(Updating|Generating) lock |To track the |To enable auto|\t|Use `dvc push|Data and pipe"
 )
 # DVC waits three seconds for a lock that another command holds; then it ends with one of these messages.
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|has been locked by")

@@ -198,3 +198,46 @@ def test_forty_cells_with_dvc_itself(tmp_path):
     status = subprocess.run(["dvc", "status", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert status.stdout.strip() == "{}"
     assert run_side_by_side(tmp_path, 4, 0, print).done == []
+
+
+@pytest.mark.slow  # two repositories, each with stages of DVC
+def test_two_machines_each_train_half_and_share_the_results(tmp_path):
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    (origin / "code.py").write_text("")
+    cell = {
+        "matrix": {"seed": [1, 2]},
+        "cmd": "mkdir -p cells && pwd > cells/${item.seed}.txt",
+        "deps": ["code.py"],
+        "outs": ["cells/${item.seed}.txt"],
+    }
+    table = {"cmd": "cat cells/*.txt > table.txt", "deps": ["cells"], "outs": ["table.txt"]}
+    YAML().dump({"stages": {"cell": cell, "table": table}}, origin / "dvc.yaml")
+
+    def run(folder: Path, command: str) -> None:
+        author = {
+            "GIT_AUTHOR_NAME": "x",
+            "GIT_AUTHOR_EMAIL": "x",
+            "GIT_COMMITTER_NAME": "x",
+            "GIT_COMMITTER_EMAIL": "x",
+        }
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, env=os.environ | author)
+
+    remote = tmp_path / "remote"
+    for command in (
+        "git init -q",
+        "dvc init -q",
+        f"dvc remote add -d storage {remote}",
+        "git add -A",
+        "git commit -qm x",
+    ):
+        run(origin, command)
+    machines = [tmp_path / "one", tmp_path / "two"]
+    for seed, machine in enumerate(machines, start=1):
+        run(tmp_path, f"git clone -q origin {machine.name}")
+        assert run_side_by_side(machine, 1, 0, print, only=f"cell@{seed}").done == [f"cell@{seed}"]
+        run(machine, "dvc push --run-cache")
+    for machine in machines:
+        run(machine, "dvc fetch --run-cache")
+        run_side_by_side(machine, 1, 0, print, pull=True)
+        assert (machine / "table.txt").read_text().split() == [str(folder) for folder in machines]
