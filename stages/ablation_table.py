@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lm.atomic import make_folder, write_text
 from lm.errors import exit_cleanly
+from lm.studies.ablation.forest import forest_picture
+from lm.studies.ablation.table import markdown, table
 from lm.studies.cells_table import read_cells
-from lm.studies.forest import forest_picture
-from lm.studies.table import markdown, table
 
 
 def main() -> None:

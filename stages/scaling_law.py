@@ -6,10 +6,10 @@ from pathlib import Path
 from lm.atomic import make_folder, write_text
 from lm.errors import UserError, exit_cleanly
 from lm.studies.cells_table import read_cells
-from lm.studies.scaling_files import saved, write_fit
-from lm.studies.scaling_picture import scaling_picture
-from lm.studies.scaling_study import COUNTS, MAIN_COUNT, analyze_cells
-from lm.studies.scaling_table import markdown
+from lm.studies.scaling.files import saved, write_fit
+from lm.studies.scaling.picture import scaling_picture
+from lm.studies.scaling.study import COUNTS, MAIN_COUNT, analyze_cells
+from lm.studies.scaling.table import markdown
 
 BOOTSTRAPS = 500
 UNIT = "bits per byte"

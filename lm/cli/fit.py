@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from lm.atomic import check_folder
     from lm.errors import UserError
-    from lm.studies.scaling_analysis import analyze
-    from lm.studies.scaling_files import saved, write_fit
-    from lm.studies.scaling_picture import fit_picture
-    from lm.studies.scaling_runs import read_runs
-    from lm.studies.scaling_table import console
+    from lm.studies.scaling.analysis import analyze
+    from lm.studies.scaling.files import saved, write_fit
+    from lm.studies.scaling.picture import fit_picture
+    from lm.studies.scaling.runs import read_runs
+    from lm.studies.scaling.table import console
 
     if not 100 <= args.bootstraps <= 1_000_000:
         raise UserError(f"--bootstraps: expected 100 to 1,000,000, got {args.bootstraps:,}")

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from lm.studies.scaling_files import read_fit
-    from lm.studies.scaling_prediction import Question, predict
+    from lm.studies.scaling.files import read_fit
+    from lm.studies.scaling.prediction import Question, predict
 
     question = Question(args.flops, args.parameters, args.tokens, args.loss)
     print(predict(read_fit(args.fit), question), end="")

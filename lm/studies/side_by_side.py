@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Never
 
 from tqdm import tqdm
 
@@ -115,7 +116,7 @@ def _run_round(
     jobs: int,
     num_gpus: int,
     outcome: Outcome,
-    bar: "tqdm[None]",
+    bar: "tqdm[Never]",
     report: Callable[[str], None],
 ) -> None:
     """Run stages that do not depend on each other."""

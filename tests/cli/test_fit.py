@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm.cli.main import main
-from lm.studies.scaling_law import Law
+from lm.studies.scaling.law import Law
 
 LAW = Law(A=60, B=700, E=0.75, alpha=0.5, beta=0.45)
 ROWS = [

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lm.cli.main import main
-from lm.studies.scaling_analysis import analyze
-from lm.studies.scaling_files import read_fit, saved, write_fit
-from lm.studies.scaling_law import Law
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.analysis import analyze
+from lm.studies.scaling.files import read_fit, saved, write_fit
+from lm.studies.scaling.law import Law
+from lm.studies.scaling.runs import Runs
 
 LAW = Law(A=400, B=1000, E=1.5, alpha=0.5, beta=0.5)  # D_opt = 6.25 N, C = 37.5 N²
 

@@ -125,7 +125,7 @@ def test_dependencies_are_the_imports(stage):
         ("lm/generation/sampling.py", {"sample", "evaluate"}),
         ("lm/evaluation/samples.py", {"evaluate"}),
         ("lm/evaluation/kinds.py", {"train", "evaluate", "ablate", "scale"}),
-        ("lm/studies/table.py", {"ablation_table"}),
+        ("lm/studies/ablation/table.py", {"ablation_table"}),
         ("lm/training/loop.py", {"train", "ablate", "scale"}),
     ],
 )

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import numpy as np
 from tqdm import tqdm
 
-from lm.studies.scaling_law import Law
-from lm.studies.scaling_minimizer import Problem, minimize
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.law import Law
+from lm.studies.scaling.minimizer import Problem, minimize
+from lm.studies.scaling.runs import Runs
 
 Interval = tuple[float, float]
 

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from lm.errors import UserError, quote
-from lm.studies.comparison import SIGNIFICANCE, comparison
-from lm.studies.multiplier import MAX_EXTENSION, multiplier
+from lm.studies.ablation.comparison import SIGNIFICANCE, comparison
+from lm.studies.ablation.multiplier import MAX_EXTENSION, multiplier
 
 PARTS = {
     "later_name_nats": "later mentions of names",
@@ -35,12 +35,12 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
         - `variant`, `size`, `tokens`, `learning_rate`: what was trained.
         - `loss`: The mean over the seeds, NaN if a run has no finite loss; `floor`: the entropy, NaN if it is unknown.
         - `difference`, `difference_low`, `difference_high`, `p_value`, `verdict`, `detectable_difference`, `pairs`: see
-          `lm.studies.comparison.comparison`.
+          `lm.studies.ablation.comparison.comparison`.
         - `num_parameters`, `flops`: of the model and of the whole training of one run.
         - `runs`, `diverged`: the number of runs, and how many of them diverged or have no finite loss. A run that
           diverged and has a finite loss counts with it: that of the model it kept.
         - `multiplier`, `multiplier_low`, `multiplier_high`, `multiplier_bound`, `multiplier_extrapolated`: the compute
-          multiplier (see `lm.studies.multiplier.multiplier`), in the rows of the baseline's largest budget at each size
+          multiplier (see `lm.studies.ablation.multiplier`), in the rows of the baseline's largest budget at each size
           with several budgets. `time_multiplier` and so on are the same for the seconds of training instead of FLOPs.
         - The means of the parts of the loss in `PARTS`, in nats per token, and of `tokens_per_second`, where `cells`
           has them.

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from lm.errors import UserError
-from lm.studies.scaling_analysis import Analysis, analyze
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.analysis import Analysis, analyze
+from lm.studies.scaling.runs import Runs
 
 COUNTS = {
     "parameters_without_embeddings": "parameters of blocks and head",

@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import check_grad, minimize
 
 from lm.errors import UserError
-from lm.studies.scaling_law import Law, fit
-from lm.studies.scaling_minimizer import DELTA, Problem
+from lm.studies.scaling.law import Law, fit
+from lm.studies.scaling.minimizer import DELTA, Problem
 
 CHINCHILLA = Path(__file__).resolve().parents[3] / "shared/data/scaling/chinchilla.csv"
 LAW = Law(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28)  # of Hoffmann et al. 2022

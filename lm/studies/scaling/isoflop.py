@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm.studies.scaling_law import Law
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.law import Law
+from lm.studies.scaling.runs import Runs
 
 # Runs whose FLOPs differ by a smaller factor share a budget: where tokens double, every size has one run per budget.
 SPREAD = 2.0

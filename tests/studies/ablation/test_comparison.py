@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lm.studies.comparison import comparison, detectable_difference, holm, paired_difference
+from lm.studies.ablation.comparison import comparison, detectable_difference, holm, paired_difference
 
 
 def frame(**losses: list[float]) -> pd.DataFrame:

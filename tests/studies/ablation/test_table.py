@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from lm.errors import UserError
+from lm.studies.ablation.table import largest_budget, markdown, table
 from lm.studies.cells_table import read_cells
-from lm.studies.table import largest_budget, markdown, table
 from stages.ablation_table import main
 
 

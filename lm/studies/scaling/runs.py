@@ -16,7 +16,7 @@ import pandas as pd
 
 from lm.errors import UserError, quote
 from lm.schema import read_bytes
-from lm.studies.scaling_law import FLOPS_PER_WEIGHT
+from lm.studies.scaling.law import FLOPS_PER_WEIGHT
 
 ADVICE = "give a CSV file with the columns parameters, tokens and loss"
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lm.studies.comparison import paired_difference
+from lm.studies.ablation.comparison import paired_difference
 
 # The last segment is extended to at most this multiple of the variant's largest compute.
 MAX_EXTENSION = 4.0

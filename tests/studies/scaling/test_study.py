@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lm.errors import UserError
-from lm.studies.scaling_files import read_fit
+from lm.studies.scaling.files import read_fit
 from stages import scaling_law
 
 FLOOR = 0.543

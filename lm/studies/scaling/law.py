@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.errors import UserError
-from lm.studies.scaling_minimizer import Problem, minimize
+from lm.studies.scaling.minimizer import Problem, minimize
 
 FLOPS_PER_WEIGHT = 6  # of training, per parameter and token (Kaplan et al. 2020, section 2.1)
 

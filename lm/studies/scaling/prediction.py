@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from lm.errors import UserError
-from lm.studies.scaling_bootstrap import interval
-from lm.studies.scaling_files import SavedFit, laws_of
-from lm.studies.scaling_law import FLOPS_PER_WEIGHT, Law
+from lm.studies.scaling.bootstrap import interval
+from lm.studies.scaling.files import SavedFit, laws_of
+from lm.studies.scaling.law import FLOPS_PER_WEIGHT, Law
 
 
 @dataclass(frozen=True)

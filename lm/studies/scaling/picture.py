@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from lm.pictures import save_figure
-from lm.studies.scaling_analysis import Analysis
-from lm.studies.scaling_forecasts import Forecast
-from lm.studies.scaling_study import COUNTS, MAIN_COUNT, Study
+from lm.studies.scaling.analysis import Analysis
+from lm.studies.scaling.forecasts import Forecast
+from lm.studies.scaling.study import COUNTS, MAIN_COUNT, Study
 
 _LEGEND_ENTRIES = 8
 _COLORS = colormaps["viridis"]

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from lm.errors import UserError
-from lm.studies.scaling_forecasts import held_out, rolling
-from lm.studies.scaling_law import Law
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.forecasts import held_out, rolling
+from lm.studies.scaling.law import Law
+from lm.studies.scaling.runs import Runs
 
 LAW = Law(A=60, B=700, E=0.75, alpha=0.5, beta=0.45)
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lm.studies.scaling_isoflop import budgets, exponent
-from lm.studies.scaling_law import Law
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.isoflop import budgets, exponent
+from lm.studies.scaling.law import Law
+from lm.studies.scaling.runs import Runs
 
 LAW = Law(A=400, B=1000, E=1.5, alpha=0.5, beta=0.5)  # so N_opt = sqrt(C / 37.5)
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from lm.studies.scaling_analysis import Analysis
-from lm.studies.scaling_bootstrap import Interval
-from lm.studies.scaling_forecasts import Forecast
-from lm.studies.scaling_isoflop import exponent
-from lm.studies.scaling_study import COUNTS, MAIN_COUNT, Study
+from lm.studies.scaling.analysis import Analysis
+from lm.studies.scaling.bootstrap import Interval
+from lm.studies.scaling.forecasts import Forecast
+from lm.studies.scaling.isoflop import exponent
+from lm.studies.scaling.study import COUNTS, MAIN_COUNT, Study
 
 
 def console(analysis: Analysis) -> str:

@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 
 from lm.atomic import write_text
 from lm.schema import read_json
-from lm.studies.scaling_analysis import Analysis
-from lm.studies.scaling_law import Law
+from lm.studies.scaling.analysis import Analysis
+from lm.studies.scaling.law import Law
 
 ADVICE = "make it with: lm fit FILE.csv --json FILE.json"
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lm.pictures import save_figure
-from lm.studies.table import Row, largest_budget, multiplier_text
+from lm.studies.ablation.table import Row, largest_budget, multiplier_text
 
 # Color and marker of each verdict; colors that color-blind people can tell apart (Okabe and Ito 2008).
 _STYLES = {
@@ -33,7 +33,7 @@ def forest_picture(frame: pd.DataFrame, cells: pd.DataFrame, path: Path) -> None
     number. On the right, the mean loss of each variant and the points of its seeds, minus the floor where it is known.
 
     Args:
-        frame: The result of `lm.studies.table.table`.
+        frame: The result of `lm.studies.ablation.table.table`.
         cells: The runs it was made of.
         path: The PNG file to write.
     """

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from lm.errors import UserError
-from lm.studies.scaling_bootstrap import Interval, bootstrap, interval, intervals
-from lm.studies.scaling_forecasts import Forecast, held_out, rolling
-from lm.studies.scaling_isoflop import Budget, budgets
-from lm.studies.scaling_law import Fit, Law, fit
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.bootstrap import Interval, bootstrap, interval, intervals
+from lm.studies.scaling.forecasts import Forecast, held_out, rolling
+from lm.studies.scaling.isoflop import Budget, budgets
+from lm.studies.scaling.law import Fit, Law, fit
+from lm.studies.scaling.runs import Runs
 
 _NORMAL_QUANTILE = 1.959964
 

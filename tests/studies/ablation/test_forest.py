@@ -5,9 +5,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from lm.studies import forest
-from lm.studies.forest import axis_limit, forest_picture
-from lm.studies.table import table
+from lm.studies.ablation import forest
+from lm.studies.ablation.forest import axis_limit, forest_picture
+from lm.studies.ablation.table import table
 
 
 def runs(variant: str, losses: list[float], tokens: int = 1000, size: str = "64x2", floor: float = 0.5) -> pd.DataFrame:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.errors import UserError
-from lm.studies.scaling_law import Law, fit
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.law import Law, fit
+from lm.studies.scaling.runs import Runs
 
 _HELD_OUT = 5  # one in so many cells
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lm.studies.multiplier import multiplier
+from lm.studies.ablation.multiplier import multiplier
 
 BUDGETS = (1000, 2000, 4000, 8000)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lm.studies.scaling_bootstrap import bootstrap, interval, intervals
-from lm.studies.scaling_law import Law, fit
-from lm.studies.scaling_runs import Runs
+from lm.studies.scaling.bootstrap import bootstrap, interval, intervals
+from lm.studies.scaling.law import Law, fit
+from lm.studies.scaling.runs import Runs
 
 CHINCHILLA = Path(__file__).resolve().parents[3] / "shared/data/scaling/chinchilla.csv"
 LAW = Law(A=60, B=700, E=0.75, alpha=0.5, beta=0.45)
