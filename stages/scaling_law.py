@@ -7,7 +7,8 @@ from lm.atomic import make_folder, write_text
 from lm.errors import UserError, exit_cleanly
 from lm.studies.cells_table import read_cells
 from lm.studies.scaling.files import saved, write_fit
-from lm.studies.scaling.picture import scaling_picture
+from lm.studies.scaling.law import UndeterminedError
+from lm.studies.scaling.picture import runs_picture, scaling_picture
 from lm.studies.scaling.study import COUNTS, MAIN_COUNT, analyze_cells
 from lm.studies.scaling.table import markdown
 
@@ -27,6 +28,13 @@ def main() -> None:
     cells = read_cells(args.cells)
     try:
         study = analyze_cells(cells, BOOTSTRAPS)
+    except UndeterminedError as error:  # a result, like a run that diverged
+        text = f"No law is fitted: {error}.\n"
+        write_fit(args.fit, {"runs": len(cells)})
+        write_text(args.table, text)
+        runs_picture(cells, str(error), args.picture)
+        print(text)
+        return
     except UserError as error:
         raise UserError(f"{args.cells}: {error}") from error
 

@@ -15,6 +15,7 @@ def folders(tmp_path):
     samples.mkdir()
     (metrics / "train.json").write_text(json.dumps({"val_loss": 1.25, "num_parameters": 1315968}))
     (metrics / "ablation.md").write_text("| variant |\n|---|\n| baseline |\n")
+    (metrics / "scaling.md").write_text("| N counts |\n|---|\n| all |\n")
     (metrics / "evaluation.json").write_text(json.dumps({"documents": 1, "tokens": 2, "diverged": 1}))
     (metrics / "train.png").write_bytes(b"")
     (samples / "samples.json").write_text(json.dumps([SAMPLE, {**SAMPLE, "text": "Not shown."}]))
@@ -28,6 +29,7 @@ def test_the_report_has_metrics_table_one_sample_and_pictures(folders):
         "1,315,968",
         "loss is not finite",
         "| baseline |",
+        "| N counts |",
         "Once upon a time.",
         "train.png",
     ):

@@ -60,7 +60,7 @@ def analyze(runs: Runs, irreducible: float | None, bootstraps: int) -> Analysis:
     """Fit the law to the runs, with E fixed at `irreducible` if that is known.
 
     Raises:
-        UserError: the runs do not determine the law.
+        UndeterminedError: the runs do not determine the law.
     """
     result = fit(runs.parameters, runs.tokens, runs.loss, irreducible)
     laws = bootstrap(runs, result.law, irreducible, bootstraps)

@@ -81,6 +81,10 @@ class Law:
         return math.log(self.alpha * self.A / (self.beta * self.B))
 
 
+class UndeterminedError(UserError):
+    """The runs do not determine a law, because there are too few of them or they do not vary enough."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """A law, and the minimum of the objective: the sum of the Huber losses of its errors."""
@@ -100,7 +104,7 @@ def fit(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, irreducibl
         irreducible: The value of E, if it is known, at least 0; otherwise it is fitted, too.
 
     Raises:
-        UserError: the runs do not determine the law; see `check_points`.
+        UndeterminedError: the runs do not determine the law; see `check_points`.
     """
     check_points(parameters, tokens, loss, irreducible)
     problem = Problem(np.log(parameters), np.log(tokens), np.log(loss), irreducible)
@@ -119,26 +123,28 @@ def check_points(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, i
     not grow in proportion only: then a part of the loss could be due to either.
 
     Raises:
-        UserError: they do not.
+        UndeterminedError: they do not.
     """
     points = np.unique(np.stack([parameters, tokens]), axis=1)
     unknowns, levels = (5, 3) if irreducible is None else (4, 2)
     reason = f"a fit of {'A, B, E, alpha and beta' if irreducible is None else 'A, B, alpha and beta'}"
     for name, values in (("parameters", parameters), ("tokens", tokens)):
         if (count := len(np.unique(values))) < levels:
-            raise UserError(f"{name}: expected {levels} or more different values for {reason}, got {count}; add runs")
+            raise UndeterminedError(
+                f"{name}: expected {levels} or more different values for {reason}, got {count}; add runs"
+            )
     if points.shape[1] <= unknowns:
-        raise UserError(
+        raise UndeterminedError(
             f"runs: expected {unknowns + 1} or more that differ in parameters or tokens for {reason}, got "
             f"{points.shape[1]}; add runs"
         )
     if abs(np.corrcoef(np.log(points))[0, 1]) > 0.9999:
-        raise UserError(
+        raise UndeterminedError(
             "runs: expected parameters and tokens that vary independently, got tokens that follow from parameters; "
             "add runs of the same size with other numbers of tokens"
         )
     if irreducible is not None and not 0 <= irreducible < np.min(loss):
-        raise UserError(
+        raise UndeterminedError(
             f"irreducible loss: expected 0 or more and less than the lowest loss, {np.min(loss):.6g}, "
             f"got {irreducible:.6g}"
         )

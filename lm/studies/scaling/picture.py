@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,6 +35,18 @@ def scaling_picture(study: Study, path: Path) -> None:
     _draw_curves(curves, study.main, floor, "bits per byte")
     _draw_forecasts(forecasts, study)
     _draw_isoflops(isoflops, study.main, COUNTS[MAIN_COUNT], "bits per byte")
+    save_figure(figure, path)
+
+
+def runs_picture(cells: pd.DataFrame, reason: str, path: Path) -> None:
+    """Draw the loss over the tokens by size, for runs that do not determine a law, with the reason."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for size, runs in cells.groupby("size", sort=False):
+        axes.plot(runs["tokens"], runs["loss"], "o", markersize=4, label=str(size))
+    axes.set(xlabel="training tokens", ylabel="bits per byte", xscale="log", yscale="log")
+    axes.set_title(f"no law is fitted: {reason}", wrap=True, fontsize="small")
+    _finish(axes)
     save_figure(figure, path)
 
 

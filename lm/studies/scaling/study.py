@@ -52,7 +52,8 @@ def analyze_cells(cells: pd.DataFrame, bootstraps: int) -> Study:
     """Fit the law to the table that `read_cells` returns; runs that diverged or have no finite loss are left out.
 
     Raises:
-        UserError: the cells are of several variants, or do not determine the law.
+        UserError: the cells are of several variants.
+        UndeterminedError: they do not determine the law.
     """
     if len(variants := cells["variant"].unique()) > 1:
         raise UserError(f"variant: expected cells of one variant, got {', '.join(variants)}; fit each one by itself")

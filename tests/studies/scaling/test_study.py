@@ -100,21 +100,32 @@ def test_runs_that_are_left_out_are_named(run_stage):
 
 
 @pytest.mark.parametrize(
-    ("table", "message"),
+    ("table", "reason"),
     [
         (
             cells([16, 32]),
             "parameters: expected 3 or more different values for a fit of A, B, E, alpha and beta, got 2",
         ),
         (
-            cells([16, 32, 64], diverged=1),
-            "parameters: expected 3 or more different values for a fit of A, B, E, alpha",
+            cells([16, 32], diverged=1),
+            "parameters: expected 3 or more different values for a fit of A, B, E, alpha and",
         ),
-        (cells([16, 32, 64], variant=["a"] * 5 + ["b"] * 4), "variant: expected cells of one variant, got a, b"),
     ],
 )
-def test_a_grid_that_does_not_determine_a_law_is_refused(run_stage, table, message, tmp_path):
+def test_runs_that_do_not_determine_a_law_are_a_result_that_says_so(tmp_path, monkeypatch, table, reason):
+    table.to_csv(tmp_path / "cells.csv", index=False)
+    flags = [f"--fit={tmp_path / 'fit.json'}", f"--table={tmp_path / 'fit.md'}", f"--picture={tmp_path / 'fit.png'}"]
+    monkeypatch.setattr(sys, "argv", ["scaling_law", "--cells", str(tmp_path / "cells.csv"), *flags])
+    scaling_law.main()
+    assert (tmp_path / "fit.md").read_text().startswith(f"No law is fitted: {reason}")
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match="fit.json: A: missing key"):
+        read_fit(tmp_path / "fit.json")
+
+
+def test_cells_of_several_variants_are_refused(run_stage, tmp_path):
     with pytest.raises(UserError) as error:
-        run_stage(table)
-    assert str(error.value).startswith(f"{tmp_path / 'cells.csv'}: {message}")
+        run_stage(cells([16, 32, 64], variant=["a"] * 5 + ["b"] * 4))
+    message = "variant: expected cells of one variant, got a, b; fit each one by itself"
+    assert str(error.value) == f"{tmp_path / 'cells.csv'}: {message}"
     assert not list(Path(tmp_path / "metrics").iterdir())
