@@ -21,11 +21,9 @@ from lm.schema import validate
 from lm.studies.cell import Cell, configure
 from lm.studies.config import (
     AblateConfig,
-    CommonConfig,
-    GridConfig,
+    Grid,
     ScaleConfig,
     StudyConfig,
-    SwitchesConfig,
     common_settings,
 )
 from lm.tokenizer.config import TokenizerConfig
@@ -49,7 +47,7 @@ class StudyParams:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        _check_cells(self, "study", [*self.study.points, *self.study.sweep.points])
+        _check_points(self, "study", [*self.study.points, *self.study.sweep.points])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +82,8 @@ class Params:
                 f"scale.variant: expected one of ablate.variants ({', '.join(self.ablate.variants)}), "
                 f"got {quote(self.scale.variant)}"
             )
-        _check_cells(self, "ablate", self.ablate.points)
-        _check_cells(self, "scale", self.scale.points)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """A grid of training runs: its axes, the names of its variants, all definitions, and the common settings."""
-
-    axes: GridConfig
-    run: list[str]
-    variants: dict[str, SwitchesConfig]
-    common: CommonConfig
+        _check_points(self, "ablate", self.ablate.points)
+        _check_points(self, "scale", self.scale.points)
 
 
 def grid(params: Params | StudyParams, section: str) -> Grid:
@@ -115,13 +103,12 @@ def grid(params: Params | StudyParams, section: str) -> Grid:
             raise UserError(f"--section: the parameters have no section {section}")
 
 
-def _check_cells(params: Params | StudyParams, section: str, points: list[str]) -> None:
-    """Raise ValueError if a cell at one of `points` cannot be trained."""
+def _check_points(params: Params | StudyParams, section: str, points: list[str]) -> None:
+    """Raise ValueError if a variant of a grid cannot be trained at one of `points`."""
     of = grid(params, section)
     for variant, point in itertools.product(of.run, points):
-        cell = Cell(variant=variant, point=point, learning_rate=1.0, seed=of.axes.seeds[0])
         try:
-            configure(of.common, of.variants[variant], cell, of.axes.num_evaluations)
+            configure(of, Cell(variant=variant, point=point, learning_rate=1.0, seed=of.axes.seeds[0]))
         except UserError as error:
             raise ValueError(f"{section}.points: {error}") from None
 

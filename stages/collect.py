@@ -6,7 +6,8 @@ from pathlib import Path
 from lm import config
 from lm.atomic import make_folder, write_text
 from lm.errors import exit_cleanly
-from lm.studies.collect import collect, grid_runs
+from lm.studies.cell import grid_cells
+from lm.studies.collect import collect
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True, help="CSV file to write, with one row per cell")
     args = parser.parse_args()
     grid = config.grid(config.load_any(args.params), args.section)
-    table = collect(args.cells, grid_runs(grid.axes, grid.run))
+    table = collect(args.cells, grid_cells(grid, learning_rate=0.0))  # the rates are in the results
     make_folder(args.table.parent)
     write_text(args.table, table.to_csv(index=False, lineterminator="\n"))
     print(f"{args.table}: {len(table)} runs, {table['diverged'].sum()} of them diverged")

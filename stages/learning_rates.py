@@ -1,4 +1,4 @@
-"""Choose the learning rate of every variant at every point from the runs of the sweep."""
+"""Choose the learning rates of all cells from the sweep, and write the configuration of every cell."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 from lm import config
 from lm.atomic import make_folder, write_json, write_text
 from lm.errors import exit_cleanly
-from lm.studies.collect import collect, sweep_runs
+from lm.studies.cell import grid_cells, sweep_cells
+from lm.studies.collect import collect
+from lm.studies.plan import write_plan
 from lm.studies.sweep import choose_learning_rates, sweep_picture
 
 
@@ -16,15 +18,18 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, required=True, help="folder with the results of the sweep's runs")
     parser.add_argument("--table", type=Path, required=True, help="CSV file to write, with one row per run")
     parser.add_argument("--learning-rates", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--plan", type=Path, required=True, help="folder to write the configurations of all cells to")
     parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
     args = parser.parse_args()
-    study = config.load_study(args.params).study
-    table = collect(args.cells, sweep_runs(study))
+    params = config.load_study(args.params)
+    study, grid = params.study, config.grid(params, "study")
+    table = collect(args.cells, sweep_cells(study))
     rates = choose_learning_rates(table, study.points)
     for path in (args.table, args.learning_rates, args.picture):
         make_folder(path.parent)
     write_text(args.table, table.to_csv(index=False, lineterminator="\n"))
     write_json(args.learning_rates, rates)
+    write_plan(args.plan, grid, grid_cells(grid, rates))
     sweep_picture(table, args.picture)
     edges = min(study.sweep.learning_rates), max(study.sweep.learning_rates)
     for variant, by_point in rates.items():

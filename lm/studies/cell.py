@@ -1,12 +1,11 @@
 """The cells of an ablation, of a scaling law and of a study: training runs that differ in as little as possible."""
 
 import dataclasses
-from pathlib import Path
+import itertools
 
 from lm.errors import UserError
 from lm.model.config import ModelConfig
-from lm.schema import read_json
-from lm.studies.config import CommonConfig, SwitchesConfig, parse_point
+from lm.studies.config import Grid, StudyConfig, parse_point
 from lm.training.config import OptimConfig, RunConfig, TrainConfig
 
 LearningRates = dict[str, dict[str, float]]
@@ -30,14 +29,36 @@ class Cell:
     seed: int
 
 
-def configure(common: CommonConfig, switches: SwitchesConfig, cell: Cell, num_evaluations: int) -> RunConfig:
-    """The configuration of a cell.
+def grid_cells(grid: Grid, learning_rate: float | LearningRates) -> dict[str, Cell]:
+    """The cells of a grid by name, in the order of its table, all at one learning rate or each at its own."""
+    return {
+        f"{variant}-{point}-{seed}": Cell(
+            variant=variant,
+            point=point,
+            learning_rate=learning_rate if isinstance(learning_rate, float) else learning_rate[variant][point],
+            seed=seed,
+        )
+        for variant, point, seed in itertools.product(grid.run, grid.axes.points, grid.axes.seeds)
+    }
+
+
+def sweep_cells(study: StudyConfig) -> dict[str, Cell]:
+    """The cells of a study's sweep by name; they have its first seed."""
+    return {
+        f"{variant}-{point}-{rate}": Cell(variant=variant, point=point, learning_rate=rate, seed=study.seeds[0])
+        for variant, point, rate in itertools.product(study.run, study.sweep.points, study.sweep.learning_rates)
+    }
+
+
+def configure(grid: Grid, cell: Cell) -> RunConfig:
+    """The configuration of a cell of a grid.
 
     The hidden layer of SwiGLU has 8/3 of the model's width, rounded up to a multiple of 8 (Touvron et al. 2023).
 
     Raises:
         UserError: the variant does not fit the size, the budget or the other settings, or the seed is out of range.
     """
+    common, switches = grid.common, grid.variants[cell.variant]
     d_model, num_layers, budget = parse_point(cell.point)
     num_heads = max(1, d_model // switches.d_head)
     tokens = switches.batch_size * common.context_length  # per step
@@ -88,7 +109,7 @@ def configure(common: CommonConfig, switches: SwitchesConfig, cell: Cell, num_ev
             windows=switches.windows,
             short_fraction=switches.short_fraction,
             short_context_length=common.short_context_length,
-            eval_every=-(-max_steps // num_evaluations),
+            eval_every=-(-max_steps // grid.axes.num_evaluations),
             seed=cell.seed,
             precision=common.precision,
             document_mask=switches.document_mask,
@@ -99,16 +120,3 @@ def configure(common: CommonConfig, switches: SwitchesConfig, cell: Cell, num_ev
     except ValueError as error:
         raise UserError(f"the cell {cell.variant}-{cell.point}-{cell.seed}: {error}") from error
     return RunConfig(model=model, optim=optim, train=train)
-
-
-def read_learning_rate(path: Path, variant: str, point: str) -> float:
-    """The learning rate of a variant at a point, from the file that the stage learning_rates wrote.
-
-    Raises:
-        UserError: the file is missing or damaged, or has no rate for this variant and point.
-    """
-    advice = "run the sweep first: dvc repro learning_rates"
-    try:
-        return read_json(path, LearningRates, advice)[variant][point]
-    except KeyError as error:
-        raise UserError(f"{path}: has no learning rate for {variant}, {point}; {advice}") from error

@@ -173,6 +173,16 @@ class ScaleConfig(GridConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A grid with everything that its runs need: the names of its variants, all definitions, and common settings."""
+
+    axes: GridConfig
+    run: list[str]
+    variants: dict[str, SwitchesConfig]
+    common: CommonConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """The learning rates that are tried for every variant of a study, each at every one of `points`."""
 

@@ -24,6 +24,8 @@ SMALL = {
     "scale": {"points": ["16x1-1280"], "num_evaluations": 1},
 }
 
+NOT_COPIED = "metrics/", "studies/", "tests/", "bench/", "dvc.lock", ".dvc/"
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -49,7 +51,7 @@ def copy_of_the_project(folder: Path) -> Path:
     ]
     for name in {*names, "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"}:
         source, target = PROJECT / name, folder / name
-        if source.is_file() and not name.startswith(("metrics/", "tests/", "bench/", "dvc.lock", ".dvc/")):
+        if source.is_file() and not name.startswith(NOT_COPIED):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
     yaml = YAML()

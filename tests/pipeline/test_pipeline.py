@@ -59,7 +59,7 @@ def test_the_whole_pipeline_leaves_what_it_promises(pipeline):
 
 def test_metrics_hold_no_times(pipeline):
     for path in (pipeline / "metrics").rglob("*.json"):
-        assert not re.search(r"second|time|mfu|rate", path.read_text()), path
+        assert not re.search(r"second|time|mfu", path.read_text()), path
 
 
 def test_the_console_shows_one_plan_and_one_line_per_cell(pipeline):
@@ -67,7 +67,7 @@ def test_the_console_shows_one_plan_and_one_line_per_cell(pipeline):
     assert len(re.findall("^parameters ", console, re.MULTILINE)) == 1  # the table of the plan
     assert re.findall(r"^step (\d+), val loss", console, re.MULTILINE) == ["0", "3", "6"]
     (cell,) = re.findall(r"^baseline-16x1-256-1: .*", console, re.MULTILINE)
-    assert re.fullmatch(r"baseline-16x1-256-1: learning rate 0.01, \d\.\d{4} bits per byte, \d+\.\d s", cell)
+    assert re.fullmatch(r"baseline-16x1-256-1: \d\.\d{4} bits per byte, \d+\.\d s", cell)
     assert "%|" not in console  # no progress bar, because this is not a terminal
 
 
@@ -132,7 +132,12 @@ def test_a_new_variant_runs_only_its_row(run, changed):
     block = re.search(r"    silu:\n(?:      .*\n)+", params).group(0)
     params = params.replace(block, block + block.replace("silu:", "wide-silu:", 1))
     (changed / "params.yaml").write_text(params, encoding="utf-8")
-    assert stages_run(run("dvc", "repro").stdout) == ["ablate@wide-silu-16x1-256-1", "ablation_cells", "ablation_table"]
+    assert stages_run(run("dvc", "repro").stdout) == [
+        "plan",
+        "ablate@wide-silu-16x1-256-1",
+        "ablation_cells",
+        "ablation_table",
+    ]
     assert "| wide-silu |" in (changed / "metrics/ablation.md").read_text()
 
 
@@ -163,9 +168,9 @@ def test_a_mistake_in_a_late_section_stops_the_first_stage(run, changed):
         ("train --tokenizer data/tokenizer --tokens X --checkpoints c --model m --metrics m --curve c --picture p "
          "--tracking t --timing t", "dvc repro encode_memmap"),
         ("sample --tokenizer data/tokenizer --model X --samples s", "dvc repro train"),
-        ("cell --section ablate --variant baseline --point 16x1-256 --seed 1 --learning-rate 0.01 "
-         "--tokenizer X --tokens X --checkpoints c --metrics m --curve c --tracking t",
-         "dvc repro train_bpe"),
+        ("cell --plan X --tokenizer data/tokenizer --tokens data/tokens --checkpoints c --metrics m --curve c "
+         "--tracking t",
+         "dvc repro plan"),
         ("collect --section ablate --cells X --table t", "dvc repro"),
         ("ablation_table --cells X --table t --picture p", "dvc repro"),
     ],

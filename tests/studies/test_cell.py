@@ -1,17 +1,16 @@
 import dataclasses
-import json
 
 import pytest
 import torch
 from ruamel.yaml import YAML
 
 from lm import config
-from lm.config import Grid, Params
+from lm.config import Params
 from lm.errors import UserError
 from lm.model.cost import parameters
 from lm.model.transformer import TransformerLM
-from lm.studies.cell import Cell, configure, read_learning_rate
-from lm.studies.config import CommonConfig, SwitchesConfig
+from lm.studies.cell import Cell, configure, grid_cells, sweep_cells
+from lm.studies.config import CommonConfig, Grid, SwitchesConfig
 from lm.training.config import RunConfig
 
 
@@ -21,8 +20,7 @@ def grid(params: Params) -> Grid:
 
 
 def cell(grid: Grid, variant: str = "baseline", point: str = "64x2-153600", seed: int = 1) -> RunConfig:
-    chosen = Cell(variant=variant, point=point, learning_rate=0.01, seed=seed)
-    return configure(grid.common, grid.variants[variant], chosen, 2)
+    return configure(grid, Cell(variant=variant, point=point, learning_rate=0.01, seed=seed))
 
 
 def changed(run: RunConfig, section: str, **values: object) -> RunConfig:
@@ -137,12 +135,14 @@ def test_every_switch_reaches_the_run(grid):
         "final_learning_rate": 0.5,
     }
     assert {field.name for field in dataclasses.fields(SwitchesConfig)} == set(changes)
-    plain = grid.variants["wsd"]  # only its schedule has a final decay
     chosen = Cell(variant="x", point="64x2-153600", learning_rate=0.01, seed=1)
+
+    def run(switches: SwitchesConfig) -> RunConfig:
+        return configure(dataclasses.replace(grid, variants={"x": switches}), chosen)
+
     for name, value in changes.items():
-        before = grid.variants["baseline"] if name == "schedule" else plain
-        after = dataclasses.replace(before, **{name: value})
-        assert configure(grid.common, after, chosen, 2) != configure(grid.common, before, chosen, 2), name
+        before = grid.variants["baseline" if name == "schedule" else "wsd"]  # only wsd has a final decay
+        assert run(dataclasses.replace(before, **{name: value})) != run(before), name
 
 
 def test_the_error_names_the_cell(grid):
@@ -156,24 +156,40 @@ def test_the_error_names_the_cell(grid):
         cell(grid, point="64x2-99")
 
 
-@pytest.mark.parametrize("stage", ["ablate", "scale"])
-def test_every_common_setting_is_tracked(grid, project, stage):
-    """A setting that a cell takes from the main run must be a param of its stage, or its result is stale.
+def test_every_common_setting_is_tracked(project):
+    """A setting that cells take from the main run must be a param of the stage plan, or their results are stale.
 
-    Conversely, a cell must not run again because of a parameter that it does not use.
+    Conversely, no cell must be planned anew because of a parameter that it does not use.
     """
-    params = YAML(typ="safe").load(project / "dvc.yaml")["stages"][stage]["params"]
+    params = YAML(typ="safe").load(project / "dvc.yaml")["stages"]["plan"]["params"]
     tracked = [name.partition(".")[2] for name in params if name.split(".")[0] in ("model", "optim", "train")]
     assert sorted(tracked) == sorted(field.name for field in dataclasses.fields(CommonConfig))
 
 
-def test_the_learning_rate_of_a_point_is_read(tmp_path):
-    path = tmp_path / "rates.json"
-    path.write_text(json.dumps({"muon": {"64x2-100000": 0.04, "64x2-1600000": 0.01}}))
-    assert read_learning_rate(path, "muon", "64x2-1600000") == 0.01
-    for variant, point in (("muon", "32x1-100000"), ("adamw", "64x2-100000")):
-        with pytest.raises(UserError, match=f"has no learning rate for {variant}, {point}; run the sweep first"):
-            read_learning_rate(path, variant, point)
-    path.write_text(json.dumps({"muon": 0.01}))
-    with pytest.raises(UserError, match="rates.json: muon: expected a mapping, got 0.01; run the sweep first"):
-        read_learning_rate(path, "muon", "64x2-100000")
+def test_the_cells_of_a_grid_are_in_the_order_of_its_table(params):
+    grid = config.grid(params, "scale")
+    cells = grid_cells(grid, 0.02)
+    assert list(cells)[:2] == [f"muon-{params.scale.points[0]}-1", f"muon-{params.scale.points[1]}-1"]
+    assert len(cells) == len(params.scale.points) * len(params.scale.seeds)
+    assert {cell.learning_rate for cell in cells.values()} == {0.02}
+
+
+def test_every_cell_of_a_study_has_its_own_learning_rate(project):
+    params = config.load_study(project / "studies/scaling/params.yaml")
+    grid = config.grid(params, "study")
+    rates = {point: index / 100 for index, point in enumerate(params.study.points, start=1)}
+    cells = grid_cells(grid, {"muon": rates})
+    assert {cell.point: cell.learning_rate for cell in cells.values()} == rates
+
+
+def test_the_cells_of_a_sweep_have_the_first_seed(project):
+    study = config.load_study(project / "studies/ablation/params.yaml").study
+    cells = sweep_cells(study)
+    assert len(cells) == len(study.run) * len(study.sweep.points) * len(study.sweep.learning_rates)
+    assert {cell.seed for cell in cells.values()} == {study.seeds[0]}
+    assert {cell.learning_rate for cell in cells.values()} == set(study.sweep.learning_rates)
+
+
+def test_the_names_of_cells_can_be_names_of_files(params):
+    for section in ("ablate", "scale"):
+        assert all("/" not in name for name in grid_cells(config.grid(params, section), 0.01))

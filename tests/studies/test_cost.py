@@ -13,8 +13,8 @@ VOCAB = 512
 def cost_of(params: Params, variant: str, **changes: float) -> dict[str, float]:
     grid = config.grid(params, "ablate")
     cell = Cell(variant=variant, point="64x2-153600", learning_rate=0.01, seed=1)
-    switches = dataclasses.replace(grid.variants[variant], **changes)
-    return cost(configure(grid.common, switches, cell, 1), VOCAB)
+    variants = {variant: dataclasses.replace(grid.variants[variant], **changes)}
+    return cost(configure(dataclasses.replace(grid, variants=variants), cell), VOCAB)
 
 
 def test_the_three_counts_of_parameters(params: Params):
