@@ -12,8 +12,10 @@ all: .venv/installed
 	@# Without version control, DVC has to be told so. config.local is git-ignored. A .git that git refuses to read, for
 	@# example because it belongs to another user, is version control all the same.
 	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || printf '[core]\n    no_scm = true\n' > .dvc/config.local
-	@echo 'Running the pipeline: dvc repro'
-	@dvc repro
+	@echo 'Running the pipeline: dvc repro sample evaluate'
+	@dvc repro sample evaluate
+	@echo 'Running the rest of it, several stages side by side: lm cells'
+	@lm cells
 	@echo
 	@lm report
 	@echo
