@@ -105,12 +105,12 @@ def grid(params: Params | StudyParams, section: str) -> Grid:
 
 def _check_points(params: Params | StudyParams, section: str, points: list[str]) -> None:
     """Raise ValueError if a variant of a grid cannot be trained at one of `points`."""
-    of = grid(params, section)
-    for variant, point in itertools.product(of.run, points):
+    checked = grid(params, section)
+    for variant, point in itertools.product(checked.run, points):
         try:
-            configure(of, Cell(variant=variant, point=point, learning_rate=1.0, seed=of.axes.seeds[0]))
+            configure(checked, Cell(variant=variant, point=point, seed=checked.axes.seeds[0]), learning_rate=1.0)
         except UserError as error:
-            raise ValueError(f"{section}.points: {error}") from None
+            raise ValueError(f"{section}: {error}") from None
 
 
 def load(path: Path) -> Params:

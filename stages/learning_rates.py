@@ -16,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
     parser.add_argument("--cells", type=Path, required=True, help="folder with the results of the sweep's runs")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder that the stage encode_memmap wrote")
     parser.add_argument("--table", type=Path, required=True, help="CSV file to write, with one row per run")
     parser.add_argument("--learning-rates", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--plan", type=Path, required=True, help="folder to write the configurations of all cells to")
@@ -23,13 +24,17 @@ def main() -> None:
     args = parser.parse_args()
     params = config.load_study(args.params)
     study, grid = params.study, config.grid(params, "study")
-    table = collect(args.cells, sweep_cells(study))
+    planned = sweep_cells(study)
+    table = collect(args.cells, {name: cell for name, (cell, _) in planned.items()}, args.tokens)
+    # The results hold the rates after the multiplication by `learning_rate_scale`, and `configure` multiplies again.
+    table["learning_rate"] = [rate for _, rate in planned.values()]
     rates = choose_learning_rates(table, study.points)
     for path in (args.table, args.learning_rates, args.picture):
         make_folder(path.parent)
     write_text(args.table, table.to_csv(index=False, lineterminator="\n"))
     write_json(args.learning_rates, rates)
-    write_plan(args.plan, grid, grid_cells(grid, rates))
+    cells = grid_cells(grid)
+    write_plan(args.plan, grid, {name: (cell, rates[cell.variant][cell.point]) for name, cell in cells.items()})
     sweep_picture(table, args.picture)
     edges = min(study.sweep.learning_rates), max(study.sweep.learning_rates)
     for variant, by_point in rates.items():

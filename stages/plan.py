@@ -21,7 +21,7 @@ def main() -> None:
         return
     for section, rate in (("ablate", params.ablate.learning_rate), ("scale", params.scale.learning_rate)):
         grid = config.grid(params, section)
-        write_plan(args.plan / section, grid, grid_cells(grid, rate))
+        write_plan(args.plan / section, grid, {name: (cell, rate) for name, cell in grid_cells(grid).items()})
 
 
 if __name__ == "__main__":

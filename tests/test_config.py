@@ -117,11 +117,11 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         ("ablate.points", "[64x2-0]", "such as 64x2-400000, got '64x2-0'"),
         (
             "ablate.points",
-            "[65x2-99999]",
-            "ablate.points: the cell baseline-65x2-99999-1: d_model: expected a multiple",
+            "[65x2-153600]",
+            "ablate: the cell baseline-65x2-153600-1: d_model: expected a multiple",
         ),
         ("ablate.points", "[]", "ablate.points: expected at least one entry and no duplicates, got []"),
-        ("ablate.points", "[64x2-9]", "ablate.points: the cell baseline-64x2-9-1: expected at least 25,600 tokens"),
+        ("ablate.points", "[64x2-9]", "ablate: the cell baseline-64x2-9-1: expected a multiple of 1,280 training"),
         ("ablate.learning_rate", "0", "ablate.learning_rate: expected a positive number, got 0.0"),
         ("scale.learning_rate", "-1", "scale.learning_rate: expected a positive number, got -1.0"),
         ("scale.variant", "adam", "scale.variant: expected one of ablate.variants (baseline, no-norm, "),
@@ -179,8 +179,8 @@ NO_NORM = "    no-norm:\n      norm: none\n"
         ("", "ablate.variants.no-norm: expected a section of keys, got None"),
         (
             "      schedule: wsd\n      decay_fraction: 1\n",
-            "ablate.points: the cell no-norm-64x2-153600-1: expected at least 179,200 tokens, 140 steps of 1,280 "
-            "tokens for warmup and decay",
+            "ablate: the cell no-norm-64x2-153600-1: expected a multiple of 1,280 training tokens (one step), at least "
+            "179,200 for warmup and decay, got 153,600",
         ),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_wrong_variant_is_named_with_what_was_expected(text, tmp_path, variant
 
 def test_a_variant_takes_what_it_does_not_name_from_the_switches(text, tmp_path):
     switched = text.replace("    qk_norm: false\n", "    qk_norm: true\n")  # of ablate, deeper than that of model
-    params = load(switched.replace(NO_NORM, NO_NORM + "      qk_norm: false\n      batch_size: 7\n"), tmp_path)
+    params = load(switched.replace(NO_NORM, NO_NORM + "      qk_norm: false\n      batch_size: 8\n"), tmp_path)
     variants = params.ablate.variants
     assert (variants["baseline"].qk_norm, variants["baseline"]) == (True, params.ablate.switches)
     assert (
@@ -212,7 +212,7 @@ def test_a_missing_switch_is_named(text, tmp_path):
 def test_a_variant_that_does_not_fit_a_size_is_named_where_it_is_run(text, tmp_path):
     odd = text.replace("    silu:\n", "    silu:\n      d_head: 24\n")
     odd = odd.replace("  - 64x2-153600\n", "  - 128x2-153600\n")  # 5 heads
-    with pytest.raises(UserError, match="ablate.points: the cell silu-128x2-153600-1: d_model: expected a multiple of"):
+    with pytest.raises(UserError, match="ablate: the cell silu-128x2-153600-1: d_model: expected a multiple of"):
         load(odd, tmp_path)
     assert load(odd.replace("  - silu\n", ""), tmp_path).ablate.variants["silu"].d_head == 24
 

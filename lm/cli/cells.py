@@ -1,8 +1,8 @@
 """Run a pipeline or a study with several stages side by side.
 
 `dvc repro` runs one stage after the other. This command runs all stages that
-have changed and do not need each other at the same time, such as the cells of
-an ablation. A stage that fails does not stop the others. Ctrl-C stops all of
+have changed and do not depend on each other at the same time, such as the cells
+of an ablation. A stage that fails does not stop the others. Ctrl-C stops all of
 them; run the same command again to continue.
 
 Examples:
@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, help="stages at the same time (default: one per GPU, or one per processor core)"
     )
     parser.add_argument(
-        "--only", metavar="PATTERN", default="*", help="run the stages with such names, and those that they need"
+        "--only",
+        metavar="PATTERN",
+        default="*",
+        help="run only the stages whose names match, and the stages that they need",
     )
     parser.add_argument(
         "--pull", action="store_true", help="take results that another machine has pushed (dvc push --run-cache)"

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lm.model.config import CANON_WIDTH, ModelConfig
+from lm.model.config import ModelConfig
+
+CANON_WIDTH = 4  # the number of positions that a Canon layer sees, its own included
 
 
 class KeyValueCache:

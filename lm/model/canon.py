@@ -9,8 +9,7 @@ Shapes: ... any leading dimensions, B batch, T sequence, D d_model.
 import torch
 from torch import Tensor, nn
 
-from lm.model.cache import LayerCache
-from lm.model.config import CANON_WIDTH
+from lm.model.cache import CANON_WIDTH, LayerCache
 
 
 class CanonLayer(nn.Module):
@@ -19,10 +18,10 @@ class CanonLayer(nn.Module):
     This is a causal depthwise convolution with a residual connection. What lies before the text, or before the document
     with `document_starts`, counts as 0.
 
-    The weights begin at 0, so that the layer begins as the identity. The author's code leaves them at PyTorch's default
-    for convolutions, uniform between -1/2 and 1/2. Zeros learn as well, since their gradient is not 0, and they take no
-    random numbers: a model with Canon layers starts from the same weights and computes the same as the model without
-    them, and so a comparison of the two shows the layer and not the luck of the draw.
+    The weights begin at 0, so the layer begins as the identity. (The author's code uses PyTorch's default for
+    convolutions, uniform between -1/2 and 1/2.) Zeros have a nonzero gradient, and drawing no random numbers keeps all
+    other initial weights equal to those of the model without Canon layers, so a comparison shows the effect of the
+    layer alone.
 
     Args:
         place: which of the two Canon layers of a block this is, 0 in front of attention (A in the paper) or 1 in front

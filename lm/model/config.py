@@ -11,8 +11,6 @@ Position = Literal["rope", "learned", "none"]
 FeedForward = Literal["swiglu", "silu", "relu_squared"]
 AttentionBackend = Literal["reference", "sdpa", "flash"]  # see `lm.model.attention.causal_attention`
 
-CANON_WIDTH = 4  # the number of positions that a Canon layer sees, its own included
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -19,57 +19,54 @@ class Cell:
     Attributes:
         variant: the variant's name.
         point: the size and the number of training tokens, such as "64x2-400000".
-        learning_rate: the highest one, before it is multiplied by the variant's `learning_rate_scale`.
         seed: of the weights and of the order of the batches.
     """
 
     variant: str
     point: str
-    learning_rate: float
     seed: int
 
 
-def grid_cells(grid: Grid, learning_rate: float | LearningRates) -> dict[str, Cell]:
-    """The cells of a grid by name, in the order of its table, all at one learning rate or each at its own."""
+def grid_cells(grid: Grid) -> dict[str, Cell]:
+    """The cells of a grid by name, in the order of its table."""
     return {
-        f"{variant}-{point}-{seed}": Cell(
-            variant=variant,
-            point=point,
-            learning_rate=learning_rate if isinstance(learning_rate, float) else learning_rate[variant][point],
-            seed=seed,
-        )
+        f"{variant}-{point}-{seed}": Cell(variant=variant, point=point, seed=seed)
         for variant, point, seed in itertools.product(grid.run, grid.axes.points, grid.axes.seeds)
     }
 
 
-def sweep_cells(study: StudyConfig) -> dict[str, Cell]:
-    """The cells of a study's sweep by name; they have its first seed."""
+def sweep_cells(study: StudyConfig) -> dict[str, tuple[Cell, float]]:
+    """The cells of a study's sweep, which have its first seed, with their learning rates, by name."""
     return {
-        f"{variant}-{point}-{rate}": Cell(variant=variant, point=point, learning_rate=rate, seed=study.seeds[0])
+        f"{variant}-{point}-{rate}": (Cell(variant=variant, point=point, seed=study.seeds[0]), rate)
         for variant, point, rate in itertools.product(study.run, study.sweep.points, study.sweep.learning_rates)
     }
 
 
-def configure(grid: Grid, cell: Cell) -> RunConfig:
+def configure(grid: Grid, cell: Cell, learning_rate: float) -> RunConfig:
     """The configuration of a cell of a grid.
 
     The hidden layer of SwiGLU has 8/3 of the model's width, rounded up to a multiple of 8 (Touvron et al. 2023).
 
+    Args:
+        learning_rate: the highest one, before it is multiplied by the variant's `learning_rate_scale`.
+
     Raises:
-        UserError: the variant does not fit the size, the budget or the other settings, or the seed is out of range.
+        UserError: the variant does not fit the point or the other settings, or the seed is out of range.
     """
     common, switches = grid.common, grid.variants[cell.variant]
-    d_model, num_layers, budget = parse_point(cell.point)
+    d_model, num_layers, num_tokens = parse_point(cell.point)
     num_heads = max(1, d_model // switches.d_head)
-    tokens = switches.batch_size * common.context_length  # per step
-    max_steps = round(budget / tokens)
+    per_step = switches.batch_size * common.context_length
+    max_steps = num_tokens // per_step
     decay_steps = round(switches.decay_fraction * max_steps) if switches.schedule == "wsd" else 0
-    rate = cell.learning_rate * switches.learning_rate_scale
+    rate = learning_rate * switches.learning_rate_scale
     least = max(1, common.warmup_steps + decay_steps)
     try:
-        if max_steps < least:
+        if max_steps < least or num_tokens % per_step:
             raise ValueError(
-                f"expected at least {least * tokens:,} tokens, {least} steps of {tokens:,} tokens for warmup and decay"
+                f"expected a multiple of {per_step:,} training tokens (one step), at least {least * per_step:,} for "
+                f"warmup and decay, got {num_tokens:,}"
             )
         model = ModelConfig(
             d_model=d_model,

@@ -20,8 +20,8 @@ def code_hash(script: Path) -> str:
 def imported_modules(script: Path) -> frozenset[Path]:
     """The files of the project's modules that a script imports, directly or not, inside functions too.
 
-    The config.py modules are left out, because the values of parameters determine a result and not the way they are
-    read, and so are the __init__.py files that only hold a docstring.
+    The config.py modules are left out, because parameters are compared by value, and so are the __init__.py files that
+    only hold a docstring.
     """
     found: set[Path] = set()
     waiting = [script]

@@ -209,7 +209,7 @@ class Point(NamedTuple):
 
     d_model: int
     num_layers: int
-    budget: int
+    tokens: int
 
     @property
     def size(self) -> str:

@@ -15,15 +15,15 @@ from lm.studies.config import Grid
 from lm.studies.planned_run import PlannedRun
 
 
-def write_plan(folder: Path, grid: Grid, cells: dict[str, Cell]) -> None:
-    """Write a file NAME.json for each of `cells`.
+def write_plan(folder: Path, grid: Grid, cells: dict[str, tuple[Cell, float]]) -> None:
+    """Write a file NAME.json for each of `cells`, which have their learning rates beside them.
 
     Raises:
         UserError: a cell cannot be trained, or the folder cannot be written.
     """
     make_folder(folder)
     code = code_hash(PROJECT / "stages/cell.py")
-    for name, cell in cells.items():
-        run = configure(grid, cell)
+    for name, (cell, learning_rate) in cells.items():
+        run = configure(grid, cell, learning_rate)
         planned = PlannedRun(code=code, model=run.model, optim=run.optim, train=run.train)
         write_json(folder / f"{name}.json", dataclasses.asdict(planned))

@@ -7,7 +7,7 @@ from lm.model.config import ModelConfig
 from lm.schema import read_json
 from lm.training.config import OptimConfig, RunConfig, TrainConfig
 
-ADVICE = "make the plan first: dvc repro plan"
+ADVICE = "make it with: dvc repro, or lm cells"
 
 
 @dataclass(frozen=True, kw_only=True)

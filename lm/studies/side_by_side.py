@@ -28,6 +28,7 @@ from lm.errors import UserError, quote
 _LOGS = Path("data/.logs")
 _POLL_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
+_STOP_SECONDS = 5.0
 _OF_DVC = re.compile(
     r"Running stage |> |Stage '|(Updating|Generating) lock |To track the |To enable auto|\t|Use `dvc push|Data and pipe"
 )
@@ -74,14 +75,14 @@ def run_side_by_side(
     wanted = set(fnmatch.filter(needs, only))
     if not wanted:
         raise UserError(f"{folder / 'dvc.yaml'}: no stage matches {quote(only)}; list them with: dvc stage list")
-    wanted |= _descendants(wanted, _reversed(needs))
+    wanted |= _ancestors(wanted, needs)
     command = ["dvc", "repro", *(["--pull"] if pull else []), "--single-item"]
     make_folder(folder / _LOGS)
     outcome = Outcome()
     bar = tqdm(unit="", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}", disable=None)
     with bar, _terminate_as_interrupt():
         while True:
-            changed = [stage for stage in _changed(folder) if stage in wanted and stage not in outcome.failed]
+            changed = [stage for stage in _changed(folder) if stage in wanted - set(outcome.done) - set(outcome.failed)]
             blocked = _descendants(set(outcome.failed), needs)
             waiting = [stage for stage in changed if stage not in blocked]
             ready = [stage for stage in waiting if not needs[stage] & set(changed)]
@@ -89,7 +90,7 @@ def run_side_by_side(
             if not ready:
                 outcome.blocked = [stage for stage in changed if stage in blocked]
                 return outcome
-            ready.sort(key=work, reverse=True)  # so that a long stage is not the last one to start
+            ready.sort(key=lambda stage: ("@" in stage, -work(stage)))  # so that a long one is not the last to start
             _run_round(folder, command, ready, len(outcome.done) + len(waiting), jobs, num_gpus, outcome, bar, report)
 
 
@@ -101,7 +102,7 @@ def work(stage: str) -> float:
 
     Example: `cell@muon-64x2-400000-1` takes about 16 times as long as `cell@muon-64x2-25000-1`.
     """
-    match = re.search(r"-(\d+)x(\d+)-(\d+)-", stage)
+    match = re.search(r"[-@](\d+)x(\d+)-(\d+)-", stage)
     if not match:
         return 1e9
     width, layers, budget = map(int, match.groups())
@@ -123,6 +124,7 @@ def _run_round(
     waiting = deque(stages)
     running: list[_Job] = []
     free = list(range(jobs - 1, -1, -1))
+    held_up: set[str] = set()
     try:
         while waiting or running:
             while waiting and free:
@@ -133,6 +135,9 @@ def _run_round(
                 free.append(job.slot)
                 text = job.log.read_text(encoding="utf-8", errors="replace")
                 if job.process.returncode and _LOCKED.search(text):
+                    if job.stage not in held_up:
+                        report(f"{job.stage} waits for DVC's lock, which another command holds")
+                        held_up.add(job.stage)
                     time.sleep(_RETRY_SECONDS)
                     waiting.append(job.stage)
                     continue
@@ -146,7 +151,7 @@ def _run_round(
                 bar.update(work(job.stage))
             bar.set_description_str(f"{len(outcome.done)} of {total} stages")
             bar.set_postfix_str(", ".join(job.stage for job in running))
-    except KeyboardInterrupt:
+    except BaseException:
         _stop(running)
         raise
 
@@ -155,7 +160,9 @@ def _start(folder: Path, command: list[str], stage: str, slot: int, jobs: int, n
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     if num_gpus > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot % num_gpus)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(index) for index in range(num_gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     log = folder / _LOGS / f"{stage}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -171,16 +178,26 @@ def _start(folder: Path, command: list[str], stage: str, slot: int, jobs: int, n
 
 
 def _stop(running: list[_Job]) -> None:
-    """Interrupt all jobs and wait until they have saved their work; a second Ctrl-C kills them."""
-    for job in running:
-        _signal(job, signal.SIGINT)
+    """Interrupt all jobs and wait until they have saved their work; a second Ctrl-C kills them.
+
+    The signal is repeated, because a program that has just been started may miss it.
+    """
     try:
-        for job in running:
-            job.process.wait()
+        while running := [job for job in running if job.process.poll() is None]:
+            for job in running:
+                _signal(job, signal.SIGINT)
+            _wait(running, _STOP_SECONDS)
     except KeyboardInterrupt:
         for job in running:
             _signal(job, signal.SIGKILL)
         raise
+
+
+def _wait(running: list[_Job], seconds: float) -> None:
+    """Wait until all jobs have ended, or for some time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(job.process.poll() is None for job in running):
+        time.sleep(_POLL_SECONDS)
 
 
 def _signal(job: _Job, number: signal.Signals) -> None:
@@ -222,9 +239,12 @@ def _descendants(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
     return found
 
 
-def _reversed(needs: dict[str, set[str]]) -> dict[str, set[str]]:
-    """For each stage, those that need it directly."""
-    return {stage: {other for other in needs if stage in needs[other]} for stage in needs}
+def _ancestors(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
+    """All stages that `stages` need, directly or not."""
+    found: set[str] = set()
+    while new := set().union(*(needs[stage] for stage in stages | found)) - found:
+        found |= new
+    return found
 
 
 def _needs(folder: Path) -> dict[str, set[str]]:

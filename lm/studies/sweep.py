@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lm.errors import UserError
 from lm.pictures import save_figure
 from lm.studies.cell import LearningRates
 from lm.studies.config import Point, parse_point
@@ -17,24 +16,18 @@ from lm.studies.config import Point, parse_point
 def choose_learning_rates(cells: pd.DataFrame, points: list[str]) -> LearningRates:
     """The learning rate of every variant at every one of `points`: the best one at the closest point of the sweep.
 
-    The best rate has the lowest loss. A rate at which the run diverged is not the best one. Points are compared first
-    by the number of weights in their blocks, then by their tokens, both as ratios.
+    The best rate has the lowest loss. A rate at which the run diverged is not the best one; a variant that diverges at
+    every rate gets the lowest one. Points are compared first by the number of weights in their blocks, then by their
+    tokens, both as ratios.
 
     Args:
         cells: the table of a sweep's runs.
-
-    Raises:
-        UserError: all runs of a variant at a point diverged.
     """
     best: dict[str, dict[Point, float]] = {}
     for (variant, size, tokens), runs in cells.groupby(["variant", "size", "tokens"], sort=False):
         finished = runs[(runs["diverged"] == 0) & runs["loss"].notna()]
-        if finished.empty:
-            raise UserError(
-                f"study.sweep.learning_rates: every run of {variant}-{size}-{tokens} diverged; add a lower rate"
-            )
-        rate = finished.sort_values("loss")["learning_rate"].iloc[0]
-        best.setdefault(str(variant), {})[parse_point(f"{size}-{tokens}")] = float(rate)
+        ranked = runs.sort_values("learning_rate") if finished.empty else finished.sort_values("loss")
+        best.setdefault(str(variant), {})[parse_point(f"{size}-{tokens}")] = float(ranked["learning_rate"].iloc[0])
     return {
         variant: {point: rates[min(rates, key=partial(_distance, parse_point(point)))] for point in points}
         for variant, rates in best.items()
@@ -43,7 +36,7 @@ def choose_learning_rates(cells: pd.DataFrame, points: list[str]) -> LearningRat
 
 def _distance(one: Point, other: Point) -> tuple[float, float]:
     sizes = [point.num_layers * point.d_model**2 for point in (one, other)]
-    return abs(math.log(sizes[0] / sizes[1])), abs(math.log(one.budget / other.budget))
+    return abs(math.log(sizes[0] / sizes[1])), abs(math.log(one.tokens / other.tokens))
 
 
 def sweep_picture(cells: pd.DataFrame, path: Path) -> None:

@@ -170,9 +170,9 @@ def test_a_mistake_in_a_late_section_stops_the_first_stage(run, changed):
         ("sample --tokenizer data/tokenizer --model X --samples s", "dvc repro train"),
         ("cell --plan X --tokenizer data/tokenizer --tokens data/tokens --checkpoints c --metrics m --curve c "
          "--tracking t",
-         "dvc repro plan"),
-        ("collect --section ablate --cells X --table t", "dvc repro"),
-        ("ablation_table --cells X --table t --picture p", "dvc repro"),
+         "dvc repro, or lm cells"),
+        ("collect --section ablate --cells X --tokens data/tokens --table t", "lm cells"),
+        ("ablation_table --cells X --table t --picture p", "lm cells"),
     ],
 )  # fmt: skip
 def test_a_missing_input_names_the_stage_that_makes_it(pipeline, tmp_path, monkeypatch, script, missing):

@@ -20,7 +20,7 @@ def grid(params: Params) -> Grid:
 
 
 def cell(grid: Grid, variant: str = "baseline", point: str = "64x2-153600", seed: int = 1) -> RunConfig:
-    return configure(grid, Cell(variant=variant, point=point, learning_rate=0.01, seed=seed))
+    return configure(grid, Cell(variant=variant, point=point, seed=seed), learning_rate=0.01)
 
 
 def changed(run: RunConfig, section: str, **values: object) -> RunConfig:
@@ -127,7 +127,7 @@ def test_every_switch_reaches_the_run(grid):
         "schedule": "wsd",
         "decay_fraction": 0.5,
         "decay_shape": "linear",
-        "batch_size": 7,
+        "batch_size": 8,
         "windows": "stream",
         "short_fraction": 0.5,
         "document_mask": True,
@@ -135,10 +135,10 @@ def test_every_switch_reaches_the_run(grid):
         "final_learning_rate": 0.5,
     }
     assert {field.name for field in dataclasses.fields(SwitchesConfig)} == set(changes)
-    chosen = Cell(variant="x", point="64x2-153600", learning_rate=0.01, seed=1)
+    chosen = Cell(variant="x", point="64x2-153600", seed=1)
 
     def run(switches: SwitchesConfig) -> RunConfig:
-        return configure(dataclasses.replace(grid, variants={"x": switches}), chosen)
+        return configure(dataclasses.replace(grid, variants={"x": switches}), chosen, learning_rate=0.01)
 
     for name, value in changes.items():
         before = grid.variants["baseline" if name == "schedule" else "wsd"]  # only wsd has a final decay
@@ -150,10 +150,12 @@ def test_the_error_names_the_cell(grid):
         cell(grid, seed=-1)
     with pytest.raises(UserError, match="the cell silu-33x1-153600-1: num_heads: rope needs an even"):
         cell(grid, "silu", point="33x1-153600")
-    with pytest.raises(
-        UserError, match="64x2-99-1: expected at least 25,600 tokens, 20 steps of 1,280 tokens for warmup"
-    ):
-        cell(grid, point="64x2-99")
+    message = (
+        r"64x2-{}-1: expected a multiple of 1,280 training tokens \(one step\), at least 25,600 for warmup and decay"
+    )
+    for tokens in (12_800, 153_601):
+        with pytest.raises(UserError, match=f"{message.format(tokens)}, got {tokens:,}"):
+            cell(grid, point=f"64x2-{tokens}")
 
 
 def test_every_common_setting_is_tracked(project):
@@ -167,29 +169,28 @@ def test_every_common_setting_is_tracked(project):
 
 
 def test_the_cells_of_a_grid_are_in_the_order_of_its_table(params):
-    grid = config.grid(params, "scale")
-    cells = grid_cells(grid, 0.02)
+    cells = grid_cells(config.grid(params, "scale"))
     assert list(cells)[:2] == [f"muon-{params.scale.points[0]}-1", f"muon-{params.scale.points[1]}-1"]
     assert len(cells) == len(params.scale.points) * len(params.scale.seeds)
-    assert {cell.learning_rate for cell in cells.values()} == {0.02}
-
-
-def test_every_cell_of_a_study_has_its_own_learning_rate(project):
-    params = config.load_study(project / "studies/scaling/params.yaml")
-    grid = config.grid(params, "study")
-    rates = {point: index / 100 for index, point in enumerate(params.study.points, start=1)}
-    cells = grid_cells(grid, {"muon": rates})
-    assert {cell.point: cell.learning_rate for cell in cells.values()} == rates
 
 
 def test_the_cells_of_a_sweep_have_the_first_seed(project):
     study = config.load_study(project / "studies/ablation/params.yaml").study
     cells = sweep_cells(study)
     assert len(cells) == len(study.run) * len(study.sweep.points) * len(study.sweep.learning_rates)
-    assert {cell.seed for cell in cells.values()} == {study.seeds[0]}
-    assert {cell.learning_rate for cell in cells.values()} == set(study.sweep.learning_rates)
+    assert {cell.seed for cell, _ in cells.values()} == {study.seeds[0]}
+    assert {rate for _, rate in cells.values()} == set(study.sweep.learning_rates)
 
 
 def test_the_names_of_cells_can_be_names_of_files(params):
     for section in ("ablate", "scale"):
-        assert all("/" not in name for name in grid_cells(config.grid(params, section), 0.01))
+        assert all("/" not in name for name in grid_cells(config.grid(params, section)))
+
+
+@pytest.mark.parametrize("study", ["scaling", "ablation"])
+def test_the_context_of_a_study_holds_whole_stories(project, study):
+    """Otherwise its models could not reach the entropy of the text, with which their losses are compared."""
+    params = config.load_study(project / f"studies/{study}/params.yaml")
+    assert params.tokenizer.vocab_size == 1024
+    longest = 415  # tokens of the longest of 4,000 stories with this vocabulary
+    assert params.study.common.context_length >= longest + 1  # the token before it

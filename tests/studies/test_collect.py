@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from lm.studies.cells_table import COLUMNS, read_cells
 from lm.studies.collect import collect
 
 CELLS = {
-    f"muon-{point}-{seed}": Cell(variant="muon", point=point, learning_rate=0.01, seed=seed)
+    f"muon-{point}-{seed}": Cell(variant="muon", point=point, seed=seed)
     for point in ("16x1-100", "16x1-200", "32x2-100", "32x2-200")
     for seed in (1, 2)
 }
@@ -25,15 +26,24 @@ METRICS = {
     "val_loss": 2.5,
     "later_name_nats": 3.5,
     "step": 7,
+    "tokens": 100,
 }
 
 
-def test_a_table_has_one_row_per_run_and_can_be_read_again(tmp_path):
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def test_a_table_has_one_row_per_run_and_can_be_read_again(tmp_path, tokens):
     for name in CELLS:
         (tmp_path / f"{name}.json").write_text(json.dumps(METRICS))
     diverged = {name: value for name, value in METRICS.items() if name != "document_bits_per_byte"} | {"diverged": 1}
     (tmp_path / f"{list(CELLS)[-1]}.json").write_text(json.dumps(diverged))
-    table = collect(tmp_path, CELLS)
+    table = collect(tmp_path, CELLS, tokens)
     assert "tokens_per_second" not in table and set(COLUMNS) <= set(table)
     path = tmp_path / "cells.csv"
     table.to_csv(path, index=False)
@@ -46,16 +56,17 @@ def test_a_table_has_one_row_per_run_and_can_be_read_again(tmp_path):
     assert math.isnan(last["loss"]) and last["diverged"] == 1
 
 
-def test_times_are_in_the_table_where_they_were_recorded(tmp_path):
+def test_times_are_in_the_table_where_they_were_recorded(tmp_path, tokens):
     name, cell = next(iter(CELLS.items()))
     (tmp_path / f"{name}.json").write_text(json.dumps(METRICS))
-    (tmp_path / f"{name}.timing.json").write_text(json.dumps({"seconds": 3.0, "tokens_per_second": 50.0}))
-    row = collect(tmp_path, {name: cell}).iloc[0]
-    assert (row["seconds"], row["tokens_per_second"]) == (3.0, 50.0)
+    (tmp_path / f"{name}.timing.json").write_text(json.dumps({"seconds": 1.5, "tokens_per_second": 50.0}))
+    row = collect(tmp_path, {name: cell}, tokens).iloc[0]
+    assert (row["seconds"], row["tokens_per_second"]) == (
+        2.0,
+        50.0,
+    )  # the run was resumed, and its last process took 1.5 s
 
 
-def test_a_missing_cell_is_named(tmp_path):
-    with pytest.raises(
-        UserError, match="muon-16x1-100-1.json: there is no such file; train the cells first: dvc repro"
-    ):
-        collect(tmp_path, CELLS)
+def test_a_missing_cell_is_named(tmp_path, tokens):
+    with pytest.raises(UserError, match="muon-16x1-100-1.json: there is no such file; train the cells first: lm cells"):
+        collect(tmp_path, CELLS, tokens)

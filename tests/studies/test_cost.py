@@ -12,9 +12,9 @@ VOCAB = 512
 
 def cost_of(params: Params, variant: str, **changes: float) -> dict[str, float]:
     grid = config.grid(params, "ablate")
-    cell = Cell(variant=variant, point="64x2-153600", learning_rate=0.01, seed=1)
+    cell = Cell(variant=variant, point="64x2-153600", seed=1)
     variants = {variant: dataclasses.replace(grid.variants[variant], **changes)}
-    return cost(configure(dataclasses.replace(grid, variants=variants), cell), VOCAB)
+    return cost(configure(dataclasses.replace(grid, variants=variants), cell, 0.01), VOCAB)
 
 
 def test_the_three_counts_of_parameters(params: Params):

@@ -118,6 +118,20 @@ def test_jobs_share_the_processor_and_the_gpus(folder, monkeypatch):
     assert sorted(lines[name].split()[1] for name in ("b1", "b2", "b3")) == ["0", "0", "1"]
 
 
+def test_only_the_gpus_that_the_user_chose_are_used(folder, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    for name in ("b1", "b2", "b3"):
+        (folder / f"{name}.sh").write_text("sleep 0.3")
+    run_side_by_side(folder, 2, 2, print)
+    assert {line.split()[2] for line in (folder / "started").read_text().splitlines()} == {"5", "7"}
+
+
+def test_a_stage_that_is_always_changed_runs_once(folder):
+    (folder / "b1.sh").write_text("trap 'rm -f b1' EXIT")
+    outcome = run_side_by_side(folder, 1, 0, print)
+    assert started(folder).count("b1") == 1 and "c" in outcome.done
+
+
 def test_the_users_own_number_of_threads_stays(folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     run_side_by_side(folder, 2, 1, print)
@@ -129,7 +143,7 @@ def test_a_longer_stage_starts_first():
     assert work(large) == 16 * work(small) > work(small) > 0
     assert work("cell@muon-128x2-25000-1") > 2 * work(small)
     assert 0 < work(other) < work(large)
-    assert work("sweep@no-norm-64x2-400000-0.01") == work(large)
+    assert work("sweep@no-norm-64x2-400000-0.01") == work("scale@64x2-400000-1") == work(large)
 
 
 def test_a_folder_without_a_pipeline_and_a_pipeline_that_dvc_cannot_read(folder, tmp_path):

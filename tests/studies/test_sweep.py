@@ -1,10 +1,8 @@
 import math
 
 import pandas as pd
-import pytest
 from PIL import Image
 
-from lm.errors import UserError
 from lm.studies.sweep import choose_learning_rates, sweep_picture
 
 
@@ -24,8 +22,11 @@ def test_the_best_rate_has_the_lowest_loss():
 def test_a_rate_at_which_the_run_diverged_is_not_the_best():
     table = cells(("a", 0.01, 2.0, 0), ("a", 0.02, 1.5, 1), ("a", 0.04, math.nan, 1))
     assert choose_learning_rates(table, ["64x2-1000"]) == {"a": {"64x2-1000": 0.01}}
-    with pytest.raises(UserError, match="every run of a-64x2-1000 diverged; add a lower rate"):
-        choose_learning_rates(cells(("a", 0.01, 2.0, 1), ("a", 0.02, math.nan, 1)), ["64x2-1000"])
+
+
+def test_a_variant_that_diverges_at_every_rate_gets_the_lowest_one():
+    table = cells(("a", 0.02, 2.0, 1), ("a", 0.01, math.nan, 1))
+    assert choose_learning_rates(table, ["64x2-1000"]) == {"a": {"64x2-1000": 0.01}}
 
 
 def test_a_point_that_is_not_in_the_sweep_takes_the_rate_of_the_closest_one():
