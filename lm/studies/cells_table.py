@@ -1,11 +1,12 @@
 """The file `cells.csv` of a study: one row per training run, with its settings and its results.
 
-    variant,size,tokens,learning_rate,seed,parameters,...,flops,diverged,loss,floor
-    baseline,64x2,1000000,0.003,0,150000,...,9e11,0,0.7312,0.5430
-    muon,64x2,1000000,0.02,0,150000,...,9e11,0,0.7105,0.5430
+    variant,size,data,tokens,learning_rate,seed,parameters,...,flops,diverged,loss,floor
+    baseline,64x2,c6e7a1,1000000,0.003,0,150000,...,9e11,0,0.7312,0.5430
+    muon,64x2,c6e7a1,1000000,0.02,0,150000,...,9e11,0,0.7105,0.5430
 
-Runs with the same size, tokens and seed are a pair: they start from the same seed of the weights and see the same data
-in the same order. The first variant is the baseline.
+`data` identifies the tokens and the tokenizer that a run was trained with: all runs of a table have the same. Runs with
+the same size, tokens and seed are a pair: they start from the same seed of the weights and see the same data in the
+same order. The first variant is the baseline.
 """
 
 import io
@@ -18,11 +19,13 @@ import pandas as pd
 from lm.errors import UserError, quote
 from lm.schema import read_bytes
 
-ADVICE = "run the cells first: dvc repro"
+ADVICE = "train the cells first: lm cells"
+_RETRAIN = "train the cells again: lm cells"
 
+_TEXTS = ["variant", "size", "data"]
 _COUNTS = ["tokens", "seed", "parameters", "parameters_without_embeddings", "parameters_of_blocks", "diverged"]
 _NUMBERS = ["learning_rate", "flops", "loss", "floor"]
-COLUMNS = ["variant", "size", *_COUNTS, *_NUMBERS]
+COLUMNS = [*_TEXTS, *_COUNTS, *_NUMBERS]
 OPTIONAL_COLUMNS = [
     "val_loss",
     "later_name_nats",
@@ -56,8 +59,9 @@ def read_cells(path: Path) -> pd.DataFrame:
 
     Raises:
         UserError: the file cannot be read or has no rows, a column is missing, a value is not a number or out of range,
-            a run appears twice, or the runs do not belong together, because their text has not the same entropy or
-            runs of the same variant and size have not the same number of parameters.
+            a run appears twice, or the runs do not belong together, because they were trained on different tokens,
+            their text has not the same entropy, or runs of the same variant and size have not the same number of
+            parameters.
     """
     data = read_bytes(path, ADVICE)
     try:
@@ -74,7 +78,7 @@ def read_cells(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: expected at least one run, got none; {ADVICE}")
     for name in [*_COUNTS, *_NUMBERS, *(name for name in OPTIONAL_COLUMNS if name in cells)]:
         cells[name] = _numbers(path, cells[name])
-    for name in ("variant", "size"):
+    for name in _TEXTS:
         _refuse_any(path, cells[name], cells[name].str.strip() == "", "text")
     _check_consistency(path, cells)
     return cells
@@ -82,7 +86,7 @@ def read_cells(path: Path) -> pd.DataFrame:
 
 def _numbers(path: Path, texts: pd.Series) -> pd.Series:
     name = str(texts.name)
-    stripped = texts.fillna("").str.strip()  # a row that ends too early has no text
+    stripped = texts.str.strip()
     values = pd.to_numeric(stripped, errors="coerce").astype(float)
     is_nan = stripped.str.lower().isin(["", "nan"])
     _refuse_any(path, texts, values.isna() & ~is_nan, "a number")
@@ -112,12 +116,16 @@ def _check_consistency(path: Path, cells: pd.DataFrame) -> None:
     if twice.any():
         values = ", ".join(str(cells[name].iloc[int(np.argmax(twice))]) for name in run)
         raise UserError(f"{path}: expected every run once, got two of {quote(values)}; {ADVICE}")
+    if len(data := cells["data"].unique()) > 1:
+        raise UserError(
+            f"{path}: expected runs on the same tokens, got {quote(data[0])} and {quote(data[1])}; {_RETRAIN}"
+        )
     if len(floors := cells["floor"].unique()) > 1:
         got = " and ".join("an unknown one" if np.isnan(floor) else f"{floor:g}" for floor in floors[:2])
-        raise UserError(f"{path}: expected runs on the same text, with one entropy, got {got}; {ADVICE}")
+        raise UserError(f"{path}: expected runs on the same text, with one entropy, got {got}; {_RETRAIN}")
     for (variant, size), group in cells.groupby(["variant", "size"], sort=False):
         if len(counts := group["parameters"].unique()) > 1:
             raise UserError(
                 f"{path}: expected one number of parameters for {quote(f'{variant}, {size}')}, "
-                f"got {counts[0]:,} and {counts[1]:,}; {ADVICE}"
+                f"got {counts[0]:,} and {counts[1]:,}; {_RETRAIN}"
             )

@@ -26,7 +26,7 @@ class PairedDifference:
         low: The lower end of its 95% t-interval.
         high: The upper end.
         p_value: Of the two-sided paired t-test.
-        detectable: The true difference that a test with these pairs would find with a probability of 80%.
+        detectable: The minimum detectable difference (see `minimum_detectable_difference`).
     """
 
     mean: float
@@ -52,20 +52,21 @@ def paired_difference(differences: np.ndarray) -> PairedDifference:
     margin = float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1)) * stderr
     t = abs(mean) / stderr if stderr > 0 else (math.inf if mean else 0.0)
     p_value = 2 * float(stats.t.sf(t, n - 1))
-    return PairedDifference(mean, mean - margin, mean + margin, p_value, detectable_difference(std, n))
+    return PairedDifference(mean, mean - margin, mean + margin, p_value, minimum_detectable_difference(std, n))
 
 
-def detectable_difference(std: float, n: int) -> float:
-    """The smallest true difference that `n` >= 2 pairs show with a power of 80% at 5%, two-sided.
+def minimum_detectable_difference(std: float, n: int) -> float:
+    """The true difference that a two-sided paired test at 5% with `n` >= 2 pairs detects with a probability of 80%.
 
     With a true difference d, the t-statistic has a noncentral t distribution with the noncentrality d sqrt(n) / std
-    (Cohen 1988, section 2.2). The level of 5% is that of a single test, before Holm's correction.
+    (Cohen 1988, section 2.2). The level of 5% is that of a single test, before Holm's correction. How large a
+    difference may still be that a test did not detect is a question for its interval.
 
     Args:
         std: The standard deviation of the differences.
         n: The number of pairs.
 
-    Example: 34 pairs show a difference of half a standard deviation.
+    Example: 34 pairs detect a difference of half a standard deviation.
     """
     critical = float(stats.t.ppf(1 - SIGNIFICANCE / 2, n - 1))
     # The noncentrality at which t exceeds the critical value with the wanted probability; the chance that it falls
@@ -86,22 +87,22 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def comparison(cells: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Compare each variant with the baseline at one size and budget.
+    """Compare each variant with the baseline at one size and number of tokens.
 
     Args:
-        cells: Runs of one size and one number of tokens, with the columns `variant`, `seed` and `loss` (NaN if it is
-            not finite); each variant has at most one run per seed.
+        cells: Runs of one size and one number of tokens, with the columns `variant`, `seed` and `loss` (NaN for a run
+            that diverged); each variant has at most one run per seed.
         baseline: Its variant, which may have no runs.
 
     Returns:
         One row per variant, in the order of `cells`: `variant`, `difference` (variant minus baseline, mean over the
         seeds that both have), `difference_low`, `difference_high`, `p_value` (after Holm's correction over the rows
-        that have one), `verdict`, `detectable_difference`, and `pairs`, the number of seeds that both have.
+        that have one), `verdict`, `minimum_detectable_difference`, and `pairs`, the number of seeds that both have.
 
         The verdict is `better` or `worse` if the p-value is below 0.05, and otherwise `no difference shown`. Without a
-        p-value it says why: `baseline`, `one seed`, `no pair`, `diverged` if a run of the variant has no finite loss,
-        or `baseline diverged`. The mean of the runs that happened to survive would flatter a variant, so a variant with
-        a run without a finite loss has no difference.
+        p-value it says why: `baseline`, `one seed`, `no pair`, `diverged` if a run of the variant has no loss, or
+        `baseline diverged`. The mean of the runs that happened to survive would flatter a variant, so a variant with a
+        run that diverged has no difference.
     """
     losses = {str(name): group.set_index("seed")["loss"] for name, group in cells.groupby("variant", sort=False)}
     reference = losses.get(baseline, pd.Series(dtype=float))
@@ -137,6 +138,6 @@ def _compare(name: str, baseline: str, reference: pd.Series, losses: pd.Series) 
         "difference_high": result.high,
         "p_value": result.p_value,
         "verdict": verdict,
-        "detectable_difference": result.detectable,
+        "minimum_detectable_difference": result.detectable,
         "pairs": len(differences),
     }

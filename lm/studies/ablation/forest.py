@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lm.pictures import save_figure
-from lm.studies.ablation.table import Row, largest_budget, multiplier_text
+from lm.studies.ablation.table import Row, longest_runs, mask_diverged, multiplier_text
 
 # Color and marker of each verdict; colors that color-blind people can tell apart (Okabe and Ito 2008).
 _STYLES = {
@@ -26,11 +26,12 @@ _LINE_MARKERS = "osDv^<>PX*"
 
 
 def forest_picture(frame: pd.DataFrame, cells: pd.DataFrame, path: Path) -> None:
-    """Draw the difference of each variant at the largest budget and, if there are several, the loss over the FLOPs.
+    """Draw the difference of each variant at the largest number of tokens, and the loss over the FLOPs.
 
     Each size has a row of panels. On the left, a point and the 95% interval of the difference per variant, with the
     compute multiplier beside it; a difference that is several times as large as all others is cut off and written as a
-    number. On the right, the mean loss of each variant and the points of its seeds, minus the floor where it is known.
+    number. On the right, if there are runs with several numbers of tokens, the mean loss of each variant and the points
+    of its seeds, minus the floor where it is known.
 
     Args:
         frame: The result of `lm.studies.ablation.table.table`.
@@ -38,13 +39,14 @@ def forest_picture(frame: pd.DataFrame, cells: pd.DataFrame, path: Path) -> None
         path: The PNG file to write.
     """
     baseline = str(frame["variant"].iloc[0])
+    cells = mask_diverged(cells)
     sizes = list(frame["size"].unique())
     has_curves = cells["tokens"].nunique() > 1
     height = max(3.2, 1.6 + 0.3 * frame["variant"].nunique())
     figure = Figure(figsize=(14.5 if has_curves else 8.5, height * len(sizes)), layout="constrained")
     grid = figure.subplots(len(sizes), 2 if has_curves else 1, squeeze=False)
     for panels, size in zip(grid, sizes):
-        _draw_forest(panels[0], largest_budget(frame[frame["size"] == size], baseline), baseline)
+        _draw_forest(panels[0], longest_runs(frame[frame["size"] == size], baseline), baseline)
         if has_curves:
             _draw_losses(panels[1], cells[cells["size"] == size], baseline)
     verdicts = [verdict for verdict in _STYLES if (frame["verdict"] == verdict).any()]
@@ -146,7 +148,7 @@ def _draw_losses(axes: Axes, cells: pd.DataFrame, baseline: str) -> None:
         )
         axes.plot(runs["flops"], runs["excess"], color=color, marker=".", markersize=3, linestyle="none", zorder=layer)
     axes.set(
-        title=f"size {cells['size'].iloc[0]}, all budgets",
+        title=f"size {cells['size'].iloc[0]}, all numbers of tokens",
         xlabel="FLOPs of the training",
         ylabel="loss (bits per byte)" if cells["floor"].isna().all() else "loss minus entropy (bits per byte)",
     )

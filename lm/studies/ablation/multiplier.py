@@ -1,10 +1,10 @@
 """The compute multiplier: how much less compute a variant needs to reach the baseline's loss.
 
-A run of the variant at each of several budgets gives its excess loss as a function of compute. On logarithmic axes the
-points are joined by straight lines, as a power law is one. Where they reach the baseline's loss at its largest budget,
-they say how much compute the variant needs:
+Runs of the variant with several numbers of tokens give its excess loss as a function of compute. On logarithmic axes
+the points are joined by straight lines, as a power law is one. Where they reach the loss of the baseline's longest
+runs, they say how much compute the variant needs:
 
-    multiplier = compute of the baseline at its largest budget / compute of the variant for the same loss
+    multiplier = compute of the baseline's longest run / compute of the variant for the same loss
 
 A multiplier of 1.3 means that the baseline needs 1.3 times the compute of the variant; below 1, the variant needs more.
 """
@@ -57,24 +57,24 @@ def multiplier(baseline: pd.DataFrame, variant: pd.DataFrame, cost: str = "flops
 
     The excess is the loss minus the floor, or the loss itself where the floor is unknown. It is interpolated linearly,
     its logarithm over that of the cost. Where the loss goes up and down, the first point counts at which the baseline's
-    loss is reached. Beyond the variant's largest budget, the last segment is extended to at most four times its cost; a
-    variant that does not reach the loss there has a multiplier that is less than `value`. Below its smallest budget
+    loss is reached. Beyond the variant's longest run, the last segment is extended to at most four times its cost; a
+    variant that does not reach the loss there has a multiplier that is less than `value`. Below its shortest run
     nothing is assumed: a variant that is already better there has a multiplier that is more than `value`.
 
     Args:
-        baseline: Runs of one size at several budgets, with the columns `tokens`, `seed`, `loss`, `floor` and `cost`.
+        baseline: Runs of one size with several numbers of tokens, with the columns `tokens`, `seed`, `loss` (NaN for a
+            run that diverged), `floor` and `cost`.
         variant: Runs of the variant at the same size.
         cost: The column with the cost of a run, such as `flops` or `seconds`.
 
     Returns:
-        None if it cannot be computed: no seed has a run of the baseline at its largest budget and runs of the variant
-        at two budgets or more, a loss that is needed is not finite or not above the floor, or some seeds are
-        only known to be more, and others only to be less.
+        None if it cannot be computed: no seed has one of the baseline's longest runs and two or more runs of the
+        variant, a run that is needed diverged or has a loss that is not above the floor, or some seeds are only known
+        to be more, and others only to be less.
 
     Example: with a floor of 0, the baseline reaches 0.5 with 4e9 FLOPs, and the variant 0.6 with 1e9 and 0.4 with 4e9.
     The variant reaches 0.5 with 1.87e9 FLOPs, so its multiplier is 2.14.
     """
-    # A largest budget that the variant shares with no seed of the baseline gives no pair.
     targets = baseline[baseline["tokens"] == baseline["tokens"].max()]
     logs, reaches = [], []
     for _, target in targets.iterrows():
@@ -106,11 +106,11 @@ def multiplier(baseline: pd.DataFrame, variant: pd.DataFrame, cost: str = "flops
 def _reach(costs: np.ndarray, excess: np.ndarray, target: float) -> _Reach:
     """The cost at which a piecewise power law through the points (N >= 2, costs ascending) reaches `target`."""
     x, y, goal = np.log(costs), np.log(excess), math.log(target)
-    if y[0] < goal:
-        return _Reach(float(costs[0]), "more than")
+    if y[0] <= goal:
+        return _Reach(float(costs[0]), "more than" if y[0] < goal else "")
     for i in range(len(x) - 1):
         if y[i + 1] <= goal:
-            share = (y[i] - goal) / (y[i] - y[i + 1]) if y[i] > y[i + 1] else 0.0
+            share = (y[i] - goal) / (y[i] - y[i + 1])
             return _Reach(math.exp(x[i] + share * (x[i + 1] - x[i])))
     limit = x[-1] + math.log(MAX_EXTENSION)
     # Two runs may have cost the same, if the cost is a measured time.

@@ -1,4 +1,4 @@
-"""The results of an ablation: one row per variant, size and budget, as a data frame and as Markdown."""
+"""The results of an ablation: one row per variant, size and number of tokens, as a data frame and as Markdown."""
 
 import math
 from collections.abc import Hashable
@@ -21,27 +21,30 @@ Row = dict[Hashable, Any]  # as DataFrame.to_dict("records") returns it
 
 _COSTS = {"multiplier": "flops", "time_multiplier": "seconds"}
 _TOLERANCE = 0.01  # of parameters and FLOPs, within which rows are fair
+_CLAIM = 0.01  # the README claims only what has a p-value below this
 
 
 def table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Compare every variant with the baseline, which is the first variant of `cells`, at every size and budget.
+    """Compare every variant with the baseline, the first variant of `cells`, at every size and number of tokens.
 
     Args:
         cells: Training runs, as `lm.studies.cells_table.read_cells` returns them.
 
     Returns:
-        One row per variant, size and budget, in the order of `cells`. Losses are in bits per byte.
+        One row per variant, size and number of tokens, grouped by size and tokens, and in the order of `cells` within a
+        group. Losses are in bits per byte.
 
         - `variant`, `size`, `tokens`, `learning_rate`: what was trained.
-        - `loss`: The mean over the seeds, NaN if a run has no finite loss; `floor`: the entropy, NaN if it is unknown.
-        - `difference`, `difference_low`, `difference_high`, `p_value`, `verdict`, `detectable_difference`, `pairs`: see
-          `lm.studies.ablation.comparison.comparison`.
+        - `loss`: The mean over the seeds; `floor`: the entropy, NaN if it is unknown.
+        - `difference`, `difference_low`, `difference_high`, `p_value`, `verdict`, `minimum_detectable_difference`,
+          `pairs`: see `lm.studies.ablation.comparison.comparison`.
         - `num_parameters`, `flops`: of the model and of the whole training of one run.
-        - `runs`, `diverged`: the number of runs, and how many of them diverged or have no finite loss. A run that
-          diverged and has a finite loss counts with it: that of the model it kept.
+        - `runs`: the number of runs; `diverged`: how many of them diverged. A row with such a run has no loss and no
+          difference.
         - `multiplier`, `multiplier_low`, `multiplier_high`, `multiplier_bound`, `multiplier_extrapolated`: the compute
-          multiplier (see `lm.studies.ablation.multiplier`), in the rows of the baseline's largest budget at each size
-          with several budgets. `time_multiplier` and so on are the same for the seconds of training instead of FLOPs.
+          multiplier (see `lm.studies.ablation.multiplier`), in the rows of the baseline's largest number of tokens at
+          each size with several of them. `time_multiplier` and so on are the same for the seconds of training instead
+          of FLOPs.
         - The means of the parts of the loss in `PARTS`, in nats per token, and of `tokens_per_second`, where `cells`
           has them.
 
@@ -49,6 +52,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
         UserError: the runs of a row have different learning rates.
     """
     baseline = str(cells["variant"].iloc[0])
+    cells = mask_diverged(cells)
     frames = []
     for _, group in cells.groupby(["size", "tokens"], sort=False):
         rows = [_summary(group[group["variant"] == variant]) for variant in group["variant"].unique()]
@@ -58,6 +62,17 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
         if cost in cells:
             _add_multipliers(frame, cells, baseline, name, cost)
     return frame
+
+
+def mask_diverged(cells: pd.DataFrame) -> pd.DataFrame:
+    """The runs, with NaN for the loss and its parts where a run diverged.
+
+    A run that diverged may have a finite loss, but it is that of an earlier model, while `tokens` and `flops` are those
+    of the full run.
+    """
+    names = [name for name in ("loss", *PARTS) if name in cells]
+    has_diverged = (cells["diverged"] == 1) | cells["loss"].isna()
+    return cells.assign(**{name: cells[name].mask(has_diverged) for name in names})
 
 
 def _summary(runs: pd.DataFrame) -> dict[str, object]:
@@ -76,7 +91,7 @@ def _summary(runs: pd.DataFrame) -> dict[str, object]:
         "num_parameters": first["parameters"],
         "flops": runs["flops"].mean(),
         "runs": len(runs),
-        "diverged": int(((runs["diverged"] == 1) | runs["loss"].isna()).sum()),
+        "diverged": int(runs["loss"].isna().sum()),
         **means,
     }
 
@@ -93,7 +108,7 @@ def _add_multipliers(frame: pd.DataFrame, cells: pd.DataFrame, baseline: str, na
         largest = (frame["size"] == size) & (frame["tokens"] == reference["tokens"].max())
         row = largest & (frame["variant"] == variant)
         if variant == baseline:
-            frame.loc[row, name] = 1.0
+            frame.loc[row & frame["loss"].notna(), name] = 1.0
         elif result is not None:
             frame.loc[row, columns] = [
                 result.value,
@@ -105,13 +120,13 @@ def _add_multipliers(frame: pd.DataFrame, cells: pd.DataFrame, baseline: str, na
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """The tables in GitHub's Markdown: for each size, the results at the largest budget, how they develop over the
-    budgets, and the parts of the loss, with notes on how to read them and on rows that are not fair.
+    """The tables in GitHub's Markdown: for each size, the results at the largest number of tokens, how they develop
+    over the numbers of tokens, and the parts of the loss, with notes on how to read them and on rows that are not fair.
     """
     baseline = str(frame["variant"].iloc[0])
     blocks = []
     for size, rows in frame.groupby("size", sort=False):
-        final = largest_budget(rows, baseline)
+        final = longest_runs(rows, baseline)
         tokens = final["tokens"].iloc[0]
         blocks.append(f"**Size {size}, {tokens:,} tokens**")
         blocks.append(_results(final, baseline))
@@ -120,14 +135,14 @@ def markdown(frame: pd.DataFrame) -> str:
         if unpaired := _unpaired_rows(rows, baseline):
             blocks.append(f"Not every run has a pair: {unpaired}.")
         if rows["tokens"].nunique() > 1:
-            blocks += [f"**Size {size}, over the budgets**", _budgets(rows, final)]
+            blocks += [f"**Size {size}, over the numbers of tokens**", _over_tokens(rows, final)]
         if parts := _parts(final):
             blocks += [f"**Size {size}, {tokens:,} tokens, parts of the loss in nats per token**", parts]
     return "\n\n".join([*blocks, _notes(frame, baseline)]) + "\n"
 
 
-def largest_budget(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The rows of one size at the baseline's largest budget, or at the largest of all if the baseline has no runs."""
+def longest_runs(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The rows of one size at the baseline's largest number of tokens, or at the largest of all if it has no runs."""
     reference = rows[rows["variant"] == baseline]
     return rows[rows["tokens"] == (rows if reference.empty else reference)["tokens"].max()]
 
@@ -149,7 +164,7 @@ def multiplier_text(row: Row, name: str = "multiplier") -> str:
 def _results(rows: pd.DataFrame, baseline: str) -> str:
     reference = _baseline_row(rows, baseline)
     has_speed = "tokens_per_second" in rows
-    head = ["variant", "loss", "difference", "p", "verdict", "smallest difference shown", "parameters", "FLOPs"]
+    head = ["variant", "loss", "difference", "p", "verdict", "minimum detectable difference", "parameters", "FLOPs"]
     body = []
     for row in rows.to_dict("records"):
         line = [
@@ -158,7 +173,7 @@ def _results(rows: pd.DataFrame, baseline: str) -> str:
             _difference(row),
             _p_value(row["p_value"]),
             row["verdict"],
-            _number(row["detectable_difference"], ".4f"),
+            _number(row["minimum_detectable_difference"], ".4f"),
             f"{row['num_parameters']:,}",
             _number(_ratio(row, reference, "flops"), ".2f"),
         ]
@@ -169,22 +184,22 @@ def _results(rows: pd.DataFrame, baseline: str) -> str:
     )
 
 
-def _budgets(rows: pd.DataFrame, final: pd.DataFrame) -> str:
-    """The difference at each budget, and the multipliers."""
-    budgets = sorted(rows["tokens"].unique())
+def _over_tokens(rows: pd.DataFrame, final: pd.DataFrame) -> str:
+    """The difference at each number of tokens, and the multipliers."""
+    counts = sorted(rows["tokens"].unique())
     names = {"multiplier": "compute multiplier", "time_multiplier": "time multiplier"}
     names = {name: title for name, title in names.items() if name in rows and rows[name].notna().any()}
     last = {row["variant"]: row for row in final.to_dict("records")}
     body = []
     for variant, group in rows.groupby("variant", sort=False):
-        by_budget: dict[int, Row] = {row["tokens"]: row for row in group.to_dict("records")}
-        differences = [_development(by_budget[tokens]) if tokens in by_budget else "" for tokens in budgets]
+        by_tokens: dict[int, Row] = {row["tokens"]: row for row in group.to_dict("records")}
+        differences = [_development(by_tokens[tokens]) if tokens in by_tokens else "" for tokens in counts]
         body.append([str(variant), *differences, *(multiplier_text(last.get(variant, {}), name) for name in names)])
-    return _grid(["variant", *(f"{tokens:,} tokens" for tokens in budgets), *names.values()], body, left=("variant",))
+    return _grid(["variant", *(f"{tokens:,} tokens" for tokens in counts), *names.values()], body, left=("variant",))
 
 
 def _development(row: Row) -> str:
-    """The difference at a budget with its verdict, or the loss of the baseline."""
+    """The difference with its verdict, or the loss of the baseline."""
     if row["verdict"] == "baseline":
         return f"loss {row['loss']:.4f}"
     return ", ".join(filter(None, (_number(row["difference"], "+.4f"), row["verdict"])))
@@ -229,22 +244,24 @@ def _notes(frame: pd.DataFrame, baseline: str) -> str:
     ]
     if frame["p_value"].notna().any():
         notes += [
-            "p: two-sided paired t-test, after Holm's correction over the rows of a size and budget. The verdict needs "
-            f"p < {SIGNIFICANCE}. The interval is not corrected, so it may exclude 0 where the verdict shows no "
-            "difference.",
-            "Smallest difference shown: the true difference that a single test with this many pairs finds with a "
-            "probability of 80% at the level 5%, given the standard deviation of these differences.",
+            "p: two-sided paired t-test, after Holm's correction over the rows of a size and number of tokens. The "
+            f"verdict needs p < {SIGNIFICANCE}. The interval is not corrected, so it may exclude 0 where the verdict "
+            "shows no difference.",
+            f"The README claims only what has p < {_CLAIM} (in bold).",
+            "Minimum detectable difference: the true difference that a single paired test at 5% with this many seeds "
+            "detects with a probability of 80%, given the standard deviation of these differences. After Holm's "
+            "correction, a verdict needs a larger one. The interval says how large an effect may still be.",
         ]
     speeds = "FLOPs and tokens/s are" if "tokens_per_second" in frame else "FLOPs are"
     notes.append(f"{speeds} relative to {baseline}.")
     if "multiplier" in frame and frame["multiplier"].notna().any():
         excess = "the loss, because its floor is unknown" if math.isnan(floor) else "the loss minus the entropy"
         notes += [
-            f"Compute multiplier: the FLOPs of {baseline} at its largest budget, divided by the FLOPs that the variant "
-            f"needs for the same loss. Above 1, the variant needs less. It is interpolated on logarithmic axes over "
-            f"{excess}. A star marks a loss that is reached only beyond the variant's own runs, < a loss that is not "
-            f"reached even with {MAX_EXTENSION:g} times its largest FLOPs, and > a loss that is already reached at its "
-            "smallest budget.",
+            f"Compute multiplier: the FLOPs of {baseline} at its largest number of tokens, divided by the FLOPs that "
+            "the variant needs for the same loss. Above 1, the variant needs less. It is interpolated on logarithmic "
+            f"axes over {excess}. A star marks a loss that is reached only beyond the variant's own runs, < a loss "
+            f"that is not reached even with {MAX_EXTENSION:g} times its largest FLOPs, and > a loss that is already "
+            "reached at its smallest number of tokens.",
         ]
     if "time_multiplier" in frame and frame["time_multiplier"].notna().any():
         notes.append("Time multiplier: the same for the seconds of training instead of FLOPs.")
@@ -259,11 +276,12 @@ def _difference(row: Row) -> str:
 
 
 def _p_value(value: float) -> str:
-    return "< 0.0001" if value < 0.0001 else _number(value, ".4f")
+    text = "< 0.0001" if value < 0.0001 else _number(value, ".4f")
+    return f"**{text}**" if value < _CLAIM else text
 
 
 def _baseline_row(rows: pd.DataFrame, baseline: str) -> Row:
-    """The baseline's row among those of one size and budget, empty if it has none."""
+    """The baseline's row among those of one size and number of tokens, empty if it has none."""
     return next((row for row in rows.to_dict("records") if row["variant"] == baseline), {})
 
 

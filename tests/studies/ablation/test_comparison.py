@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lm.studies.ablation.comparison import comparison, detectable_difference, holm, paired_difference
+from lm.studies.ablation.comparison import comparison, holm, minimum_detectable_difference, paired_difference
 
 
 def frame(**losses: list[float]) -> pd.DataFrame:
@@ -52,21 +52,21 @@ def test_differences_without_variance():
 
 def test_intervals_cover_the_truth_in_95_percent_of_simulations():
     random = np.random.default_rng(1)
-    results = [paired_difference(random.normal(0.3, 1, 3)) for _ in range(1000)]
+    results = [paired_difference(random.normal(0.3, 1, 3)) for _ in range(400)]
     covered = np.mean([result.low <= 0.3 <= result.high for result in results])
-    assert covered == pytest.approx(0.95, abs=0.02)  # three standard errors
+    assert covered == pytest.approx(0.95, abs=0.033)  # three standard errors
 
 
-def test_detectable_difference_agrees_with_published_sample_sizes():
+def test_minimum_detectable_difference_agrees_with_published_sample_sizes():
     # The number of pairs for a power of 80% at 5%, two-sided, by Cohen's d of the differences, as G*Power gives it.
     for effect, pairs in ((0.2, 199), (0.5, 34), (0.8, 15)):
-        assert detectable_difference(1, pairs) <= effect < detectable_difference(1, pairs - 1)
-    assert detectable_difference(3, 34) == pytest.approx(3 * detectable_difference(1, 34))
+        assert minimum_detectable_difference(1, pairs) <= effect < minimum_detectable_difference(1, pairs - 1)
+    assert minimum_detectable_difference(3, 34) == pytest.approx(3 * minimum_detectable_difference(1, 34))
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_detectable_difference_is_found_in_80_percent_of_simulations(n):
-    samples = np.random.default_rng(n).normal(detectable_difference(1, n), 1, (20_000, n))
+def test_minimum_detectable_difference_is_detected_in_80_percent_of_simulations(n):
+    samples = np.random.default_rng(n).normal(minimum_detectable_difference(1, n), 1, (20_000, n))
     t = samples.mean(1) / (samples.std(1, ddof=1) / math.sqrt(n))
     assert np.mean(np.abs(t) > stats.t.ppf(0.975, n - 1)) == pytest.approx(0.8, abs=0.01)
 
@@ -108,17 +108,17 @@ def test_only_seeds_that_both_have_are_pairs():
 def test_one_seed_has_a_difference_and_nothing_more():
     rows = comparison(frame(baseline=[1.0], x=[1.5]), "baseline")
     assert row(rows, "x")["difference"] == 0.5 and row(rows, "x")["verdict"] == "one seed"
-    assert rows[["difference_low", "difference_high", "p_value", "detectable_difference"]].isna().all(axis=None)
+    assert rows[["difference_low", "difference_high", "p_value", "minimum_detectable_difference"]].isna().all(axis=None)
 
 
-def test_a_run_without_a_finite_loss_is_no_difference_and_no_test():
+def test_a_run_without_a_loss_is_no_difference_and_no_test():
     rows = comparison(frame(baseline=[1.0, 2.0], wild=[0.9, math.nan], x=[1.1, 2.10001]), "baseline")
     assert row(rows, "wild")["verdict"] == "diverged" and math.isnan(row(rows, "wild")["difference"])
     alone = comparison(frame(baseline=[1.0, 2.0], x=[1.1, 2.10001]), "baseline")
     assert row(rows, "x") == row(alone, "x")  # the correction counts the tests that took place
 
 
-def test_a_baseline_without_a_finite_loss_or_without_runs():
+def test_a_baseline_without_a_loss_or_without_runs():
     assert row(comparison(frame(baseline=[1.0, math.nan], x=[1.0, 1.0]), "baseline"), "x")["verdict"] == (
         "baseline diverged"
     )

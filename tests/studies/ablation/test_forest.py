@@ -27,18 +27,25 @@ def runs(variant: str, losses: list[float], tokens: int = 1000, size: str = "64x
     )
 
 
-def study(budgets: tuple[int, ...] = (1000, 4000), size: str = "64x2", floor: float = 0.5) -> pd.DataFrame:
+# The factor before the power law of the losses, and the deviations of the seeds from it in percent.
+VARIANTS = {
+    "baseline": (5, (0, 1, 2)),
+    "better": (4, (0, 1.1, 2)),
+    "worse": (6, (0, 1.1, 2)),
+    "equal": (5, (0.1, 0.9, 2.1)),
+    "wild": (500, (0, 1, 2)),
+    "broken": (5, (0, math.nan, 1)),
+}
+
+
+def study(
+    *variants: str, tokens: tuple[int, ...] = (1000, 4000), size: str = "64x2", floor: float = 0.5
+) -> pd.DataFrame:
     return pd.concat(
-        runs(variant, [0.5 + scale * (1 + 0.01 * spread) / tokens**0.5 for spread in spreads], tokens, size, floor)
-        for variant, scale, spreads in (
-            ("baseline", 5, (0, 1, 2)),
-            ("better", 4, (0, 1.1, 2)),
-            ("worse", 6, (0, 1.1, 2)),
-            ("equal", 5, (0.1, 0.9, 2.1)),
-            ("wild", 500, (0, 1, 2)),
-            ("broken", 5, (0, math.nan, 1)),
-        )
-        for tokens in budgets
+        runs(name, [0.5 + scale * (1 + 0.01 * spread) / count**0.5 for spread in spreads], count, size, floor)
+        for name, (scale, spreads) in VARIANTS.items()
+        if name in variants
+        for count in tokens
     )
 
 
@@ -64,7 +71,7 @@ def test_one_huge_difference_does_not_squash_the_others():
 
 
 def test_a_row_per_variant_with_its_interval_and_multiplier(drawn, tmp_path):
-    cells = study()
+    cells = study(*VARIANTS)
     draw(cells, tmp_path)
     axes, losses = drawn[0].axes
     frame = table(cells)
@@ -81,23 +88,34 @@ def test_a_row_per_variant_with_its_interval_and_multiplier(drawn, tmp_path):
     assert labels == ["baseline", "better", "worse", "equal", "wild (above)", "broken (diverged)"]
 
 
-def test_a_row_of_panels_per_size_and_the_losses_only_for_several_budgets(drawn, tmp_path):
-    draw(pd.concat([study(), study(size="128x4")]), tmp_path)
-    draw(study(budgets=(1000,)), tmp_path)
+def test_a_row_of_panels_per_size_and_the_losses_only_for_several_numbers_of_tokens(drawn, tmp_path):
+    draw(pd.concat([study("baseline", "better"), study("baseline", "better", size="128x4")]), tmp_path)
+    draw(study("baseline", "better", tokens=(1000,)), tmp_path)
     assert [len(figure.axes) for figure in drawn] == [4, 1]
+
+
+def test_the_loss_of_a_run_that_diverged_is_not_drawn(drawn, tmp_path):
+    cells = study("baseline", "better")
+    cells.loc[(cells["variant"] == "better") & (cells["seed"] == 1), "diverged"] = 1  # their losses are finite
+    draw(cells, tmp_path)
+    forest, losses = drawn[0].axes
+    assert [text.get_text() for text in forest.texts] == ["diverged, 1 of 3 runs"]
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["baseline", "better (diverged)"]
+    lines = [line for line in losses.lines if line.get_label() == "better (diverged)"]
+    assert all(math.isnan(value) for line in lines for value in line.get_ydata())
 
 
 @pytest.mark.parametrize(
     "cells",
     [
-        study(floor=math.nan),
+        study("baseline", "worse", floor=math.nan),
         runs("baseline", [1.0]),
         pd.concat([runs("baseline", [1.0]), runs("x", [1.0])]),
         pd.concat([runs("baseline", [math.nan]), runs("x", [math.nan])]),
         pd.concat(runs(name, [math.nan], tokens) for name in ("baseline", "x") for tokens in (1000, 4000)),
         pd.concat([runs("baseline", [1.0]), runs("x", [1.0], size="128x4")]),
     ],
-    ids=["no floor", "no variant", "equal", "no loss", "no loss at two budgets", "no pair"],
+    ids=["no floor", "no variant", "equal", "no loss", "no loss at two numbers of tokens", "no pair"],
 )
 def test_every_study_has_a_picture(cells, tmp_path):
     draw(cells, tmp_path / "forest.png")
@@ -107,5 +125,5 @@ def test_every_study_has_a_picture(cells, tmp_path):
 def test_the_same_study_has_the_same_picture(tmp_path):
     first, second = tmp_path / "a.png", tmp_path / "b.png"
     for path in (first, second):
-        draw(study(), path)
+        draw(study("baseline", "better", tokens=(1000,)), path)
     assert first.read_bytes() == second.read_bytes()

@@ -6,16 +6,16 @@ from scipy import stats
 
 from lm.studies.ablation.multiplier import multiplier
 
-BUDGETS = (1000, 2000, 4000, 8000)
+TOKENS = (1000, 2000, 4000, 8000)
 
 
 def power_law(
     scale: float, exponent: float = 0.5, floor: float = 0.5, flops_per_token: float = 6.0, seed: int = 0
 ) -> pd.DataFrame:
     """Runs whose loss is floor + scale * flops^-exponent."""
-    flops = [flops_per_token * tokens for tokens in BUDGETS]
+    flops = [flops_per_token * tokens for tokens in TOKENS]
     loss = [floor + scale * value**-exponent for value in flops]
-    return pd.DataFrame({"tokens": BUDGETS, "seed": seed, "flops": flops, "loss": loss, "floor": floor})
+    return pd.DataFrame({"tokens": TOKENS, "seed": seed, "flops": flops, "loss": loss, "floor": floor})
 
 
 def several(*scales: float) -> pd.DataFrame:
@@ -82,9 +82,15 @@ def test_a_variant_that_never_comes_close_has_an_upper_bound():
         assert math.isnan(result.low) and math.isnan(result.high)
 
 
-def test_a_variant_that_is_better_at_its_smallest_budget_has_a_lower_bound():
+def test_a_variant_that_is_better_at_its_smallest_cost_has_a_lower_bound():
     result = multiplier(points([1.0, 0.5], [1, 8]), points([0.4, 0.3], [1, 8]))
     assert (result.bound, result.value, result.is_extrapolated) == ("more than", pytest.approx(8), False)
+
+
+def test_a_variant_that_is_equal_at_its_smallest_cost_reaches_the_loss_there():
+    for losses in ([0.5, 0.4], [0.5, 0.5], [0.5, 0.6]):
+        result = multiplier(points([1.0, 0.5], [1, 8]), points(losses, [2, 8]))
+        assert (result.bound, result.value, result.is_extrapolated) == ("", pytest.approx(4), False)
 
 
 def test_bounds_of_some_seeds_make_a_bound_and_opposite_ones_nothing():
@@ -97,8 +103,8 @@ def test_bounds_of_some_seeds_make_a_bound_and_opposite_ones_nothing():
 
 
 def test_nothing_is_made_up():
-    baseline, one_budget = power_law(1), power_law(1).head(1)
-    assert multiplier(baseline, one_budget) is None
+    baseline, one_run = power_law(1), power_law(1).head(1)
+    assert multiplier(baseline, one_run) is None
     assert multiplier(baseline, power_law(1, seed=5)) is None  # no pair
     diverged = power_law(1)
     diverged.loc[0, "loss"] = math.nan
