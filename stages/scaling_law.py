@@ -1,6 +1,7 @@
 """Fit the scaling law to the cells of a grid, print its tables, and write them, the fits and a picture."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from lm.atomic import make_folder, write_text
@@ -30,7 +31,7 @@ def main() -> None:
         study = analyze_cells(cells, BOOTSTRAPS)
     except UndeterminedError as error:  # a result, like a run that diverged
         text = f"No law is fitted: {error}.\n"
-        write_fit(args.fit, {"runs": len(cells)})
+        write_fit(args.fit, {"reason": str(error)})
         write_text(args.table, text)
         runs_picture(cells, str(error), args.picture)
         print(text)
@@ -42,10 +43,10 @@ def main() -> None:
     for count in COUNTS:
         for kind, analyses in (("free", study.free), ("known", study.known)):
             if analyses:
-                fit = saved(analyses[count], COUNTS[count], UNIT)
+                fit = asdict(saved(analyses[count], COUNTS[count], UNIT))
                 # `lm predict` needs these of the main fit only.
                 fits[f"{count}, E {kind}"] = {name: value for name, value in fit.items() if name != "laws"}
-    write_fit(args.fit, {**saved(study.main, COUNTS[MAIN_COUNT], UNIT), "fits": fits})
+    write_fit(args.fit, {**asdict(saved(study.main, COUNTS[MAIN_COUNT], UNIT)), "fits": fits})
     write_text(args.table, markdown(study))
     scaling_picture(study, args.picture)
     print(markdown(study))

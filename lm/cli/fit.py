@@ -2,11 +2,13 @@
 
 FILE.csv has one row per run and the columns parameters, tokens and loss.
 Rows with 1 in a column diverged are left out, and so are those without a
-finite loss; runs that differ only in a column seed are repetitions. The law is
+finite loss. Rows with the same parameters and tokens are repetitions with
+other seeds. The law is
 
   loss = E + A / parameters^alpha + B / tokens^beta
 
-as in Hoffmann et al. 2022, with 95% intervals by bootstrap over the runs.
+as in Hoffmann et al. 2022, with 95% intervals by bootstrap over the pairs of
+parameters and tokens.
 
 Examples:
   lm fit runs.csv --picture fit.png
@@ -29,10 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from lm.atomic import check_folder
+    from dataclasses import asdict
+
+    from lm.atomic import make_folder
     from lm.errors import UserError
     from lm.studies.scaling.analysis import analyze
     from lm.studies.scaling.files import saved, write_fit
+    from lm.studies.scaling.forecasts import most_expensive
     from lm.studies.scaling.picture import fit_picture
     from lm.studies.scaling.runs import read_runs
     from lm.studies.scaling.table import console
@@ -41,16 +46,16 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--bootstraps: expected 100 to 1,000,000, got {args.bootstraps:,}")
     for file in (args.json, args.picture):
         if file:
-            check_folder(file.parent)
+            make_folder(file.parent)
     runs, left_out = read_runs(args.runs)
     if left_out:
         print(f"left out: {', '.join(left_out)}")
     try:
-        analysis = analyze(runs, args.irreducible, args.bootstraps)
+        analysis = analyze(runs, args.irreducible, args.bootstraps, most_expensive(runs))
     except UserError as error:
         raise UserError(f"{args.runs}: {error}") from error
     print(console(analysis), end="")
     if args.json:
-        write_fit(args.json, {**saved(analysis, "parameters", "")})
+        write_fit(args.json, asdict(saved(analysis, "parameters", "")))
     if args.picture:
         fit_picture(analysis, args.picture)

@@ -43,6 +43,11 @@ def test_the_law_is_printed_written_and_drawn(fit, tmp_path):
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_folders_are_made_for_the_files(fit, tmp_path):
+    _, errors = fit(ROWS, "--json", "out/new/fit.json")
+    assert not errors and (tmp_path / "out/new/fit.json").exists()
+
+
 def test_the_same_table_gives_the_same_file(fit, tmp_path):
     rows = [f"{row[:-9]}{digit}" for row, digit in zip(ROWS, "1234567890123456")]
     files = []
@@ -59,8 +64,10 @@ def test_a_known_e_is_not_fitted(fit):
 
 def test_runs_without_a_loss_are_named(fit):
     rows = [f"{row},0" for row in ROWS] + ["1e6,1e7,0.9,1", "1e6,2e7,,0", "1e6,3e7,nan,0", "1e6,3e7,inf,0"]
+    rows += ["1e6,4e7,0.9,1.0", f"{ROWS[0]},0.0"]  # as pandas writes a column with a missing value
     said, errors = fit(rows, header="parameters,tokens,loss,diverged")
-    left_out = "run 17 (diverged), run 18 (no finite loss), run 19 (no finite loss), run 20 (no finite loss)"
+    unusable = "run 18 (no finite loss), run 19 (no finite loss), run 20 (no finite loss)"
+    left_out = f"run 17 (diverged), {unusable}, run 21 (diverged)"
     assert said.startswith(f"left out: {left_out}\n") and not errors
     assert "E          0.75 " in said
 

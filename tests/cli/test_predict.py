@@ -1,5 +1,6 @@
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from lm.cli.main import main
 from lm.studies.scaling.analysis import analyze
-from lm.studies.scaling.files import read_fit, saved, write_fit
+from lm.studies.scaling.files import saved, write_fit
+from lm.studies.scaling.forecasts import most_expensive
 from lm.studies.scaling.law import Law
 from lm.studies.scaling.runs import Runs
 
@@ -17,9 +19,9 @@ LAW = Law(A=400, B=1000, E=1.5, alpha=0.5, beta=0.5)  # D_opt = 6.25 N, C = 37.5
 @pytest.fixture(scope="module")
 def fit_file(tmp_path_factory) -> Path:
     N, D = (values.ravel() for values in np.meshgrid(np.geomspace(1e4, 1e6, 4), np.geomspace(1e5, 1e7, 4)))
-    runs = Runs(N, D, np.asarray(LAW.loss(N, D)), 6 * N * D)
+    runs = Runs(N, D, np.asarray(LAW.loss(N, D)))
     path = tmp_path_factory.mktemp("fit") / "fit.json"
-    write_fit(path, {**saved(analyze(runs, None, 100), "parameters", "nats per token")})
+    write_fit(path, asdict(saved(analyze(runs, None, 100, most_expensive(runs)), "parameters", "nats per token")))
     return path
 
 
@@ -64,11 +66,16 @@ def test_what_is_not_given_is_optimal(predict, arguments, parameters, tokens, lo
     assert [lines[0].split()[1], lines[1].split()[1], lines[3].split()[4]] == [parameters, tokens, loss]
 
 
+def test_flops_that_follow_from_what_is_given_are_not_given(predict):
+    lines, _ = predict("--parameters", "1e4", "--tokens", "1e6")
+    assert [line.split("  ")[-1] for line in lines[:3]] == ["given", "given", "6 N D"]
+
+
 def test_an_extrapolation_says_how_far_it_goes(predict):
     lines, _ = predict("--parameters", "1e3", "--tokens", "1e8")
     assert lines[5] == (
-        "This extrapolates beyond the 16 runs of the fit: 1/10 of the fewest parameters of the fit (1e+04), "
-        "10 times the most tokens of the fit (1e+07)."
+        "This extrapolates beyond the 16 runs of the fit: parameters 10 times below the smallest of the fit "
+        "(1e+04), tokens 10 times above the largest of the fit (1e+07)."
     )
 
 
@@ -105,7 +112,11 @@ def test_a_missing_or_damaged_fit_is_explained(predict, tmp_path):
     )
 
 
-def test_a_file_of_a_fit_has_one_line_per_law(fit_file):
-    fit = read_fit(fit_file)
-    assert len(fit["laws"]) == 100
-    assert fit_file.read_text().count("\n") < 180
+def test_without_the_fit_of_the_study_the_advice_is_to_run_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lm", "predict", "--flops", "1e15"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == (
+        "error: studies/scaling/metrics/scaling.json: there is no such file; make it with: lm cells studies/scaling\n"
+    )

@@ -1,15 +1,18 @@
 """Everything that is known about the scaling of some runs: the fit, its intervals, and its forecasts."""
 
+import math
 from dataclasses import dataclass
 
-from lm.errors import UserError
+import numpy as np
+
 from lm.studies.scaling.bootstrap import Interval, bootstrap, interval, intervals
-from lm.studies.scaling.forecasts import Forecast, held_out, rolling
-from lm.studies.scaling.isoflop import Budget, budgets
-from lm.studies.scaling.law import Fit, Law, fit
+from lm.studies.scaling.forecasts import Forecast, forecast, rolling
+from lm.studies.scaling.isoflop import IsoFlop, isoflops
+from lm.studies.scaling.law import Fit, Law, UndeterminedError, fit
 from lm.studies.scaling.runs import Runs
 
 _NORMAL_QUANTILE = 1.959964
+_NARROWEST = 1e-6  # the width of an interval, relative to its upper end, below which there is no standard error
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Analysis:
         irreducible: The value that E was fixed at, or None if it was fitted.
         fit: The law and its objective.
         laws: The fits of the bootstrap's samples.
-        held_out: The forecast of the most expensive runs, or the reason why there is none.
-        budgets: The minima of the runs with equal FLOPs.
+        held_out: The forecast of the runs that were held out, or the reason why there is none.
+        isoflops: The minima of the runs with about the same FLOPs.
     """
 
     runs: Runs
@@ -30,7 +33,7 @@ class Analysis:
     fit: Fit
     laws: list[Law]
     held_out: Forecast | str
-    budgets: list[Budget]
+    isoflops: list[IsoFlop]
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -50,23 +53,36 @@ class Analysis:
         """The forecasts of each size from the smaller ones, each with a fit of its own."""
         return rolling(self.runs, self.irreducible)
 
-    def standard_errors_from(self, truth: float) -> float:
-        """E minus its true value, in standard errors; these are those of a normal distribution with E's interval."""
+    def standard_errors_from(self, entropy: float) -> float:
+        """The difference E - `entropy`, divided by the standard error of a normal distribution with E's interval.
+
+        NaN if the interval has no width, because the runs have no noise or the fits of nearly all samples need no E.
+
+        Example: E 0.7 with the interval 0.502 to 0.898 has the standard error 0.101, and is 2 of them from 0.498.
+        """
         low, high = self.intervals["E"]
-        return (self.fit.law.E - truth) / max((high - low) / (2 * _NORMAL_QUANTILE), 1e-300)
+        # Without a need for E, the search ends at some value that is close to zero, which says nothing.
+        if high < _NARROWEST * entropy or high - low < _NARROWEST * high:
+            return math.nan
+        return (self.fit.law.E - entropy) / ((high - low) / (2 * _NORMAL_QUANTILE))
 
 
-def analyze(runs: Runs, irreducible: float | None, bootstraps: int) -> Analysis:
+def analyze(runs: Runs, irreducible: float | None, bootstraps: int, is_held_out: np.ndarray) -> Analysis:
     """Fit the law to the runs, with E fixed at `irreducible` if that is known.
+
+    Args:
+        bootstraps: The number of samples for the intervals.
+        is_held_out: Which runs (n,) another fit predicts from all others, such as `most_expensive(runs)`.
 
     Raises:
         UndeterminedError: the runs do not determine the law.
+        UserError: `irreducible` is not below the losses.
     """
     result = fit(runs.parameters, runs.tokens, runs.loss, irreducible)
     laws = bootstrap(runs, result.law, irreducible, bootstraps)
-    forecast: Forecast | str
+    held_out: Forecast | str
     try:
-        forecast = held_out(runs, irreducible)
-    except UserError as error:
-        forecast = str(error)
-    return Analysis(runs, irreducible, result, laws, forecast, budgets(runs, result.law))
+        held_out = forecast(runs, is_held_out, irreducible)
+    except UndeterminedError as error:
+        held_out = str(error)
+    return Analysis(runs, irreducible, result, laws, held_out, isoflops(runs, result.law))

@@ -2,12 +2,12 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import TypedDict
-
 from lm.atomic import write_text
+from lm.errors import UserError, quote
 from lm.schema import read_json
 from lm.studies.scaling.analysis import Analysis
 from lm.studies.scaling.law import Law
@@ -17,7 +17,23 @@ ADVICE = "make it with: lm fit FILE.csv --json FILE.json"
 _LAWS = 400  # samples of the bootstrap that are kept
 
 
-class HeldOut(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """The lowest and the highest parameters, tokens and FLOPs (6 N D) of the runs."""
+
+    parameters: list[float]
+    tokens: list[float]
+    flops: list[float]
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "tokens", "flops"):
+            ends = getattr(self, name)
+            if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
+                raise ValueError(f"{name}: expected the lowest and the highest of positive numbers, got {quote(ends)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
     """A run that was predicted from cheaper ones."""
 
     parameters: float
@@ -25,8 +41,12 @@ class HeldOut(TypedDict):
     loss: float
     predicted: float
 
+    def __post_init__(self) -> None:
+        _check_positive(self, ("parameters", "tokens", "loss", "predicted"))
 
-class SavedFit(TypedDict):
+
+@dataclass(frozen=True, kw_only=True)
+class SavedFit:
     """A fit as it is saved.
 
     Attributes:
@@ -36,7 +56,7 @@ class SavedFit(TypedDict):
         unit: The unit of the loss, or "".
         intervals: The 95% intervals of A, B, E, alpha and beta.
         runs: The number of runs.
-        ranges: The lowest and the highest parameters, tokens and flops of the runs.
+        ranges: The ranges of the runs.
         held_out: The most expensive runs, and what the cheaper ones predicted.
         laws: Values of A, B, E, alpha and beta for samples of the bootstrap.
     """
@@ -52,9 +72,30 @@ class SavedFit(TypedDict):
     unit: str
     intervals: dict[str, list[float]]
     runs: int
-    ranges: dict[str, list[float]]
+    ranges: Ranges
     held_out: list[HeldOut]
     laws: list[list[float]]
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("A", "B", "alpha", "beta"))
+        if self.E < 0:
+            raise ValueError(f"E: expected 0 or more, got {self.E:g}")
+        for index, values in enumerate(self.laws):
+            if len(values) != 5 or min(values) < 0 or 0 in (*values[:2], *values[3:]):
+                raise ValueError(
+                    f"laws[{index}]: expected the values of A, B, E, alpha and beta, all positive but E, which may be "
+                    f"0, got {quote(values)}"
+                )
+
+    @property
+    def law(self) -> Law:
+        """The fitted law."""
+        return Law(self.A, self.B, self.E, self.alpha, self.beta)
+
+    @property
+    def samples(self) -> list[Law]:
+        """The laws that were fitted to samples of the bootstrap."""
+        return [Law(*values) for values in self.laws]
 
 
 def saved(analysis: Analysis, counted: str, unit: str) -> SavedFit:
@@ -65,7 +106,9 @@ def saved(analysis: Analysis, counted: str, unit: str) -> SavedFit:
         future = forecast.future
         rows = zip(*(values.tolist() for values in (future.parameters, future.tokens, future.loss, forecast.predicted)))
         held_out = [HeldOut(parameters=N, tokens=D, loss=loss, predicted=guess) for N, D, loss, guess in rows]
-    ranges = {"parameters": runs.parameters, "tokens": runs.tokens, "flops": runs.flops}
+    parameters, tokens, flops = (
+        [float(values.min()), float(values.max())] for values in (runs.parameters, runs.tokens, runs.flops)
+    )
     return SavedFit(
         A=law.A,
         B=law.B,
@@ -78,7 +121,7 @@ def saved(analysis: Analysis, counted: str, unit: str) -> SavedFit:
         unit=unit,
         intervals={name: list(ends) for name, ends in analysis.intervals.items()},
         runs=len(runs),
-        ranges={name: [float(values.min()), float(values.max())] for name, values in ranges.items()},
+        ranges=Ranges(parameters=parameters, tokens=tokens, flops=flops),
         held_out=held_out,
         laws=[
             [float(f"{value:.7g}") for value in (sample.A, sample.B, sample.E, sample.alpha, sample.beta)]
@@ -93,16 +136,21 @@ def write_fit(path: Path, content: dict[str, Any]) -> None:
     write_text(path, re.sub(r"\[([^\[\]{}]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
-def read_fit(path: Path) -> SavedFit:
+def read_fit(path: Path, advice: str = ADVICE) -> SavedFit:
     """Read a file that `write_fit` wrote.
 
+    Args:
+        advice: What to do if the file is missing or its content is wrong.
+
     Raises:
-        UserError: the file is missing, or is not one of a fit.
+        UserError: the file is missing, is not one of a fit, or says that the runs did not determine a law.
     """
-    return read_json(path, SavedFit, ADVICE, ignore_unknown_keys=True)
+    if reason := read_json(path, dict[str, Any], advice).get("reason"):
+        raise UserError(f"{path}: holds no law: {reason}")
+    return read_json(path, SavedFit, advice, ignore_unknown_keys=True)
 
 
-def laws_of(fit: SavedFit) -> tuple[Law, list[Law]]:
-    """The fitted law, and those of the bootstrap."""
-    law = Law(fit["A"], fit["B"], fit["E"], fit["alpha"], fit["beta"])
-    return law, [Law(*values) for values in fit["laws"]]
+def _check_positive(values: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if (value := getattr(values, name)) <= 0:
+            raise ValueError(f"{name}: expected a positive number, got {value:g}")

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm.errors import UserError
-from lm.studies.scaling.law import Law, fit
+from lm.studies.scaling.law import Law, UndeterminedError, fit
 from lm.studies.scaling.runs import Runs
 
 _HELD_OUT = 5  # one in so many cells
@@ -35,21 +34,28 @@ class Forecast:
         return self.errors / self.future.loss
 
     @property
-    def mean_relative_error(self) -> float:
-        """The mean of the relative errors without their signs."""
+    def mean_absolute_relative_error(self) -> float:
+        """The mean absolute error, where each error is a share of the loss."""
         return float(np.mean(np.abs(self.relative_errors)))
 
 
-def held_out(runs: Runs, irreducible: float | None) -> Forecast:
-    """Predict the fifth of the cells with the most FLOPs, rounded up, from all others.
+def most_expensive(runs: Runs) -> np.ndarray:
+    """Whether each run (n,) belongs to the fifth of the cells with the most FLOPs, rounded up."""
+    cells = runs.cells()
+    flops = np.array([runs.flops[cells == cell].mean() for cell in np.unique(cells)])
+    largest = np.argsort(flops, kind="stable")[len(flops) - math.ceil(len(flops) / _HELD_OUT) :]
+    return np.isin(cells, largest)
+
+
+def forecast(runs: Runs, is_future: np.ndarray, irreducible: float | None) -> Forecast:
+    """Predict the runs where `is_future` (n,) is True from all others.
 
     Raises:
-        UserError: the others do not determine a law.
+        UndeterminedError: the others do not determine a law.
     """
-    cells = runs.cells()
-    flops = np.array([runs.flops[cells == cell].mean() for cell in range(int(cells.max()) + 1)])
-    largest = np.argsort(flops, kind="stable")[len(flops) - math.ceil(len(flops) / _HELD_OUT) :]
-    return _forecast(runs, np.isin(cells, largest), irreducible)
+    past = runs.select(~is_future)
+    law = fit(past.parameters, past.tokens, past.loss, irreducible).law
+    return Forecast(law, past, runs.select(is_future))
 
 
 def rolling(runs: Runs, irreducible: float | None) -> list[Forecast]:
@@ -58,13 +64,7 @@ def rolling(runs: Runs, irreducible: float | None) -> list[Forecast]:
     for size in np.unique(runs.parameters):
         seen = runs.select(runs.parameters <= size)
         try:
-            forecasts.append(_forecast(seen, seen.parameters == size, irreducible))
-        except UserError:
+            forecasts.append(forecast(seen, seen.parameters == size, irreducible))
+        except UndeterminedError:
             continue  # too few smaller sizes
     return forecasts
-
-
-def _forecast(runs: Runs, is_future: np.ndarray, irreducible: float | None) -> Forecast:
-    past = runs.select(~is_future)
-    law = fit(past.parameters, past.tokens, past.loss, irreducible).law
-    return Forecast(law, past, runs.select(is_future))

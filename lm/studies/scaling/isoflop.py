@@ -1,7 +1,7 @@
-"""The best size for a budget of FLOPs, without assuming the law (Hoffmann et al. 2022, section 3.2).
+"""The best size for a number of FLOPs, without assuming the law (Hoffmann et al. 2022, section 3.2).
 
 Among runs with about the same FLOPs, the loss over log N is about a parabola; its minimum is the compute-optimal size.
-Over several budgets, the optimum grows as a power of the FLOPs.
+Over several levels of FLOPs, the optimum grows as a power of the FLOPs.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ import numpy as np
 from lm.studies.scaling.law import Law
 from lm.studies.scaling.runs import Runs
 
-# Runs whose FLOPs differ by a smaller factor share a budget: where tokens double, every size has one run per budget.
+# Runs whose FLOPs differ by a smaller factor share a level: where tokens double, every size has one run per level.
 SPREAD = 2.0
 
 _MIN_SIZES = 3  # for a parabola
 
 
 @dataclass(frozen=True)
-class Budget:
+class IsoFlop:
     """Runs with about the same FLOPs.
 
     Attributes:
@@ -48,7 +48,7 @@ class Budget:
         return f"no minimum between the sizes{f': the {end} is best' if end else ''}"
 
 
-def budgets(runs: Runs, law: Law) -> list[Budget]:
+def isoflops(runs: Runs, law: Law) -> list[IsoFlop]:
     """Group the runs by their FLOPs, and fit a parabola to each group.
 
     A group begins with the run that has the fewest FLOPs of those that are left, and takes all with less than `SPREAD`
@@ -59,28 +59,28 @@ def budgets(runs: Runs, law: Law) -> list[Budget]:
     order = np.argsort(runs.flops, kind="stable")
     while len(order):
         is_near = runs.flops[order] < SPREAD * runs.flops[order[0]] * (1 - 1e-9)
-        groups.append(_budget(runs.select(order[is_near]), law))
+        groups.append(_isoflop(runs.select(order[is_near]), law))
         order = order[~is_near]
     return groups
 
 
-def _budget(runs: Runs, law: Law) -> Budget:
+def _isoflop(runs: Runs, law: Law) -> IsoFlop:
     flops = float(np.exp(np.log(runs.flops).mean()))
     moved_tokens = runs.tokens * flops / runs.flops
     loss = runs.loss * law.loss(runs.parameters, moved_tokens) / law.loss(runs.parameters, runs.tokens)
     log_sizes = np.log(runs.parameters)
     if len(np.unique(runs.parameters)) < _MIN_SIZES:
-        return Budget(flops, runs.parameters, loss, None, None)
+        return IsoFlop(flops, runs.parameters, loss, None, None)
     center = log_sizes.mean()
     a, b, c = np.polyfit(log_sizes - center, loss, 2)
     coefficients = np.array([a, b - 2 * a * center, c - b * center + a * center**2])
     minimum = center - b / (2 * a) if a > 0 else np.inf
     is_interior = log_sizes.min() < minimum < log_sizes.max()
-    return Budget(flops, runs.parameters, loss, coefficients, float(np.exp(minimum)) if is_interior else None)
+    return IsoFlop(flops, runs.parameters, loss, coefficients, float(np.exp(minimum)) if is_interior else None)
 
 
-def exponent(groups: list[Budget]) -> float | None:
-    """The power of the FLOPs with which the optimal size grows; None if fewer than two budgets have an optimum."""
+def exponent(groups: list[IsoFlop]) -> float | None:
+    """The power of the FLOPs with which the optimal size grows; None if fewer than two groups have an optimum."""
     points = [(group.flops, group.optimum) for group in groups if group.optimum is not None]
     if len(points) < 2:
         return None

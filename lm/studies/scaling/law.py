@@ -2,8 +2,8 @@
 
     loss(N, D) = E + A / N^alpha + B / D^beta
 
-E is the irreducible loss: the entropy of the text, where that is known. The law and the way to fit it are those of
-Hoffmann et al. 2022 (section 3.3); Besiroglu et al. 2024 fitted it to the same runs again, with intervals.
+E is the irreducible loss, which remains however large N and D are. The law and the way to fit it are those of Hoffmann
+et al. 2022 (section 3.3); Besiroglu et al. 2024 fitted it to the same runs again, with intervals.
 
     law = fit(parameters, tokens, loss).law
     law.loss(1e9, 2e10), law.compute_optimal(1e21)
@@ -17,7 +17,9 @@ import numpy as np
 from lm.errors import UserError
 from lm.studies.scaling.minimizer import Problem, minimize
 
-FLOPS_PER_WEIGHT = 6  # of training, per parameter and token (Kaplan et al. 2020, section 2.1)
+# Of training, per parameter and token: 2 forward and 4 backward. So C = 6 N D, which leaves out the scores of attention
+# (Kaplan et al. 2020, section 2.1).
+FLOPS_PER_WEIGHT = 6
 
 Numbers = np.ndarray | float
 
@@ -78,7 +80,7 @@ class Law:
 
     @property
     def _log_balance(self) -> float:
-        return math.log(self.alpha * self.A / (self.beta * self.B))
+        return math.log(self.alpha) + math.log(self.A) - math.log(self.beta) - math.log(self.B)
 
 
 class UndeterminedError(UserError):
@@ -105,8 +107,11 @@ def fit(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, irreducibl
 
     Raises:
         UndeterminedError: the runs do not determine the law; see `check_points`.
+        UserError: `irreducible` is not below the losses.
     """
-    check_points(parameters, tokens, loss, irreducible)
+    if irreducible is not None:
+        check_irreducible(irreducible, loss)
+    check_points(parameters, tokens, is_known=irreducible is not None)
     problem = Problem(np.log(parameters), np.log(tokens), np.log(loss), irreducible)
     weights = np.ones(len(loss))
     starts = problem.starts(_EXPONENTS, _STARTS, weights)
@@ -115,8 +120,23 @@ def fit(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, irreducibl
     return Fit(Law(*problem.laws(theta)[best].tolist()), float(objective[best]))
 
 
-def check_points(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, irreducible: float | None) -> None:
-    """Check that runs, each array (n,), determine a law.
+def check_irreducible(irreducible: float, loss: np.ndarray) -> None:
+    """Check that a known E is below the losses (n,), of which there may be none.
+
+    Raises:
+        UserError: it is not: the value is wrong, or the models have seen the text that they are evaluated on.
+    """
+    lowest = np.min(loss, initial=np.inf)
+    if not 0 <= irreducible < lowest:
+        raise UserError(
+            f"irreducible loss: expected 0 or more and less than the lowest loss, {lowest:.6g}, got {irreducible:.6g}; "
+            "give the entropy of the text in the unit of the losses, and check that the text of the evaluation was not "
+            "trained on"
+        )
+
+
+def check_points(parameters: np.ndarray, tokens: np.ndarray, *, is_known: bool) -> None:
+    """Check that runs with these parameters and tokens, each array (n,), determine a law whose E may be known.
 
     There must be one run more than unknowns, with different N or D. An unknown E needs three sizes and three numbers of
     tokens, because two sizes tell only by how much their loss differs, and a known E needs two of each. N and D must
@@ -126,8 +146,8 @@ def check_points(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, i
         UndeterminedError: they do not.
     """
     points = np.unique(np.stack([parameters, tokens]), axis=1)
-    unknowns, levels = (5, 3) if irreducible is None else (4, 2)
-    reason = f"a fit of {'A, B, E, alpha and beta' if irreducible is None else 'A, B, alpha and beta'}"
+    unknowns, levels = (4, 2) if is_known else (5, 3)
+    reason = f"a fit of {'A, B, alpha and beta' if is_known else 'A, B, E, alpha and beta'}"
     for name, values in (("parameters", parameters), ("tokens", tokens)):
         if (count := len(np.unique(values))) < levels:
             raise UndeterminedError(
@@ -142,9 +162,4 @@ def check_points(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, i
         raise UndeterminedError(
             "runs: expected parameters and tokens that vary independently, got tokens that follow from parameters; "
             "add runs of the same size with other numbers of tokens"
-        )
-    if irreducible is not None and not 0 <= irreducible < np.min(loss):
-        raise UndeterminedError(
-            f"irreducible loss: expected 0 or more and less than the lowest loss, {np.min(loss):.6g}, "
-            f"got {irreducible:.6g}"
         )

@@ -31,8 +31,8 @@ def scaling_picture(study: Study, path: Path) -> None:
     """Draw what `fit_picture` draws, and the forecasts of the most expensive runs."""
     figure = Figure(figsize=(17, 4.2), layout="constrained")
     curves, forecasts, isoflops = figure.subplots(1, 3)
-    floor = "irreducible loss of the fit" if study.floor is None else "entropy of the text"
-    _draw_curves(curves, study.main, floor, "bits per byte")
+    irreducible = "irreducible loss of the fit" if study.entropy is None else "entropy of the text"
+    _draw_curves(curves, study.main, irreducible, "bits per byte")
     _draw_forecasts(forecasts, study)
     _draw_isoflops(isoflops, study.main, COUNTS[MAIN_COUNT], "bits per byte")
     save_figure(figure, path)
@@ -50,7 +50,7 @@ def runs_picture(cells: pd.DataFrame, reason: str, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_curves(axes: Axes, analysis: Analysis, floor: str, unit: str) -> None:
+def _draw_curves(axes: Axes, analysis: Analysis, irreducible: str, unit: str) -> None:
     runs, law = analysis.runs, analysis.fit.law
     sizes = np.unique(runs.parameters)
     tokens = np.geomspace(runs.tokens.min(), runs.tokens.max(), 100)
@@ -61,31 +61,31 @@ def _draw_curves(axes: Axes, analysis: Analysis, floor: str, unit: str) -> None:
         axes.plot(runs.tokens[of_size], runs.loss[of_size], "o", color=_COLORS(position), markersize=4, label=label)
         if label:
             axes.plot(tokens, law.loss(size, tokens), color=_COLORS(position), linewidth=1)
-    axes.axhline(law.E, linestyle="--", color="gray", label=floor)
+    axes.axhline(law.E, linestyle="--", color="gray", label=irreducible)
     axes.set(xlabel="training tokens", ylabel=unit, title="runs and fitted law", xscale="log", yscale="log")
     _finish(axes)
 
 
 def _draw_isoflops(axes: Axes, analysis: Analysis, size: str, unit: str) -> None:
-    drawn = [(budget, budget.coefficients) for budget in analysis.budgets if budget.coefficients is not None]
+    drawn = [(isoflop, isoflop.coefficients) for isoflop in analysis.isoflops if isoflop.coefficients is not None]
     labeled = set(np.linspace(0, max(len(drawn) - 1, 0), min(len(drawn), _LEGEND_ENTRIES)).round().astype(int))
-    for index, (position, (budget, parabola)) in enumerate(zip(np.linspace(0, 0.9, len(drawn)), drawn)):
+    for index, (position, (isoflop, parabola)) in enumerate(zip(np.linspace(0, 0.9, len(drawn)), drawn)):
         color = _COLORS(position)
-        label = f"{budget.flops:.2g} FLOPs" if index in labeled else None
-        axes.plot(budget.parameters, budget.loss, "o", color=color, markersize=4, label=label)
-        log_sizes = np.linspace(np.log(budget.parameters.min()), np.log(budget.parameters.max()), 100)
+        label = f"{isoflop.flops:.2g} FLOPs" if index in labeled else None
+        axes.plot(isoflop.parameters, isoflop.loss, "o", color=color, markersize=4, label=label)
+        log_sizes = np.linspace(np.log(isoflop.parameters.min()), np.log(isoflop.parameters.max()), 100)
         axes.plot(np.exp(log_sizes), np.polyval(parabola, log_sizes), color=color, linewidth=1)
-        if budget.optimum is not None:
-            lowest = np.polyval(parabola, np.log(budget.optimum))
-            axes.plot(budget.optimum, lowest, "*", color="C3", markersize=11, zorder=3)
-    if any(budget.optimum is not None for budget, _ in drawn):
+        if isoflop.optimum is not None:
+            lowest = np.polyval(parabola, np.log(isoflop.optimum))
+            axes.plot(isoflop.optimum, lowest, "*", color="C3", markersize=11, zorder=3)
+    if any(isoflop.optimum is not None for isoflop, _ in drawn):
         axes.plot([], [], "*", color="C3", markersize=11, label="best size")
     axes.set(xlabel=size, ylabel=unit, title="runs with about the same FLOPs")
     if drawn:
         axes.set(xscale="log", yscale="log")
         _finish(axes)
     else:
-        _say(axes, "no budget has runs of three sizes")
+        _say(axes, "no three sizes have about the same FLOPs")
 
 
 def _draw_forecasts(axes: Axes, study: Study) -> None:
@@ -93,7 +93,7 @@ def _draw_forecasts(axes: Axes, study: Study) -> None:
     for label, marker, analyses in (("E fitted", "o", study.free), ("E given", "s", study.known)):
         forecast = analyses[MAIN_COUNT].held_out if analyses else ""
         if isinstance(forecast, Forecast):
-            error = f"off by {100 * forecast.mean_relative_error:.2f}%"
+            error = f"mean absolute error {100 * forecast.mean_absolute_relative_error:.2f}%"
             axes.plot(forecast.future.loss, forecast.predicted, marker, alpha=0.8, label=f"{label}, {error}")
             drawn = True
     axes.set(xlabel="measured bits per byte", ylabel="predicted", title="most expensive runs, from the others")

@@ -7,7 +7,7 @@ import numpy as np
 
 from lm.errors import UserError
 from lm.studies.scaling.bootstrap import interval
-from lm.studies.scaling.files import SavedFit, laws_of
+from lm.studies.scaling.files import SavedFit
 from lm.studies.scaling.law import FLOPS_PER_WEIGHT, Law
 
 
@@ -55,53 +55,59 @@ def predict(fit: SavedFit, question: Question) -> str:
     Raises:
         UserError: no model reaches the loss.
     """
-    law, samples = laws_of(fit)
+    law = fit.law
     if question.loss is not None and question.loss <= law.E:
         raise UserError(
             f"--loss: expected more than the irreducible loss {law.E:.4f}, which no model goes below, got "
             f"{question.loss:g}"
         )
     N, D, loss = question.answer(law)
-    ranges = np.array([question.answer(sample) for sample in samples]).reshape(-1, 3)
+    ranges = np.array([question.answer(sample) for sample in fit.samples]).reshape(-1, 3)
     flops = FLOPS_PER_WEIGHT * N * D
     lines = []
     for name, value, values, given, style in (
-        (fit["counted"], N, ranges[:, 0], question.parameters, ",.0f"),
+        (fit.counted, N, ranges[:, 0], question.parameters, ",.0f"),
         ("tokens", D, ranges[:, 1], question.tokens, ",.0f"),
         ("FLOPs", flops, FLOPS_PER_WEIGHT * ranges[:, 0] * ranges[:, 1], question.flops, ".3g"),
-        (f"loss{', ' * bool(fit['unit'])}{fit['unit']}", loss, ranges[:, 2], question.loss, ".4f"),
+        (f"loss, {fit.unit}" if fit.unit else "loss", loss, ranges[:, 2], question.loss, ".4f"),
     ):
-        follows = given is None and not (name == "FLOPs" and question.parameters and question.tokens)
         low, high = interval(values) if len(values) else (value, value)
-        lines.append(
-            (name, format(value, style), f"95% interval {low:{style}} to {high:{style}}" if follows else "given")
-        )
+        if given is not None:
+            note = "given"
+        elif name == "FLOPs" and question.parameters and question.tokens:
+            note = "6 N D"
+        else:
+            note = f"95% interval {low:{style}} to {high:{style}}"
+        lines.append((name, format(value, style), note))
     width = max(len(name) for name, _, _ in lines)
     number = max(len(value) for _, value, _ in lines)
-    text = [f"{name:{width}}  {value:>{number}}  {note}".rstrip() for name, value, note in lines]
+    text = [f"{name:{width}}  {value:>{number}}  {note}" for name, value, note in lines]
     return "\n".join([*text, "", _distance(fit, N, D, flops), _history(fit)]) + "\n"
 
 
 def _distance(fit: SavedFit, N: float, D: float, flops: float) -> str:
     """Whether the run is within the ranges of the fit."""
     parts = []
-    for name, value in (("parameters", N), ("tokens", D), ("flops", flops)):
-        low, high = fit["ranges"][name]
-        label = "FLOPs" if name == "flops" else name
+    ranges = fit.ranges
+    for label, value, (low, high) in (
+        ("parameters", N, ranges.parameters),
+        ("tokens", D, ranges.tokens),
+        ("FLOPs", flops, ranges.flops),
+    ):
         if value > high * (1 + 1e-9):
-            parts.append(f"{value / high:,.3g} times the most {label} of the fit ({high:.3g})")
+            parts.append(f"{label} {value / high:,.3g} times above the largest of the fit ({high:.3g})")
         elif value < low * (1 - 1e-9):
-            parts.append(f"1/{low / value:,.3g} of the fewest {label} of the fit ({low:.3g})")
+            parts.append(f"{label} {low / value:,.3g} times below the smallest of the fit ({low:.3g})")
     if not parts:
-        return f"Within the range of the {fit['runs']} runs of the fit."
-    return f"This extrapolates beyond the {fit['runs']} runs of the fit: {', '.join(parts)}."
+        return f"Within the range of the {fit.runs} runs of the fit."
+    return f"This extrapolates beyond the {fit.runs} runs of the fit: {', '.join(parts)}."
 
 
 def _history(fit: SavedFit) -> str:
     """How well the fit of the cheaper runs predicted the most expensive ones."""
-    if not fit["held_out"]:
+    if not fit.held_out:
         return "There were too few runs to check an earlier forecast."
-    errors = [100 * (run["predicted"] / run["loss"] - 1) for run in fit["held_out"]]
+    errors = [100 * (run.predicted / run.loss - 1) for run in fit.held_out]
     worst = max(errors, key=abs)
     mean = sum(map(abs, errors)) / len(errors)
     if len(errors) == 1:

@@ -23,19 +23,23 @@ ADVICE = "give a CSV file with the columns parameters, tokens and loss"
 
 @dataclass(frozen=True)
 class Runs:
-    """Training runs, all arrays (n,) of positive numbers: N, D, the loss at the end, and the FLOPs."""
+    """Training runs, all arrays (n,) of positive numbers: N, D, and the loss at the end."""
 
     parameters: np.ndarray
     tokens: np.ndarray
     loss: np.ndarray
-    flops: np.ndarray
 
     def __len__(self) -> int:
         return len(self.loss)
 
+    @property
+    def flops(self) -> np.ndarray:
+        """C = 6 N D (n,), which leaves out the scores of attention (Kaplan et al. 2020, section 2.1)."""
+        return FLOPS_PER_WEIGHT * self.parameters * self.tokens
+
     def select(self, chosen: np.ndarray) -> "Runs":
         """The runs at the indices or the True values of an array."""
-        return Runs(self.parameters[chosen], self.tokens[chosen], self.loss[chosen], self.flops[chosen])
+        return Runs(self.parameters[chosen], self.tokens[chosen], self.loss[chosen])
 
     def cells(self) -> np.ndarray:
         """The index (n,) of each run's cell; the runs of a cell have the same parameters and tokens."""
@@ -51,7 +55,7 @@ class Table(NamedTuple):
 
 
 def read_runs(path: Path) -> Table:
-    """Read runs from a CSV file with the columns `parameters`, `tokens` and `loss`; FLOPs are 6 N D.
+    """Read runs from a CSV file with the columns `parameters`, `tokens` and `loss`.
 
     Runs whose loss is empty or not finite are left out, and so are those with 1 in the column `diverged`, if there is
     one. Runs with the same parameters and tokens are repetitions with other seeds. Other columns are ignored.
@@ -78,8 +82,7 @@ def read_runs(path: Path) -> Table:
     left_out = [
         f"run {at + 1} ({'diverged' if diverged[at] else 'no finite loss'})" for at in np.flatnonzero(~is_usable)
     ]
-    runs = Runs(parameters, tokens, loss, FLOPS_PER_WEIGHT * parameters * tokens)
-    return Table(runs.select(is_usable), left_out)
+    return Table(Runs(parameters, tokens, loss).select(is_usable), left_out)
 
 
 def _numbers(path: Path, texts: pd.Series, *, may_be_missing: bool = False) -> np.ndarray:
@@ -99,9 +102,11 @@ def _numbers(path: Path, texts: pd.Series, *, may_be_missing: bool = False) -> n
 
 
 def _flags(path: Path, texts: pd.Series) -> np.ndarray:
+    """The values of a column of flags; pandas writes 1.0 for 1 where a value of the column is missing."""
     stripped = texts.str.strip().str.lower()
-    is_wrong = ~stripped.isin(["0", "1", "false", "true", ""])
+    is_set = stripped.isin(["1", "1.0", "true"])
+    is_wrong = ~is_set & ~stripped.isin(["0", "0.0", "false", ""])
     if is_wrong.any():
         at = int(np.argmax(is_wrong))
         raise UserError(f"{path}: run {at + 1}, diverged: expected 0 or 1, got {quote(texts.iloc[at])}; correct it")
-    return stripped.isin(["1", "true"]).to_numpy()
+    return is_set.to_numpy()

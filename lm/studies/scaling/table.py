@@ -10,7 +10,7 @@ from lm.studies.scaling.study import COUNTS, MAIN_COUNT, Study
 
 
 def console(analysis: Analysis) -> str:
-    """The fit with its 95% intervals, its forecast of the most expensive runs, and the minima at equal FLOPs."""
+    """The fit with its 95% intervals, its forecast of the most expensive runs, and the best sizes by FLOPs."""
     lines = []
     for name, (low, high) in analysis.intervals.items():
         value = getattr(analysis.fit.law, name)
@@ -29,16 +29,16 @@ def console(analysis: Analysis) -> str:
     else:
         lines.append(
             f"From the other runs, the {_plural(len(forecast.future), 'most expensive run')} "
-            f"{'is' if len(forecast.future) == 1 else 'are'} predicted with errors of "
-            f"{_percent(forecast.relative_errors.mean())} on average, "
-            f"{100 * forecast.mean_relative_error:.2f}% without sign."
+            f"{'is' if len(forecast.future) == 1 else 'are'} predicted with a mean error of "
+            f"{_percent(forecast.relative_errors.mean())} and a mean absolute error of "
+            f"{100 * forecast.mean_absolute_relative_error:.2f}%."
         )
     return "\n".join(lines) + "\n\n" + _isoflops(analysis)
 
 
 def markdown(study: Study) -> str:
     """All tables of a study."""
-    parts = [_fits(study), _truth(study), _held_out(study), _rolling(study), _isoflops(study.main)]
+    parts = [_fits(study), _entropy(study), _held_out(study), _rolling(study), _isoflops(study.main)]
     if study.left_out:
         parts.append(f"Left out of the fits: {'; '.join(study.left_out)}.\n")
     else:
@@ -70,29 +70,31 @@ def _fits(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _truth(study: Study) -> str:
-    if study.floor is None:
+def _entropy(study: Study) -> str:
+    if study.entropy is None:
         return "The entropy of the text is not known, so there is nothing to compare E with.\n"
     lines = [
-        f"The true E is the entropy of the text, {study.floor:.4f} bits per byte. The fits that do not know it find:\n",
-        "| N counts | fitted E | difference | interval covers the truth | standard errors |",
+        f"The entropy of the text is {study.entropy:.4f} bits per byte; it is E if the context holds whole documents. "
+        "The fits that do not know it find:\n",
+        "| N counts | fitted E | difference | interval covers the entropy | difference / standard error |",
         "|---|---|---:|---|---:|",
     ]
     for count, analysis in study.free.items():
         E, (low, high) = analysis.fit.law.E, analysis.intervals["E"]
-        covers = "yes" if low <= study.floor <= high else "no"
+        covers = "yes" if low <= study.entropy <= high else "no"
+        errors = analysis.standard_errors_from(study.entropy)
         lines.append(
-            f"| {COUNTS[count]} | {_value(E, (low, high), '.4f')} | {E - study.floor:+.4f} | {covers} | "
-            f"{analysis.standard_errors_from(study.floor):+.1f} |"
+            f"| {COUNTS[count]} | {_value(E, (low, high), '.4f')} | {E - study.entropy:+.4f} | {covers} | "
+            f"{'' if np.isnan(errors) else f'{errors:+.1f}'} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _held_out(study: Study) -> str:
     lines = [
-        "The most expensive fifth of the cells, predicted from all others. Errors are predicted minus measured loss, "
-        "as a share of the measured one.\n",
-        "| N counts | E | fitted runs | predicted runs | mean error | mean error without sign | largest error |",
+        f"The fifth of the cells with the most FLOPs, 6 N D with the {COUNTS[MAIN_COUNT]}, predicted from all others. "
+        "Errors are predicted minus measured loss, as a share of the measured one.\n",
+        "| N counts | E | fitted runs | predicted runs | mean error | mean absolute error | largest error |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for kind, analyses in (("fitted", study.free), ("given", study.known)):
@@ -104,7 +106,7 @@ def _held_out(study: Study) -> str:
             errors = forecast.relative_errors
             lines.append(
                 f"| {COUNTS[count]} | {kind} | {len(forecast.runs)} | {len(errors)} | {_percent(errors.mean())} | "
-                f"{100 * forecast.mean_relative_error:.2f}% | {_percent(errors[np.argmax(np.abs(errors))])} |"
+                f"{100 * forecast.mean_absolute_relative_error:.2f}% | {_percent(errors[np.argmax(np.abs(errors))])} |"
             )
     return "\n".join(lines) + "\n\n" + _held_out_runs(study)
 
@@ -147,12 +149,12 @@ def _rolling(study: Study) -> str:
     }
     lines = [
         "Each size, predicted from all smaller ones:\n",
-        f"| {COUNTS[MAIN_COUNT]} | E | fitted runs | predicted runs | mean error | mean error without sign |",
+        f"| {COUNTS[MAIN_COUNT]} | E | fitted runs | predicted runs | mean error | mean absolute error |",
         "|---:|---|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {size:,.0f} | {kind} | {len(forecast.runs)} | {len(forecast.future)} | "
-        f"{_percent(forecast.relative_errors.mean())} | {100 * forecast.mean_relative_error:.2f}% |"
+        f"{_percent(forecast.relative_errors.mean())} | {100 * forecast.mean_absolute_relative_error:.2f}% |"
         for kind, forecasts in rows.items()
         for size, forecast in forecasts.items()
     ]
@@ -164,19 +166,19 @@ def _rolling(study: Study) -> str:
 
 
 def _isoflops(analysis: Analysis) -> str:
-    """The best size of each budget, and how it grows."""
+    """The best size at each level of FLOPs, and how it grows."""
     lines = [
-        "Runs with about the same FLOPs; the best size is the minimum of a parabola in log N:\n",
+        "Runs with about the same FLOPs, 6 N D; the best size is the minimum of a parabola in log N:\n",
         "| FLOPs | runs | best size | law |",
         "|---:|---:|---|---:|",
     ]
-    for budget in analysis.budgets:
-        N, _ = analysis.fit.law.compute_optimal(budget.flops)
-        lines.append(f"| {budget.flops:.3g} | {len(budget.loss)} | {budget.verdict} | {N:,.0f} |")
-    power = exponent(analysis.budgets)
+    for isoflop in analysis.isoflops:
+        N, _ = analysis.fit.law.compute_optimal(isoflop.flops)
+        lines.append(f"| {isoflop.flops:.3g} | {len(isoflop.loss)} | {isoflop.verdict} | {N:,.0f} |")
+    power = exponent(analysis.isoflops)
     if power is None:
-        found = sum(budget.optimum is not None for budget in analysis.budgets)
-        lines.append(f"\nNo exponent: it needs two budgets with a minimum, and there {_are(found)}.")
+        found = sum(isoflop.optimum is not None for isoflop in analysis.isoflops)
+        lines.append(f"\nNo exponent: it needs two levels of FLOPs with a minimum, and there {_are(found)}.")
     else:
         lines.append(
             f"\nThe best size grows as FLOPs^{power:.3f}; by the law, as FLOPs^{analysis.optimum_exponent:.3f}."

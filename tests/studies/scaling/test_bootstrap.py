@@ -13,11 +13,12 @@ CHINCHILLA = Path(__file__).resolve().parents[3] / "shared/data/scaling/chinchil
 LAW = Law(A=60, B=700, E=0.75, alpha=0.5, beta=0.45)
 
 
-def runs_of(sizes: int, budgets: int, noise: float, seed: int = 0, repetitions: int = 1) -> Runs:
-    N, D = (values.ravel() for values in np.meshgrid(np.geomspace(3e4, 3e6, sizes), np.geomspace(1e6, 6e7, budgets)))
+def runs_of(sizes: int, token_counts: int, noise: float, seed: int = 0, repetitions: int = 1) -> Runs:
+    axes = np.meshgrid(np.geomspace(3e4, 3e6, sizes), np.geomspace(1e6, 6e7, token_counts))
+    N, D = (values.ravel() for values in axes)
     N, D = np.repeat(N, repetitions), np.repeat(D, repetitions)
     scatter = np.random.default_rng(seed).standard_normal(len(N))
-    return Runs(N, D, LAW.loss(N, D) * np.exp(noise * scatter), 6 * N * D)
+    return Runs(N, D, LAW.loss(N, D) * np.exp(noise * scatter))
 
 
 def fitted(runs: Runs, irreducible: float | None = None) -> Law:
@@ -60,16 +61,15 @@ def test_nine_cells_have_intervals_though_many_samples_do_not_determine_the_law(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("irreducible", [None, 0.75])
-@pytest.mark.parametrize(("sizes", "budgets"), [(3, 3), (5, 5)])
-def test_the_intervals_cover_the_truth_in_about_95_of_100_simulations(sizes, budgets, irreducible):
+@pytest.mark.parametrize(("sizes", "token_counts"), [(3, 3), (5, 5)])
+def test_the_intervals_cover_the_truth_in_87_of_100_simulations_or_more(sizes, token_counts, irreducible):
     simulations = 200
     covered = dict.fromkeys(("A", "B", "E", "alpha", "beta"), 0)
     for seed in range(simulations):
-        runs = runs_of(sizes, budgets, noise=0.005, seed=seed)
+        runs = runs_of(sizes, token_counts, noise=0.005, seed=seed)
         ends = intervals(bootstrap(runs, fitted(runs, irreducible), irreducible, 200))
         for name, (low, high) in ends.items():
             covered[name] += low <= getattr(LAW, name) <= high
-    print({name: count / simulations for name, count in covered.items()})
     assert min(covered.values()) >= 0.87 * simulations
 
 
@@ -79,7 +79,7 @@ def test_the_published_intervals_of_the_points_of_hoffmann_et_al():
     """Besiroglu et al. 2024. The ends vary from one bootstrap to another, and most for B."""
     rows = pd.read_csv(CHINCHILLA).sort_values("loss").iloc[:-5]
     N, flops, loss = (rows[name].to_numpy() for name in ("Model Size", "Training FLOP", "loss"))
-    runs = Runs(N, flops / (6 * N), loss, flops)
+    runs = Runs(N, flops / (6 * N), loss)
     start = time.process_time()
     ends = intervals(bootstrap(runs, fitted(runs), None, 4000))
     assert time.process_time() - start < 60

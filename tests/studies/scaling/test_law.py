@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import check_grad, minimize
 
 from lm.errors import UserError
-from lm.studies.scaling.law import Law, fit
+from lm.studies.scaling.law import Law, UndeterminedError, fit
 from lm.studies.scaling.minimizer import DELTA, Problem
 
 CHINCHILLA = Path(__file__).resolve().parents[3] / "shared/data/scaling/chinchilla.csv"
@@ -16,8 +16,11 @@ LAW = Law(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28)  # of Hoffmann et al.
 NAMES = ("A", "B", "E", "alpha", "beta")
 
 
-def grid(law: Law, sizes: int = 4, budgets: int = 4, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    N, D = (values.ravel() for values in np.meshgrid(np.geomspace(3e4, 3e6, sizes), np.geomspace(1e6, 6e7, budgets)))
+def grid(
+    law: Law, sizes: int = 4, token_counts: int = 4, noise: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    axes = np.meshgrid(np.geomspace(3e4, 3e6, sizes), np.geomspace(1e6, 6e7, token_counts))
+    N, D = (values.ravel() for values in axes)
     scatter = np.random.default_rng(0).standard_normal(len(N))
     return N, D, law.loss(N, D) * np.exp(noise * scatter)
 
@@ -35,7 +38,12 @@ def test_a_law_is_recovered_from_losses_without_noise(law, is_known):
     assert 0 <= found.objective < 1e-15
 
 
-def test_the_minimum_is_that_of_scipy():
+@pytest.mark.parametrize(
+    "start",
+    [None, [5, 5, 0, 0.5, 0.5], [3, 8, 0, 0.3, 0.6], [8, 3, -1, 0.7, 0.2]],
+    ids=["from the result", "from afar", "small A", "small B"],
+)
+def test_the_minimum_is_that_of_scipy(start):
     N, D, loss = grid(LAW, noise=0.01)
 
     def objective(theta):
@@ -48,7 +56,8 @@ def test_the_minimum_is_that_of_scipy():
     law = found.law
     theta = [math.log(law.A), math.log(law.B), math.log(law.E), law.alpha, law.beta]
     assert objective(theta) == pytest.approx(found.objective, rel=1e-9)
-    result = minimize(objective, theta, method="Nelder-Mead", options={"maxiter": 2000, "xatol": 1e-9, "fatol": 1e-13})
+    options = {"maxiter": 2000, "maxfev": 4000, "xatol": 1e-9, "fatol": 1e-13}
+    result = minimize(objective, start or theta, method="Nelder-Mead", options=options)
     assert result.fun > found.objective * (1 - 1e-6)
 
 
@@ -113,13 +122,21 @@ def test_no_other_size_is_better_than_the_optimum():
         ([1, 1, 2, 3, 3], [1, 2, 2, 2, 3], None, "runs: expected 6 or more that differ in parameters or tokens"),
         ([1, 1, 2, 2, 2], [1, 2, 1, 2, 2], 0.1, "runs: expected 5 or more that differ in parameters or tokens"),
         ([1, 2, 4, 8, 16, 32], [2, 4, 8, 16, 32, 64], None, "runs: expected parameters and tokens that vary indep"),
-        ([1, 1, 1, 2, 2, 2], [1, 2, 3, 1, 2, 3], 2.0, "irreducible loss: expected 0 or more and less than the lowest"),
     ],
 )
 def test_runs_that_do_not_determine_the_law_are_refused(N, D, irreducible, message):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UndeterminedError) as error:
         fit(np.array(N, dtype=float), np.array(D, dtype=float), np.ones(len(N)), irreducible)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("irreducible", [-0.1, 1.0, 2.0, math.nan])
+@pytest.mark.parametrize("runs", [2, 16])
+def test_a_known_e_that_is_not_below_the_losses_is_an_error_of_the_data(irreducible, runs):
+    N, D, _ = (values[:runs] for values in grid(LAW))
+    with pytest.raises(UserError, match="irreducible loss: expected 0 or more and less than the lowest loss, 1, ") as e:
+        fit(N, D, np.ones(runs), irreducible)
+    assert not isinstance(e.value, UndeterminedError)
 
 
 @pytest.mark.slow

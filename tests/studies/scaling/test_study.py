@@ -8,6 +8,10 @@ import pytest
 
 from lm.errors import UserError
 from lm.studies.scaling.files import read_fit
+from lm.studies.scaling.forecasts import most_expensive
+from lm.studies.scaling.picture import scaling_picture
+from lm.studies.scaling.study import Study, analyze_cells
+from lm.studies.scaling.table import markdown
 from stages import scaling_law
 
 FLOOR = 0.543
@@ -26,13 +30,14 @@ def cells(widths: list[int], noise: float = 0.003, floor: float | str = FLOOR, *
                 {
                     "variant": "muon",
                     "size": f"{width}x1",
+                    "data": "c6e7a1",
                     "tokens": tokens,
                     "learning_rate": 0.01,
                     "seed": 1,
                     "parameters": blocks + 2 * head,
                     "parameters_without_embeddings": blocks + head,
                     "parameters_of_blocks": blocks,
-                    "flops": 6 * (blocks + head) * tokens,
+                    "flops": 9 * (blocks + head) * tokens,  # with the scores of attention
                     "diverged": 0,
                     "loss": loss * np.exp(noise * generator.standard_normal()),
                     "floor": floor,
@@ -44,7 +49,7 @@ def cells(widths: list[int], noise: float = 0.003, floor: float | str = FLOOR, *
 @pytest.fixture
 def run_stage(tmp_path, monkeypatch):
     """Run the stage on a table; returns its fits and its tables."""
-    monkeypatch.setattr(scaling_law, "BOOTSTRAPS", 100)
+    monkeypatch.setattr(scaling_law, "BOOTSTRAPS", 20)
 
     def run_stage(table: pd.DataFrame) -> tuple[dict, str]:
         table.to_csv(tmp_path / "cells.csv", index=False)
@@ -67,7 +72,7 @@ def test_nine_cells_are_fitted_with_every_count_of_parameters(run_stage, capsys)
     assert {name: fits[name] for name in NAMES} == {
         name: fits["fits"]["parameters_without_embeddings, E known"][name] for name in NAMES
     }
-    assert "The true E is the entropy of the text, 0.5430 bits per byte." in tables
+    assert "The entropy of the text is 0.5430 bits per byte; it is E if the context holds whole documents." in tables
     assert "There are too few sizes to predict one from the smaller ones with E fitted." in tables
     assert "No run is left out of the fits." in tables
     assert capsys.readouterr().out == tables + "\n"
@@ -83,10 +88,25 @@ def test_without_noise_the_fit_that_counts_blocks_and_head_finds_the_truth(run_s
     assert errors.replace("-", "+") == " +0.00% | 0.00% | +0.00% |"
 
 
-def test_where_the_entropy_is_unknown_e_is_fitted(run_stage):
-    fits, tables = run_stage(cells([16, 32, 64], floor=""))
-    assert fits["irreducible"] is None and len(fits["fits"]) == 3
-    assert "The entropy of the text is not known" in tables
+@pytest.fixture(scope="module")
+def study() -> Study:
+    """A study of a text whose entropy is not known."""
+    return analyze_cells(cells([16, 32, 64, 128], noise=0, floor=np.nan), 2)
+
+
+def test_where_the_entropy_is_unknown_e_is_fitted(study):
+    assert study.entropy is None and not study.known
+    assert study.main.irreducible is None and pytest.approx(FLOOR, rel=1e-5) == study.main.fit.law.E
+    assert "The entropy of the text is not known" in markdown(study)
+
+
+def test_the_flops_leave_out_the_scores_of_attention_which_are_in_the_column_of_the_table(study):
+    assert study.main.runs.flops.max() == 6 * (12 * 128**2 + 512 * 128) * 409600
+
+
+def test_a_study_is_drawn(study, tmp_path):
+    scaling_picture(study, tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -119,8 +139,27 @@ def test_runs_that_do_not_determine_a_law_are_a_result_that_says_so(tmp_path, mo
     scaling_law.main()
     assert (tmp_path / "fit.md").read_text().startswith(f"No law is fitted: {reason}")
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="fit.json: A: missing key"):
+    with pytest.raises(UserError) as error:
         read_fit(tmp_path / "fit.json")
+    assert str(error.value).startswith(f"{tmp_path / 'fit.json'}: holds no law: {reason}")
+
+
+@pytest.mark.parametrize("widths", [[16, 32], [16, 32, 64]])
+def test_a_floor_above_a_loss_is_an_error_of_the_data(run_stage, tmp_path, widths):
+    table = cells(widths, floor=2.0)
+    assert (table["loss"] < 2).any() and (table["loss"] > 2).any()
+    with pytest.raises(
+        UserError, match="cells.csv: irreducible loss: expected 0 or more and less than the lowest loss"
+    ):
+        run_stage(table)
+    assert not list(Path(tmp_path / "metrics").iterdir())
+
+
+def test_the_same_runs_are_held_out_for_every_count_of_parameters(study):
+    first, *others = (analysis.held_out.future.loss.tolist() for analysis in study.free.values())
+    assert others == [first, first]
+    by_themselves = {tuple(most_expensive(analysis.runs)) for analysis in study.free.values()}
+    assert len(by_themselves) > 1
 
 
 def test_cells_of_several_variants_are_refused(run_stage, tmp_path):
