@@ -17,11 +17,15 @@ def main() -> None:
     args = parser.parse_args()
     params = config.load_any(args.params)
     if isinstance(params, StudyParams):
-        write_plan(args.plan / "sweep", config.grid(params, "study"), sweep_cells(params.study))
+        cells = sweep_cells(params.study)
+        write_plan(args.plan / "sweep", config.grid(params, "study"), cells)
+        print(f"sweep: {len(cells)} cells planned")
         return
     for section, rate in (("ablate", params.ablate.learning_rate), ("scale", params.scale.learning_rate)):
         grid = config.grid(params, section)
-        write_plan(args.plan / section, grid, {name: (cell, rate) for name, cell in grid_cells(grid).items()})
+        cells = {name: (cell, rate) for name, cell in grid_cells(grid).items()}
+        write_plan(args.plan / section, grid, cells)
+        print(f"{section}: {len(cells)} cells planned")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def _run_round(
                     time.sleep(_RETRY_SECONDS)
                     waiting.append(job.stage)
                     continue
-                line = _last_line(text) or f"{job.stage} is up to date, or was in the cache"
+                line = _last_line(text) or f"{job.stage}: taken from the cache"
                 if job.process.returncode:
                     outcome.failed[job.stage] = f"{line} ({job.log})"
                     report(f"{job.stage} failed: {outcome.failed[job.stage]}")
