@@ -39,7 +39,7 @@ def predict(fit_file, monkeypatch, capsys):
     return predict
 
 
-def test_the_best_run_of_a_budget(predict):
+def test_the_best_run_for_its_flops(predict):
     lines, errors = predict("--flops", "37.5e10")
     assert not errors
     assert lines[0] == "parameters             100,000  95% interval 100,000 to 100,000"
@@ -48,7 +48,7 @@ def test_the_best_run_of_a_budget(predict):
     assert lines[3].startswith("loss, nats per token    4.0298  95% interval 4.0298 to 4.0298")
     assert lines[5] == "Within the range of the 16 runs of the fit."
     assert lines[6].startswith(
-        "Earlier forecasts, of the 4 most expensive runs from the cheaper ones, were off by 0.00%"
+        "Earlier forecasts, of the 4 most expensive runs from the cheaper ones, had a mean absolute error of 0.00%"
     )
 
 

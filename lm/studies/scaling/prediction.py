@@ -113,6 +113,6 @@ def _history(fit: SavedFit) -> str:
     if len(errors) == 1:
         return f"An earlier forecast, of the most expensive run from the cheaper ones, was off by {worst:+.2f}%."
     return (
-        f"Earlier forecasts, of the {len(errors)} most expensive runs from the cheaper ones, were off by {mean:.2f}% "
-        f"on average, at most by {worst:+.2f}%."
+        f"Earlier forecasts, of the {len(errors)} most expensive runs from the cheaper ones, had a mean absolute "
+        f"error of {mean:.2f}%; the largest error was {worst:+.2f}%."
     )

@@ -9,7 +9,7 @@ from lm.studies.scaling.bootstrap import bootstrap, interval, intervals
 from lm.studies.scaling.law import Law, fit
 from lm.studies.scaling.runs import Runs
 
-CHINCHILLA = Path(__file__).resolve().parents[3] / "shared/data/scaling/chinchilla.csv"
+CHINCHILLA = Path(__file__).resolve().parents[4] / "shared/data/scaling/chinchilla.csv"
 LAW = Law(A=60, B=700, E=0.75, alpha=0.5, beta=0.45)
 
 

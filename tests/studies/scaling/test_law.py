@@ -11,7 +11,7 @@ from lm.errors import UserError
 from lm.studies.scaling.law import Law, UndeterminedError, fit
 from lm.studies.scaling.minimizer import DELTA, Problem
 
-CHINCHILLA = Path(__file__).resolve().parents[3] / "shared/data/scaling/chinchilla.csv"
+CHINCHILLA = Path(__file__).resolve().parents[4] / "shared/data/scaling/chinchilla.csv"
 LAW = Law(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28)  # of Hoffmann et al. 2022
 NAMES = ("A", "B", "E", "alpha", "beta")
 
