@@ -117,8 +117,8 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         ("ablate.points", "[64x2-0]", "such as 64x2-400000, got '64x2-0'"),
         (
             "ablate.points",
-            "[65x2-153600]",
-            "ablate: the cell baseline-65x2-153600-1: d_model: expected a multiple",
+            "[65x2-102400]",
+            "ablate: the cell baseline-65x2-102400-1: d_model: expected a multiple",
         ),
         ("ablate.points", "[]", "ablate.points: expected at least one entry and no duplicates, got []"),
         ("ablate.points", "[64x2-9]", "ablate: the cell baseline-64x2-9-1: expected a multiple of 1,280 training"),
@@ -179,8 +179,8 @@ NO_NORM = "    no-norm:\n      norm: none\n"
         ("", "ablate.variants.no-norm: expected a section of keys, got None"),
         (
             "      schedule: wsd\n      decay_fraction: 1\n",
-            "ablate: the cell no-norm-64x2-153600-1: expected a multiple of 1,280 training tokens (one step), at least "
-            "179,200 for warmup and decay, got 153,600",
+            "ablate: the cell no-norm-64x2-102400-1: expected a multiple of 1,280 training tokens (one step), at least "
+            "128,000 for warmup and decay, got 102,400",
         ),
     ],
 )
@@ -211,8 +211,8 @@ def test_a_missing_switch_is_named(text, tmp_path):
 
 def test_a_variant_that_does_not_fit_a_size_is_named_where_it_is_run(text, tmp_path):
     odd = text.replace("    silu:\n", "    silu:\n      d_head: 24\n")
-    odd = odd.replace("  - 64x2-153600\n", "  - 128x2-153600\n")  # 5 heads
-    with pytest.raises(UserError, match="ablate: the cell silu-128x2-153600-1: d_model: expected a multiple of"):
+    odd = odd.replace("  - 64x2-102400\n", "  - 128x2-102400\n")  # 5 heads
+    with pytest.raises(UserError, match="ablate: the cell silu-128x2-102400-1: d_model: expected a multiple of"):
         load(odd, tmp_path)
     assert load(odd.replace("  - silu\n", ""), tmp_path).ablate.variants["silu"].d_head == 24
 

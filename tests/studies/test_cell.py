@@ -42,11 +42,11 @@ def test_a_size_is_the_width_and_the_number_of_layers(grid):
     assert (narrow.num_heads, narrow.d_head) == (1, 16)
 
 
-def test_a_budget_is_a_number_of_tokens(grid, params):
+def test_a_point_has_a_number_of_tokens(grid, params):
     run = cell(grid)
     assert run.train.max_steps == 153_600 / (4 * params.model.context_length)
     assert run.num_tokens(run.train.max_steps) == 153_600
-    assert run.train.eval_every == run.train.max_steps / 2
+    assert run.train.eval_every == run.train.max_steps  # one evaluation
     large = cell(grid, "large-batch")
     assert large.train.max_steps == run.train.max_steps / 4
 
