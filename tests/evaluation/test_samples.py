@@ -37,6 +37,7 @@ def test_a_correct_text_has_its_bits(small_grammar):
     assert judgment == Judgment(pytest.approx(-math.log2(enumerate_small()[TEXT])), 1.0, None)
 
 
+@pytest.mark.slow  # generates 400 texts token by token
 def test_generated_texts_are_as_frequent_as_the_model_says(small_grammar, tokenizer, sample):
     own = replace(sample, temperature=1.0, top_p=1.0, num_samples=400, seed=5, max_new_tokens=200)
     probabilities = enumerate_small()
