@@ -11,6 +11,7 @@ from lm.studies.scaling.isoflop import IsoFlop, isoflops
 from lm.studies.scaling.law import Fit, Law, UndeterminedError, fit
 from lm.studies.scaling.runs import Runs
 
+_SMALLEST = 0.01  # of the lowest loss; a smaller E is none
 _NORMAL_QUANTILE = 1.959964
 _NARROWEST = 1e-6  # the width of an interval, relative to its upper end, below which there is no standard error
 
@@ -53,6 +54,11 @@ class Analysis:
         """The forecasts of each size from the smaller ones, each with a fit of its own."""
         return rolling(self.runs, self.irreducible)
 
+    @property
+    def needs_no_irreducible_loss(self) -> bool:
+        """Whether the fits of nearly all samples have an E close to 0: then the runs do not determine it."""
+        return self.irreducible is None and self.intervals["E"][1] < _SMALLEST * float(self.runs.loss.min())
+
     def standard_errors_from(self, entropy: float) -> float:
         """The difference E - `entropy`, divided by the standard error of a normal distribution with E's interval.
 
@@ -62,7 +68,7 @@ class Analysis:
         """
         low, high = self.intervals["E"]
         # Without a need for E, the search ends at some value that is close to zero, which says nothing.
-        if high < _NARROWEST * entropy or high - low < _NARROWEST * high:
+        if self.needs_no_irreducible_loss or high - low < _NARROWEST * high:
             return math.nan
         return (self.fit.law.E - entropy) / ((high - low) / (2 * _NORMAL_QUANTILE))
 

@@ -57,10 +57,9 @@ def _fits(study: Study) -> str:
         for count, analysis in analyses.items():
             ends = analysis.intervals
             law = analysis.fit.law
-            E = f"{law.E:.4f} (given)" if analysis.irreducible is not None else _value(law.E, ends["E"], ".4f")
             cells = [
                 COUNTS[count],
-                E,
+                f"{law.E:.4f} (given)" if analysis.irreducible is not None else _fitted_irreducible(analysis),
                 *(_value(getattr(law, name), ends[name], ".4g") for name in ("A", "B")),
                 *(_value(getattr(law, name), ends[name], ".3f") for name in ("alpha", "beta")),
                 f"{analysis.fit.objective:.3e}",
@@ -82,12 +81,21 @@ def _entropy(study: Study) -> str:
     for count, analysis in study.free.items():
         E, (low, high) = analysis.fit.law.E, analysis.intervals["E"]
         covers = "yes" if low <= study.entropy <= high else "no"
+        if analysis.needs_no_irreducible_loss:
+            covers = "not determined"
         errors = analysis.standard_errors_from(study.entropy)
         lines.append(
-            f"| {COUNTS[count]} | {_value(E, (low, high), '.4f')} | {E - study.entropy:+.4f} | {covers} | "
+            f"| {COUNTS[count]} | {_fitted_irreducible(analysis)} | {E - study.entropy:+.4f} | {covers} | "
             f"{'' if np.isnan(errors) else f'{errors:+.1f}'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _fitted_irreducible(analysis: Analysis) -> str:
+    """E with its interval; where the fits of nearly all samples need no E, an interval would feign precision."""
+    if analysis.needs_no_irreducible_loss:
+        return "0, its lower bound"
+    return _value(analysis.fit.law.E, analysis.intervals["E"], ".4f")
 
 
 def _held_out(study: Study) -> str:

@@ -36,13 +36,24 @@ def test_the_difference_from_the_entropy_in_standard_errors(analysis):
     assert with_irreducible(analysis, values).standard_errors_from(0.55) == pytest.approx(2, rel=0.02)
 
 
-@pytest.mark.parametrize("values", [np.full(100, 1e-13), np.geomspace(1e-13, 1e-9, 100), np.full(100, 0.75)])
-def test_where_no_sample_needs_e_there_is_no_standard_error(analysis, values):
-    changed = with_irreducible(analysis, values)
-    assert math.isnan(changed.standard_errors_from(0.55))
-    tables = markdown(Study(0.55, [], {MAIN_COUNT: changed}, {}))
+def row_of_the_entropy(analysis: Analysis) -> str:
+    """The row of the table that compares E with an entropy of 0.55; the fitted E is 0.75."""
+    tables = markdown(Study(0.55, [], {MAIN_COUNT: analysis}, {}))
     (row,) = (line for line in tables.splitlines() if "| +0.2000 |" in line)
-    assert row.endswith("| no |  |")
+    return row
+
+
+@pytest.mark.parametrize("values", [np.full(100, 1e-13), np.geomspace(1e-13, 1e-9, 100)])
+def test_where_no_sample_needs_e_it_is_not_determined(analysis, values):
+    changed = with_irreducible(analysis, values)
+    assert changed.needs_no_irreducible_loss and math.isnan(changed.standard_errors_from(0.55))
+    assert row_of_the_entropy(changed).endswith("| 0, its lower bound | +0.2000 | not determined |  |")
+
+
+def test_an_interval_without_width_has_no_standard_error(analysis):
+    changed = with_irreducible(analysis, np.full(100, 0.75))
+    assert not changed.needs_no_irreducible_loss and math.isnan(changed.standard_errors_from(0.55))
+    assert row_of_the_entropy(changed).endswith("| +0.2000 | no |  |")
 
 
 def test_too_few_cheap_runs_are_a_reason_and_too_few_runs_an_error():
