@@ -19,13 +19,7 @@ from lm.generation.config import SampleConfig
 from lm.model.config import ModelConfig
 from lm.schema import validate
 from lm.studies.cell import Cell, configure
-from lm.studies.config import (
-    AblateConfig,
-    Grid,
-    ScaleConfig,
-    StudyConfig,
-    common_settings,
-)
+from lm.studies.config import AblateConfig, Grid, ScaleConfig, StudyConfig, common_settings
 from lm.tokenizer.config import TokenizerConfig
 from lm.training.config import OptimConfig, RuntimeConfig, TrainConfig
 from lm.yaml12 import read_yaml
@@ -47,7 +41,7 @@ class StudyParams:
     runtime: RuntimeConfig
 
     def __post_init__(self) -> None:
-        _check_points(self, "study", [*self.study.points, *self.study.sweep.points])
+        _check_cells(self, "study", [*self.study.points, *self.study.sweep.points])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +76,8 @@ class Params:
                 f"scale.variant: expected one of ablate.variants ({', '.join(self.ablate.variants)}), "
                 f"got {quote(self.scale.variant)}"
             )
-        _check_points(self, "ablate", self.ablate.points)
-        _check_points(self, "scale", self.scale.points)
+        _check_cells(self, "ablate", self.ablate.points)
+        _check_cells(self, "scale", self.scale.points)
 
 
 def grid(params: Params | StudyParams, section: str) -> Grid:
@@ -103,7 +97,7 @@ def grid(params: Params | StudyParams, section: str) -> Grid:
             raise UserError(f"--section: the parameters have no section {section}")
 
 
-def _check_points(params: Params | StudyParams, section: str, points: list[str]) -> None:
+def _check_cells(params: Params | StudyParams, section: str, points: list[str]) -> None:
     """Raise ValueError if a variant of a grid cannot be trained at one of `points`."""
     checked = grid(params, section)
     for variant, point in itertools.product(checked.run, points):
@@ -136,16 +130,15 @@ def load_any(path: Path) -> Params | StudyParams:
 
 
 def _read(path: Path) -> Any:
-    """The values in the file, with each of the variants, which name only the switches they change, made complete."""
+    """The values in the file. Variants, which name only the switches that they change, are completed."""
     values = read_yaml(path)
-    for section in ("ablate", "study"):
-        match values:
-            case {**sections} if section in sections:
-                match sections[section]:
-                    case {"switches": dict(switches), "variants": dict(variants)}:
-                        for name, changes in variants.items():
-                            if isinstance(changes, dict):
-                                variants[name] = {**switches, **changes}
+    match values:
+        case {"ablate": {"switches": dict(switches), "variants": dict(variants)}} | {
+            "study": {"switches": dict(switches), "variants": dict(variants)}
+        }:
+            for name, changes in variants.items():
+                if isinstance(changes, dict):
+                    variants[name] = {**switches, **changes}
     return values
 
 

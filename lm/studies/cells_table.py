@@ -59,9 +59,8 @@ def read_cells(path: Path) -> pd.DataFrame:
 
     Raises:
         UserError: the file cannot be read or has no rows, a column is missing, a value is not a number or out of range,
-            a run appears twice, or the runs do not belong together, because they were trained on different tokens,
-            their text has not the same entropy, or runs of the same variant and size have not the same number of
-            parameters.
+            a run appears twice, or the runs do not belong together: they were trained on different tokens or on texts
+            with different entropies, or models of the same variant and size differ in their number of parameters.
     """
     data = read_bytes(path, ADVICE)
     try:

@@ -2,7 +2,7 @@
 
 DVC allows several `dvc repro --single-item STAGE` at the same time, and decides itself whether a stage must run. So
 nothing here knows what a stage does: `dvc status` says which stages have changed, `dvc dag` which need which, and each
-round runs all changed stages that need no other changed one. An interrupted call is repeated, and continues: finished
+round runs all changed stages that need no other changed one. After an interruption, the same call continues: finished
 stages are no longer changed, and training resumes from its checkpoint.
 """
 
@@ -95,7 +95,7 @@ def run_side_by_side(
 
 
 def work(stage: str) -> float:
-    """An estimate of the time that a stage takes, in any unit, from the size and the budget in the name of a cell.
+    """An estimate of the time that a stage takes, in any unit, from the size and the tokens in the name of a cell.
 
     It is proportional to the FLOPs of matrix products with 12 · layers · width² weights in the blocks and a vocabulary
     of some thousands. Other stages count as a small one.
@@ -105,8 +105,8 @@ def work(stage: str) -> float:
     match = re.search(r"[-@](\d+)x(\d+)-(\d+)-", stage)
     if not match:
         return 1e9
-    width, layers, budget = map(int, match.groups())
-    return float((12 * layers * width + 2000) * width * budget)
+    width, layers, tokens = map(int, match.groups())
+    return float((12 * layers * width + 2000) * width * tokens)
 
 
 def _run_round(
