@@ -187,7 +187,14 @@ except KeyboardInterrupt:
     assert started(folder) == ["a"]
 
 
+@pytest.fixture
+def dvc_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The DVC beside the interpreter of the tests, also where the environment is not activated."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
 @pytest.mark.slow  # 42 stages of DVC
+@pytest.mark.usefixtures("dvc_itself")
 def test_forty_cells_with_dvc_itself(tmp_path):
     stages = {
         "data": {"cmd": "echo 1 > data.txt", "outs": ["data.txt"]},
@@ -215,6 +222,7 @@ def test_forty_cells_with_dvc_itself(tmp_path):
 
 
 @pytest.mark.slow  # two repositories, each with stages of DVC
+@pytest.mark.usefixtures("dvc_itself")
 def test_two_machines_each_train_half_and_share_the_results(tmp_path):
     origin = tmp_path / "origin"
     origin.mkdir()
