@@ -1,4 +1,4 @@
-"""Write the corpus described by params.yaml to train.txt, val.txt and manifest.json."""
+"""Write the corpus described by params.yaml to text files such as train.txt and val.txt, and manifest.json."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,8 @@ from lm import config
 from lm.atomic import make_folder, translate_write_errors, write_json
 from lm.corpus import web
 from lm.corpus.sources import open_corpus, story_bits, story_seeds
-from lm.corpus.splits import write_split
 from lm.corpus.transfer import check_disk
+from lm.corpus.writer import write_corpus
 from lm.errors import exit_cleanly
 
 
@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps downloads between runs")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     paths = parser.parse_args()
-    data = config.load_any(paths.params).data
+    params = config.load_any(paths.params)
+    data = params.data
 
     manifest_path = paths.raw / "manifest.json"
     for folder in (paths.raw, paths.metrics.parent):
@@ -27,21 +28,19 @@ def main() -> None:
     if data.source == "stories":  # the size of the other sources is not known
         check_disk(paths.raw, data.train_bytes + data.val_bytes)
     with web.lock_cache(paths.cache):
-        corpus = open_corpus(data, paths.cache)
+        corpus = open_corpus(data, paths.cache, params.runtime.cluster)
         with translate_write_errors(manifest_path):
             # The manifest is written last, so its presence means that both splits are complete and match it.
             manifest_path.unlink(missing_ok=True)
-        val = write_split(corpus.val, paths.raw / "val.txt", data.val_bytes, 0)
-        train = write_split(corpus.train, paths.raw / "train.txt", data.train_bytes, data.train_documents)
-    for counter in corpus.repetitions:
-        counter.report()
+        text = write_corpus(data, corpus, paths.raw, paths.cache / "unfinished", params.runtime.cluster)
 
-    splits = {"train": train, "val": val}
+    splits = text["splits"]
     metrics = {f"{name}_{key}": split[key] for name, split in splits.items() for key in ("bytes", "documents")}
     if data.source == "stories":
+        val = splits["val"]
         val["entropy_bits"] = story_bits(story_seeds(data.seed)["val"], val["documents"])
         metrics["entropy_bits_per_byte"] = val["entropy_bits"] / val["bytes"]
-    write_json(manifest_path, {"source": data.source, "splits": splits, "provenance": corpus.provenance})
+    write_json(manifest_path, {"source": data.source, **text})
     write_json(paths.metrics, metrics)
     for name, split in splits.items():
         print(f"{name}: {split['bytes']:,} bytes of text in {split['documents']:,} documents")

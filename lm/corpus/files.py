@@ -58,14 +58,51 @@ def expand_names(names: list[str], key: str) -> list[str]:
     return list(expanded)
 
 
-def open_file(name: str, cache: Path) -> TextFile:
-    """Return the file at a path or URL. A URL is downloaded unless it is in the cache.
+def open_url(url: str, cache: Path) -> TextFile:
+    """Return the file at a URL, which is downloaded unless it is in the cache.
 
     Raises:
-        UserError: If the file is empty or cannot be read, the download fails, or the content is not what the name says:
-            a Git LFS pointer, gzip without .gz, or an HTML page behind a URL.
+        UserError: If the file is empty, the download fails, or the content is not what the name says: a Git LFS
+            pointer, gzip without .gz, or an HTML page.
     """
-    return _open_url(name, cache) if is_url(name) else _open_path(name)
+    download = web.find_cached(url, cache) or web.download(url, cache)
+    shown, head = redact(url), _read_head(download.path)
+    problem = None
+    if is_html(head):
+        problem = html_error(shown)
+    elif is_lfs_pointer(head):
+        problem = UserError(f"{shown}: {LFS_POINTER}; use the URL of the file itself, or `git lfs pull` in a clone")
+    elif is_gzip(head) and not _is_compressed(url):
+        problem = UserError(f"{shown}: {UNNAMED_GZIP}; download the file, add .gz to its name, and list its path")
+    if problem:
+        download.path.unlink()  # so that the next run downloads it again
+        raise problem
+    return TextFile(
+        name=shown,
+        path=download.path,
+        provenance={"url": shown, "size": download.size, "sha256": download.sha256},
+    )
+
+
+def open_path(name: str, path: Path) -> TextFile:
+    """Return the file at `path`, which the user calls `name`.
+
+    Raises:
+        UserError: If the file is empty or cannot be read, or the content is not what the name says: a Git LFS pointer,
+            or gzip without .gz.
+    """
+    try:
+        size, sha256 = path.stat().st_size, web.checksum(path, hashlib.sha256())
+        head = _read_head(path)
+    except OSError as error:
+        raise _read_error(name, error) from error
+    if not head:
+        raise UserError(f"{name}: the file is empty; choose another one")
+    if is_lfs_pointer(head):
+        raise UserError(f"{name}: {LFS_POINTER}; run `git lfs pull` in its repository")
+    if is_gzip(head) and not _is_compressed(name):
+        raise UserError(f"{name}: {UNNAMED_GZIP}; add .gz to its name")
+    return TextFile(name=name, path=path, provenance={"path": name, "size": size, "sha256": sha256})
 
 
 def read_documents(
@@ -107,42 +144,6 @@ def held_out(document: str, seed: int, fraction: float) -> bool:
     """
     digest = hashlib.sha256(f"{seed}\n{document.strip()}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
-
-
-def _open_url(url: str, cache: Path) -> TextFile:
-    download = web.find_cached(url, cache) or web.download(url, cache)
-    shown, head = redact(url), _read_head(download.path)
-    problem = None
-    if is_html(head):
-        problem = html_error(shown)
-    elif is_lfs_pointer(head):
-        problem = UserError(f"{shown}: {LFS_POINTER}; use the URL of the file itself, or `git lfs pull` in a clone")
-    elif is_gzip(head) and not _is_compressed(url):
-        problem = UserError(f"{shown}: {UNNAMED_GZIP}; download the file, add .gz to its name, and list its path")
-    if problem:
-        download.path.unlink()  # so that the next run downloads it again
-        raise problem
-    return TextFile(
-        name=shown,
-        path=download.path,
-        provenance={"url": shown, "size": download.size, "sha256": download.sha256},
-    )
-
-
-def _open_path(name: str) -> TextFile:
-    path = Path(name)
-    try:
-        size, sha256 = path.stat().st_size, web.checksum(path, hashlib.sha256())
-        head = _read_head(path)
-    except OSError as error:
-        raise _read_error(name, error) from error
-    if not head:
-        raise UserError(f"{name}: the file is empty; choose another one")
-    if is_lfs_pointer(head):
-        raise UserError(f"{name}: {LFS_POINTER}; run `git lfs pull` in its repository")
-    if is_gzip(head) and not _is_compressed(name):
-        raise UserError(f"{name}: {UNNAMED_GZIP}; add .gz to its name")
-    return TextFile(name=name, path=path, provenance={"path": name, "size": size, "sha256": sha256})
 
 
 def _read_head(path: Path) -> bytes:

@@ -116,8 +116,8 @@ def fetch(snapshot: Snapshot, name: str, cache: Path) -> TextFile:
     )
 
 
-def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str]:
-    """Yield the values of a text column in all Parquet files of the snapshot, sorted by file name, without nulls.
+def stream_parquet(snapshot: Snapshot, name: str, column: str, cache: Path) -> Iterator[str]:
+    """Yield the values of a text column in a Parquet file of the snapshot, without nulls.
 
     huggingface_hub resumes lost connections. After the process is killed, the next one starts from the first value.
 
@@ -129,22 +129,19 @@ def stream_parquet(snapshot: Snapshot, column: str, cache: Path) -> Iterator[str
 
     # By the time datasets sees an error, huggingface_hub has retried for 20 s; datasets would retry for minutes.
     datasets.config.STREAMING_READ_MAX_RETRIES = 1
-    files = [snapshot.url(name) for name in snapshot.files if name.endswith(".parquet")]
+    url = snapshot.url(name)
     with _translate_hub_errors(snapshot.repository):
         try:
             table = datasets.load_dataset(
-                "parquet", data_files=files, split="train", streaming=True, cache_dir=str(cache / "datasets")
+                "parquet", data_files=[url], split="train", streaming=True, cache_dir=str(cache / "datasets")
             )
             if column not in table.features:
                 raise UserError(
-                    f"{files[0]}: has no column {quote(column)}; "
-                    f"set data.text_column to one of {list_names(table.features)}"
+                    f"{url}: has no column {quote(column)}; set data.text_column to one of {list_names(table.features)}"
                 )
             kind = getattr(table.features[column], "dtype", "nested values")
             if kind not in ("string", "large_string"):
-                raise UserError(
-                    f"{files[0]}: expected text in column {quote(column)}, got {kind}; set data.text_column"
-                )
+                raise UserError(f"{url}: expected text in column {quote(column)}, got {kind}; set data.text_column")
             for row in table.select_columns(column):
                 if row[column] is not None:
                     yield row[column]

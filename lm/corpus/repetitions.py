@@ -1,98 +1,89 @@
 """Find text that would be in the corpus twice."""
 
-import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
 
-from lm.corpus.files import TextFile
+import numpy as np
+
+from lm.corpus.blocks import Block
 from lm.errors import UserError, quote
 
 MAX_REMEMBERED = 1_000_000
 
 
-def drop_copies(files: list[TextFile], key: str) -> list[TextFile]:
-    """Drop files with the same content as an earlier one in the list data.`key`, and print a line about each.
-
-    Copies are often one file under two names: a relative and an absolute path, a link, or two spellings of a URL.
-    """
-    kept: dict[str | int, TextFile] = {}
-    for file in files:
-        first = kept.setdefault(file.provenance["sha256"], file)
-        if first is not file:
-            print(
-                f"data.{key}: {quote(file.name)} has the same content as {quote(first.name)}; it is used once",
-                file=sys.stderr,
-            )
-    return list(kept.values())
-
-
 class RepetitionCounter:
-    """Counts the documents of the files in the list data.`key` that repeat an earlier one, while they are read.
+    """Counts the documents of the files in the list data.`key` that repeat an earlier one.
 
     Documents that differ only in the white space around them are equal. Only the first MAX_REMEMBERED different
     documents are compared with later ones, which bounds the memory to about 80 MB.
     """
 
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._documents = self._repeated = 0
-        self._remembered: set[bytes] = set()
+    def __init__(self, key: str, documents: int = 0, repeated: int = 0, remembered: np.ndarray | None = None) -> None:
+        self.key = key
+        self.documents, self.repeated = documents, repeated
+        self._remembered: set[int] = set() if remembered is None else set(remembered.tolist())
 
-    def count(self, documents: Iterable[str]) -> Iterator[str]:
-        """Yield the same documents, and count those that are read."""
-        for document in documents:
-            self._documents += 1
-            digest = _hash(document)
-            if digest in self._remembered:
-                self._repeated += 1
+    def count(self, hashes: np.ndarray) -> None:
+        """Count documents, given by their hashes (uint64)."""
+        for value in hashes.tolist():
+            self.documents += 1
+            if value in self._remembered:
+                self.repeated += 1
             elif len(self._remembered) < MAX_REMEMBERED:
-                self._remembered.add(digest)
-            yield document
+                self._remembered.add(value)
 
     def report(self) -> None:
         """Print a line to stderr if documents repeat. Text corpora often do, so this is no error."""
-        if self._repeated:
+        if self.repeated:
             at_least = "at least " * (len(self._remembered) == MAX_REMEMBERED)
             print(
-                f"data.{self._key}: {at_least}{self._repeated:,} of {self._documents:,} documents repeat earlier ones; "
+                f"data.{self.key}: {at_least}{self.repeated:,} of {self.documents:,} documents repeat earlier ones; "
                 "they are kept",
                 file=sys.stderr,
             )
 
+    def to_array(self) -> np.ndarray:
+        """The hashes that are remembered (uint64)."""
+        return np.fromiter(self._remembered, np.uint64, len(self._remembered))
 
-def refuse_repetitions(val: Iterable[str], train: Iterable[str]) -> tuple[Iterator[str], Iterator[str]]:
-    """Return the same documents of both splits, checked when they are read: `val` first, then `train`.
 
-    Documents that differ only in the white space around them are equal. Memory holds 8 bytes and a counter per document
-    of `val` that was read, whatever the length of `train`.
+class ValDocuments:
+    """The documents of `val_files`, which the documents of `train_files` must not repeat.
 
-    Raises:
-        UserError: When a document of `train` is also one of those that were read from `val`. The message gives their
-            number, for which `train` is read to its end.
+    Memory holds 8 bytes and a counter per document of `val`, whatever the length of `train`.
     """
-    counts: Counter[bytes] = Counter()
 
-    def remember() -> Iterator[str]:
-        for document in val:
-            counts[_hash(document)] += 1
-            yield document
+    def __init__(self, hashes: np.ndarray | None = None) -> None:
+        self._counts: Counter[int] = Counter() if hashes is None else Counter(hashes.tolist())
+        self._repeated: set[int] = set()
+        self._example: str | None = None
 
-    def check() -> Iterator[str]:
-        documents = iter(train)
-        for document in documents:
-            if _hash(document) in counts:
-                repeated = {_hash(document)} | (counts.keys() & map(_hash, documents))
-                raise UserError(
-                    f"data.val_files: {sum(counts[key] for key in repeated):,} of {counts.total():,} documents are "
-                    f"also in data.train_files, such as {quote(document)}; remove them from one of the two, or leave "
-                    "val_files empty to hold out a part of train_files"
-                )
-            yield document
+    def remember(self, hashes: np.ndarray) -> None:
+        """Add documents of `val`, given by their hashes (uint64)."""
+        self._counts.update(hashes.tolist())
 
-    return remember(), check()
+    @property
+    def found(self) -> bool:
+        """Whether `compare` has found documents of `val`."""
+        return bool(self._repeated)
 
+    def compare(self, block: Block) -> None:
+        """Look for the documents of a block of `train`."""
+        repeated = self._counts.keys() & set(block.hashes.tolist())
+        if repeated and self._example is None:
+            first = next(index for index, value in enumerate(block.hashes.tolist()) if value in repeated)
+            self._example = block.document(first)
+        self._repeated |= repeated
 
-def _hash(document: str) -> bytes:
-    """64 bits: between a million documents and a billion others, the probability of a collision is 0.005%."""
-    return hashlib.sha256(document.strip().encode()).digest()[:8]
+    def refuse_repetitions(self) -> None:
+        """Raise a UserError with the number of the documents that `compare` has found, if there are any."""
+        if self._repeated:
+            raise UserError(
+                f"data.val_files: {sum(self._counts[value] for value in self._repeated):,} of {self._counts.total():,} "
+                f"documents are also in data.train_files, such as {quote(self._example)}; remove them from one of the "
+                "two, or leave val_files empty to hold out a part of train_files"
+            )
+
+    def to_array(self) -> np.ndarray:
+        """The hashes of the documents of `val`, as often as they occur (uint64)."""
+        return np.fromiter(self._counts.elements(), np.uint64, self._counts.total())

@@ -1,55 +1,208 @@
-"""Open the corpus that the section `data` describes: the documents of both splits, and their provenance."""
+"""The pieces of the corpus that the section `data` describes, and reading them.
 
+A piece is what one worker reads: a file, a file of a repository on the hub, or stories. `open_corpus` lists them without
+reading any, and `read` reads one.
+"""
+
+import hashlib
 import itertools
-import json
 import math
-import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lm.cluster import SharedPath, share
+from lm.corpus.blocks import Block, to_blocks
 from lm.corpus.config import END_OF_TEXT, DataConfig
 from lm.corpus.documents import normalize, split_at_end_of_text
-from lm.corpus.files import TextFile, expand_names, held_out, open_file, read_documents
-from lm.corpus.repetitions import RepetitionCounter, drop_copies, refuse_repetitions
+from lm.corpus.files import TextFile, expand_names, held_out, open_path, open_url, read_documents
 from lm.corpus.stories import stories
-from lm.errors import UserError, quote
+from lm.corpus.urls import is_url
+from lm.errors import UserError
+from lm.shards import SHARD_BYTES
 
 TINYSTORIES = "roneneldan/TinyStories"
 TINYSTORIES_FILES = ("TinyStoriesV2-GPT4-valid.txt", "TinyStoriesV2-GPT4-train.txt")
 OPENWEBTEXT_FILES = ("owt_valid.txt.gz", "owt_train.txt.gz")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """The documents of both splits.
+@dataclass(frozen=True)
+class Opened:
+    """The first result of reading a file: its name, and its entry in the manifest with its path or URL, and sha256."""
 
-    Read `val` before `train`: they may share one stream, of which `val` takes the first documents. `provenance` has one
-    entry per file, with its URL or path, size and sha256. After the splits were read, `repetitions` can report the
-    documents that were read more than once.
+    name: str
+    provenance: dict[str, str | int]
+
+
+@dataclass(frozen=True)
+class MissingSeparator:
+    """A result of reading a text file, before its only document: the separator does not occur in it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PieceEnd:
+    """The last result of reading a piece."""
+
+
+Reading = Opened | MissingSeparator | Block | PieceEnd
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoriesPiece:
+    """Stories of the built-in grammar up to a limit (see `SplitWriter`)."""
+
+    split: str
+    seed: int
+    max_bytes: int
+    max_documents: int
+
+    def read(self) -> Iterator[Reading]:
+        yield from to_blocks(self._texts(), lambda text: self.split)
+
+    def _texts(self) -> Iterator[str]:
+        size = 0
+        for count, story in enumerate(stories(self.seed), start=1):
+            yield story.text
+            size += len(story.text.encode())
+            if 0 < self.max_bytes <= size or 0 < self.max_documents <= count:
+                return
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesPiece:
+    """Files of `data.source: files` that follow each other.
+
+    Attributes:
+        split: The split of all their documents. If it is None, `seed` and `val_fraction` decide for each.
+        files: The name of each file, which is a path or URL, and where it is, which is None for a URL.
+        cache: The folder for downloads.
     """
 
-    val: Iterable[str]
-    train: Iterable[str]
+    split: str | None
+    files: list[tuple[str, SharedPath | None]]
+    cache: SharedPath
+    separator: str
+    text_column: str
+    seed: int
+    val_fraction: float
+
+    def read(self) -> Iterator[Reading]:
+        for name, shared in self.files:
+            if shared is None:
+                with self.cache.local_folder() as cache:
+                    yield from self._read(open_url(name, cache))
+            else:
+                with shared.local_file() as path:
+                    yield from self._read(open_path(name, path))
+
+    def _read(self, file: TextFile) -> Iterator[Reading]:
+        yield Opened(file.name, file.provenance)
+        missing: list[str] = []
+        documents = read_documents(file, self.separator, self.text_column, missing.append)
+        first = list(itertools.islice(documents, 1))
+        if missing:
+            yield MissingSeparator(missing[0])
+        yield from to_blocks(itertools.chain(first, documents), self._split_of)
+
+    def _split_of(self, document: str) -> str:
+        if self.split is not None:
+            return self.split
+        return "val" if held_out(document, self.seed, self.val_fraction) else "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubPiece:
+    """A text file of a repository on the hub. Parquet files are streamed, and the writer divides them into splits."""
+
+    split: str | None
+    snapshot: Any  # lm.corpus.hub.Snapshot; huggingface_hub is slow to import, and the other sources work without it
+    name: str
+    cache: SharedPath
+    text_column: str
+
+    def read(self) -> Iterator[Reading]:
+        from lm.corpus import hub
+
+        with self.cache.local_folder() as cache:
+            if self.split is None:
+                values = hub.stream_parquet(self.snapshot, self.name, self.text_column, cache)
+                documents = itertools.chain.from_iterable(split_at_end_of_text(normalize(value)) for value in values)
+            else:
+                file = hub.fetch(self.snapshot, self.name, cache)
+                yield Opened(file.name, file.provenance)
+                documents = read_documents(file, END_OF_TEXT, self.text_column)
+            yield from to_blocks(documents, lambda document: self.split)
+
+
+Piece = StoriesPiece | FilesPiece | HubPiece
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Pieces that are read in their order until the splits that they fill are full.
+
+    A document without a split belongs to the first one that is not full.
+    """
+
+    splits: tuple[str, ...]
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The parts of a corpus, in the order of reading.
+
+    `provenance` has the entries of the manifest that are known before reading. `identity` is equal for corpora with the
+    same pieces.
+    """
+
+    parts: list[Part]
     provenance: list[dict[str, str | int]]
-    repetitions: tuple[RepetitionCounter, ...] = ()
+    identity: str
 
 
-def open_corpus(data: DataConfig, cache: Path) -> Corpus:
-    """Find or download the files that `data` names. Their documents are read lazily.
+def read(piece: Piece) -> Iterator[Reading]:
+    """Read a piece: for a file `Opened`, then its documents in blocks, and `PieceEnd`.
 
     Raises:
-        UserError: If a file or URL is missing or cannot be read; see `lm.corpus.files`, `.hub` and `.web`.
+        UserError: The piece cannot be read; see `lm.corpus.files`, `.hub` and `.web`.
+    """
+    with closing(piece.read()) as results:
+        yield from results
+    yield PieceEnd()
+
+
+def open_corpus(data: DataConfig, cache: Path, cluster: str) -> Corpus:
+    """List the pieces that `data` names.
+
+    Args:
+        data: The section `data`.
+        cache: The folder for downloads.
+        cluster: Where the pieces are read, as in `flat_map`.
+
+    Raises:
+        UserError: A file is missing, or the hub cannot be reached.
     """
     match data.source:
         case "stories":
+            limits = {"val": (data.val_bytes, 0), "train": (data.train_bytes, data.train_documents)}
             seeds = story_seeds(data.seed)
-            return Corpus(val=_story_texts(seeds["val"]), train=_story_texts(seeds["train"]), provenance=[])
+            parts = [
+                Part(
+                    splits=(split,),
+                    pieces=[StoriesPiece(split=split, seed=seeds[split], max_bytes=size, max_documents=count)],
+                )
+                for split, (size, count) in limits.items()
+            ]
+            return Corpus(parts=parts, provenance=[], identity=_identity(data))
         case "tinystories" | "openwebtext":
-            return _open_hub(data, cache)
+            return _open_hub(data, cache, cluster)
         case "files":
-            return _open_files(data, cache)
+            return _open_files(data, cache, cluster)
 
 
 def story_seeds(seed: int) -> dict[str, int]:
@@ -62,19 +215,21 @@ def story_bits(seed: int, documents: int) -> float:
     return math.fsum(story.bits for story in itertools.islice(stories(seed), documents))
 
 
-def _story_texts(seed: int) -> Iterator[str]:
-    return (story.text for story in stories(seed))
-
-
-def _open_hub(data: DataConfig, cache: Path) -> Corpus:
-    from lm.corpus import hub  # huggingface_hub is slow to import, and the other sources work without it
+def _open_hub(data: DataConfig, cache: Path, cluster: str) -> Corpus:
+    from lm.corpus import hub
 
     if data.source == "tinystories":
         snapshot, (val_name, train_name) = hub.pin(TINYSTORIES, "main", cache), TINYSTORIES_FILES
     else:
         snapshot, (val_name, train_name) = hub.pin(data.repository, data.revision, cache), OPENWEBTEXT_FILES
+
+    def piece(name: str, split: str | None) -> HubPiece:
+        shared = share(cache, cluster)
+        return HubPiece(split=split, snapshot=snapshot, name=name, cache=shared, text_column=data.text_column)
+
     if data.source == "openwebtext" and not {val_name, train_name} <= set(snapshot.files):
-        if not any(name.endswith(".parquet") for name in snapshot.files):
+        names = [name for name in snapshot.files if name.endswith(".parquet")]
+        if not names:
             raise UserError(
                 f"data.repository: {data.repository} has neither {' and '.join(OPENWEBTEXT_FILES)} "
                 "nor Parquet files; choose another one"
@@ -84,86 +239,70 @@ def _open_hub(data: DataConfig, cache: Path) -> Corpus:
                 f"data.val_bytes: expected more than 0, got 0; the first documents in the Parquet files of "
                 f"{data.repository} become the validation split, so set its size"
             )
-        values = hub.stream_parquet(snapshot, data.text_column, cache)
-        stream = itertools.chain.from_iterable(split_at_end_of_text(normalize(value)) for value in values)
-        return Corpus(val=stream, train=stream, provenance=hub.parquet_provenance(snapshot))
-    val = hub.fetch(snapshot, val_name, cache)  # the small file first, so that a mistake shows at once
-    train = hub.fetch(snapshot, train_name, cache)
+        part = Part(splits=("val", "train"), pieces=[piece(name, None) for name in names])
+        provenance = hub.parquet_provenance(snapshot)
+        return Corpus(parts=[part], provenance=provenance, identity=_identity(data, snapshot.commit))
     return Corpus(
-        val=read_documents(val, END_OF_TEXT, data.text_column),
-        train=read_documents(train, END_OF_TEXT, data.text_column),
-        provenance=[train.provenance, val.provenance],
+        # The small file first, so that a mistake shows at once.
+        parts=[
+            Part(splits=("val",), pieces=[piece(val_name, "val")]),
+            Part(splits=("train",), pieces=[piece(train_name, "train")]),
+        ],
+        provenance=[],
+        identity=_identity(data, snapshot.commit),
     )
 
 
-def _open_files(data: DataConfig, cache: Path) -> Corpus:
+def _open_files(data: DataConfig, cache: Path, cluster: str) -> Corpus:
+    def pieces(names: list[str], split: str | None) -> list[Piece]:
+        return [
+            FilesPiece(
+                split=split,
+                files=[(name, None if is_url(name) else share(Path(name), cluster)) for name in group],
+                cache=share(cache, cluster),
+                separator=data.separator,
+                text_column=data.text_column,
+                seed=data.seed,
+                val_fraction=data.val_fraction,
+            )
+            for group in _groups(names)
+        ]
+
     train_names = expand_names(data.train_files, "train_files")
     val_names = expand_names(data.val_files, "val_files")
-    train_files = drop_copies([open_file(name, cache) for name in train_names], "train_files")
-    val_files = drop_copies([open_file(name, cache) for name in val_names], "val_files")
-    for train, val in itertools.product(train_files, val_files):
-        if train.provenance["sha256"] == val.provenance["sha256"]:
-            raise UserError(
-                f"data.val_files: {val.name} has the same content as {train.name} in data.train_files; "
-                "remove it from one of the two"
-            )
-
-    is_reported = False
-
-    def on_missing(name: str) -> None:
-        nonlocal is_reported
-        if not is_reported:  # one line is enough, even for thousands of files
-            _report_missing_separator(name, data.separator)
-            is_reported = True
-
-    def documents(files: list[TextFile]) -> Iterator[str]:
-        for file in files:
-            yield from read_documents(file, data.separator, data.text_column, on_missing)
-
-    provenance = [file.provenance for file in train_files + val_files]
-    in_train, in_val = RepetitionCounter("train_files"), RepetitionCounter("val_files")
-    if val_files:
-        checked_val, checked_train = refuse_repetitions(documents(val_files), documents(train_files))
-        return Corpus(
-            val=in_val.count(checked_val),
-            train=in_train.count(checked_train),
-            provenance=provenance,
-            repetitions=(in_val, in_train),
-        )
-
-    def is_val(document: str) -> bool:
-        return held_out(document, data.seed, data.val_fraction)
-
-    val_documents = filter(is_val, documents(train_files))
-    train_documents = itertools.filterfalse(is_val, documents(train_files))
-    return Corpus(
-        val=_require_documents(in_train.count(val_documents), "val", data.separator),
-        train=_require_documents(in_train.count(train_documents), "train", data.separator),
-        provenance=provenance,
-        repetitions=(in_train,),
-    )
+    identity = _identity(data, *map(_version, train_names + val_names))
+    if not val_names:
+        part = Part(splits=("val", "train"), pieces=pieces(train_names, None))
+        return Corpus(parts=[part], provenance=[], identity=identity)
+    parts = [
+        Part(splits=("val",), pieces=pieces(val_names, "val")),
+        Part(splits=("train",), pieces=pieces(train_names, "train")),
+    ]
+    return Corpus(parts=parts, provenance=[], identity=identity)
 
 
-def _report_missing_separator(name: str, separator: str) -> None:
-    """Print that a text file is a single document, or refuse a separator that was clearly meant differently."""
-    problem = f"{quote(name)[1:-1]}: data.separator {quote(separator)} does not occur in the text"
-    if "\\" in separator and re.fullmatch(r"(\\[nrt]|[^\\\w])+", separator):
-        meant = separator.replace(r"\n", "\n").replace(r"\r", "\r").replace(r"\t", "\t")
-        raise UserError(
-            f"{problem}; it has a backslash and a letter in place of a line end or tab: write it in params.yaml with "
-            f"double quotes, as separator: {json.dumps(meant, ensure_ascii=False)}"
-        )
-    print(f"{problem}, so the file is one document, as are others without it", file=sys.stderr)
+def _version(name: str) -> str:
+    """What changes when a local file changes."""
+    if is_url(name):
+        return name
+    status = Path(name).stat()
+    return f"{name} {status.st_size} {status.st_mtime_ns}"
 
 
-def _require_documents(documents: Iterable[str], split: str, separator: str) -> Iterator[str]:
-    """Yield the documents. If there are none, explain what decides how many there are."""
-    empty = True
-    for document in documents:
-        empty = False
-        yield document
-    if empty:
-        raise UserError(
-            f"data.train_files: too few documents, none is left for {split}; check data.separator, which is "
-            f"{quote(separator)}, and data.text_column, change data.val_fraction, or set data.val_files"
-        )
+def _identity(data: DataConfig, *facts: str) -> str:
+    return hashlib.sha256("\n".join([repr(data), *facts]).encode()).hexdigest()
+
+
+def _groups(names: list[str]) -> Iterator[list[str]]:
+    """Group files that follow each other, so that a piece of small ones is worth sending. A URL is alone."""
+    group: list[str] = []
+    size = 0
+    for name in names:
+        is_alone = is_url(name)
+        if group and (is_alone or size >= SHARD_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += SHARD_BYTES if is_alone else Path(name).stat().st_size
+    if group:
+        yield group

@@ -1,57 +1,139 @@
-"""Write the documents of a split to a text file, such as data/raw/train.txt, and describe it for the manifest.
+"""Write the documents of a split to text files, such as data/raw/train.txt, and describe them for the manifest.
 
 Every document is followed by END_OF_TEXT and nothing else. The number of documents is therefore the number of markers,
-and the number of bytes of text is the size of the file minus 13 bytes per document.
+and the number of bytes of text is the size of the files minus 13 bytes per document.
 """
 
 import hashlib
-from collections.abc import Iterable
+import os
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
-from lm.atomic import atomic_write
-from lm.corpus.config import END_OF_TEXT
-from lm.errors import UserError
+from lm import shards
+from lm.atomic import translate_write_errors
+from lm.corpus.blocks import MARKER, Block
 
 
-def write_split(documents: Iterable[str], path: Path, max_bytes: int, max_documents: int) -> dict[str, Any]:
-    """Write documents until a limit is reached, and return the split's entry in the manifest.
+class ShardFacts(TypedDict):
+    """What the manifest records about a text file: bytes of text without markers, documents, and the checksum."""
+
+    bytes: int
+    documents: int
+    sha256: str
+
+
+class SplitWriter:
+    """Writes documents until a limit is reached, and continues what an earlier writer has written.
+
 
     Args:
-        documents: The documents. Those after the limit are not read, so another split can continue with them.
-        path: The text file. It is written atomically.
+        folder: An existing folder.
+        split: `train` or `val`.
         max_bytes: Bytes of UTF-8 text, without markers. The document that reaches the limit is the last one. 0 means
             no limit.
         max_documents: The number of documents. 0 means no limit.
-
-    Raises:
-        UserError: If there are no documents, the file cannot be written, or reading the documents fails.
-
-    >>> write_split(["One.", "Two.", "Three."], Path("train.txt"), 5, 0)
-    {'bytes': 8, 'documents': 2, 'sha256': '...'}
+        written: The `shards` of the earlier writer. What it has written after them is dropped.
     """
-    marker = END_OF_TEXT.encode()
-    size, count, sha256 = 0, 0, hashlib.sha256()
-    with (
-        atomic_write(path) as file,
-        tqdm(desc=path.name, total=max_bytes or None, unit="B", unit_scale=True, delay=1, disable=None) as bar,
-    ):
-        for document in documents:
-            text = document.encode()
-            file.write(text)
-            file.write(marker)
-            sha256.update(text)
-            sha256.update(marker)
-            size += len(text)
-            count += 1
-            bar.update(len(text))
-            if 0 < max_bytes <= size or 0 < max_documents <= count:
-                break
-        if not count:
-            raise UserError(
-                f"{path}: the source has no documents for this split; with data.source files, check data.separator and "
-                "data.text_column, and increase data.val_fraction or set data.val_files"
-            )
-    return {"bytes": size, "documents": count, "sha256": sha256.hexdigest()}
+
+    def __init__(
+        self, folder: Path, split: str, max_bytes: int, max_documents: int, written: list[ShardFacts] | None = None
+    ) -> None:
+        self._folder, self._split = folder, split
+        self._max_bytes, self._max_documents = max_bytes, max_documents
+        self._shards = list(written or [])
+        self.bytes = sum(facts["bytes"] for facts in self._shards)
+        self.documents = sum(facts["documents"] for facts in self._shards)
+        self._bar = tqdm(
+            desc=split, total=max_bytes or None, unit="B", unit_scale=True, delay=1, disable=None, leave=False
+        )
+        if written:
+            self._reopen_shard()
+        else:
+            self._open_shard()
+
+    @property
+    def shards(self) -> list[ShardFacts]:
+        """The facts about the files so far, the last of which may be unfinished."""
+        self._shards[-1]["sha256"] = self._sha256.hexdigest()
+        return self._shards
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files so far."""
+        return [self._folder / f"{self._split}-{index:05d}.txt" for index in range(len(self._shards))]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a limit has been reached."""
+        return 0 < self._max_bytes <= self.bytes or 0 < self._max_documents <= self.documents
+
+    def add(self, block: Block) -> int:
+        """Write the documents up to the limit, and return their number.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        sizes = np.diff(block.ends, prepend=0) - len(MARKER)
+        count = len(block)
+        if self._max_documents:
+            count = min(count, self._max_documents - self.documents)
+        if self._max_bytes:
+            # The document that reaches the limit is the last one.
+            count = min(count, 1 + int(np.searchsorted(np.cumsum(sizes), self._max_bytes - self.bytes)))
+        count = 0 if self.is_full else count
+        begin = 0
+        while begin < count:
+            if self._shards[-1]["bytes"] >= shards.SHARD_BYTES:
+                self._open_shard()
+            space = shards.SHARD_BYTES - self._shards[-1]["bytes"]
+            end = min(count, begin + 1 + int(np.searchsorted(np.cumsum(sizes[begin:count]), space)))
+            self._write(block, begin, end, int(sizes[begin:end].sum()))
+            begin = end
+        return count
+
+    def sync(self) -> list[ShardFacts]:
+        """Return `shards` when all documents so far are on disk."""
+        with translate_write_errors(self.paths[-1]):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return self.shards
+
+    def close(self) -> None:
+        """Close the file."""
+        self._bar.close()
+        with translate_write_errors(self.paths[-1]):
+            self._file.close()
+
+    def _open_shard(self) -> None:
+        if self._shards:
+            self.sync()
+            self._file.close()
+        self._shards.append({"bytes": 0, "documents": 0, "sha256": ""})
+        self._sha256 = hashlib.sha256()
+        with translate_write_errors(self.paths[-1]):
+            self._file = self.paths[-1].open("wb")
+
+    def _reopen_shard(self) -> None:
+        """Continue the last shard after the documents that are known."""
+        last, path = self._shards[-1], self.paths[-1]
+        self._sha256 = hashlib.sha256()
+        with translate_write_errors(path):
+            self._file = path.open("r+b")
+            self._file.truncate(last["bytes"] + len(MARKER) * last["documents"])
+            while data := self._file.read(1 << 20):
+                self._sha256.update(data)
+
+    def _write(self, block: Block, begin: int, end: int, size: int) -> None:
+        first = int(block.ends[begin - 1]) if begin else 0
+        text = block.text[first : int(block.ends[end - 1])]
+        with translate_write_errors(self.paths[-1]):
+            self._file.write(text.data)
+        self._sha256.update(text.data)
+        self._shards[-1]["bytes"] += size
+        self._shards[-1]["documents"] += end - begin
+        self.bytes += size
+        self.documents += end - begin
+        self._bar.update(size)

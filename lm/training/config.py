@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lm.errors import quote
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.schema import check_range
 
@@ -116,6 +117,9 @@ class RuntimeConfig:
     share of the batch. With `checkpoint_activations`, only the input of each block is kept for the backward pass, which
     recomputes the rest. A checkpoint is saved every `checkpoint_every` steps, and the newest `keep_checkpoints` of them
     are kept. `tracking` also logs losses and rates to TensorBoard or Weights & Biases.
+
+    `cluster` says where text is read, counted and encoded, and where cells are trained: in the process of the stage
+    (`none`), by several processes on this machine (`local`), or on a running Ray cluster (its address).
     """
 
     device: DeviceName
@@ -128,11 +132,14 @@ class RuntimeConfig:
     checkpoint_every: int
     keep_checkpoints: int
     tracking: Tracking
+    cluster: str
 
     def __post_init__(self) -> None:
         check_range(self, ("micro_batch_size",), 0, MAX_BATCH_SIZE)
         check_range(self, ("num_processes",), 1, 128)
         check_range(self, ("checkpoint_every", "keep_checkpoints"), 1, MAX_STEPS)
+        if not self.cluster.strip():
+            raise ValueError(f"cluster: expected none, local or the address of a Ray cluster, got {quote(self.cluster)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm.corpus import web
-from lm.corpus.files import expand_names, held_out, open_file, read_documents
+from lm.corpus.files import expand_names, held_out, open_path, open_url, read_documents
 from lm.errors import UserError
 
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
@@ -29,7 +30,7 @@ def write(path, data):
 
 
 def read(name, separator="<|endoftext|>", text_column="text"):
-    return list(read_documents(open_file(name, None), separator, text_column))
+    return list(read_documents(open_path(name, Path(name)), separator, text_column))
 
 
 def lines(*values):
@@ -246,7 +247,7 @@ def test_parquet_text_that_is_not_utf8():
 
 
 def test_a_file_that_is_deleted_before_it_is_read(tmp_path):
-    file = open_file(write("a.txt", "x"), None)
+    file = open_path(write("a.txt", "x"), Path("a.txt"))
     (tmp_path / "a.txt").unlink()
     with pytest.raises(UserError, match=r"^a\.txt: cannot be read \(No such file or directory\)"):
         list(read_documents(file, "|", "text"))
@@ -256,13 +257,13 @@ def test_a_text_file_without_the_separator_is_reported():
     names = [write("a.txt", "One."), write("b.txt", "One.\r\n\r\nTwo."), write("c.jsonl", lines({"text": "x"}))]
     missing = []
     for name in names:
-        list(read_documents(open_file(name, None), "\r\n\r\n", "text", missing.append))
+        list(read_documents(open_path(name, Path(name)), "\r\n\r\n", "text", missing.append))
     assert missing == ["a.txt"]
 
 
 def test_a_separator_is_reported_before_the_only_document_is_read():
     missing = []
-    next(read_documents(open_file(write("a.txt", "One."), None), "|", "text", missing.append))
+    next(read_documents(open_path(write("a.txt", "One."), Path("a.txt")), "|", "text", missing.append))
     assert missing == ["a.txt"]
 
 
@@ -278,7 +279,7 @@ def test_a_url_in_capital_letters_with_a_login_and_a_query(loopback, tmp_path, e
     parquet("a.parquet", text=["One."])
     loopback.files[f"/a{extension}"] = (tmp_path / f"a{extension}").read_bytes()
     host = loopback.endpoint.removeprefix("http://")
-    file = open_file(f"HTTP://ann:secret@{host}/a{extension}?token=secret", tmp_path)
+    file = open_url(f"HTTP://ann:secret@{host}/a{extension}?token=secret", tmp_path)
     assert list(read_documents(file, "|", "text")) == ["One."]
     assert file.name == file.provenance["url"] == f"HTTP://***@{host}/a{extension}?token=***"
     assert not [path for path in tmp_path.iterdir() if "secret" in path.name or b"secret" in path.read_bytes()]
@@ -289,7 +290,7 @@ def test_errors_do_not_show_a_password(loopback, tmp_path, capsys):
     host = loopback.endpoint.removeprefix("http://")
     for location in (f"{host}/a.jsonl", f"{host}/none.jsonl", "a..b/a.jsonl", "[1/a.jsonl", "127.0.0.1:1/a.jsonl"):
         with pytest.raises(UserError) as caught:
-            list(read_documents(open_file(f"http://ann:secret@{location}", tmp_path), "|", "text"))
+            list(read_documents(open_url(f"http://ann:secret@{location}", tmp_path), "|", "text"))
         assert "secret" not in str(caught.value) and "://***@" in str(caught.value)
     assert "secret" not in "".join(capsys.readouterr())
 
@@ -308,16 +309,16 @@ def test_errors_do_not_show_a_password(loopback, tmp_path, capsys):
 def test_a_url_that_does_not_lead_to_the_file(loopback, tmp_path, body, says):
     loopback.files["/a.txt"] = body
     with pytest.raises(UserError, match=says):
-        open_file(f"{loopback.endpoint}/a.txt", tmp_path)
+        open_url(f"{loopback.endpoint}/a.txt", tmp_path)
     loopback.files["/a.txt"] = b"One."
-    assert list(read_documents(open_file(f"{loopback.endpoint}/a.txt", tmp_path), "|", "text")) == ["One."]
+    assert list(read_documents(open_url(f"{loopback.endpoint}/a.txt", tmp_path), "|", "text")) == ["One."]
 
 
 def test_a_page_that_an_earlier_version_has_stored(loopback, tmp_path):
     loopback.files["/a.txt"] = b"<html>Log in</html>"
     web.download(f"{loopback.endpoint}/a.txt", tmp_path)
     with pytest.raises(UserError, match="an HTML page instead of the file"):
-        open_file(f"{loopback.endpoint}/a.txt", tmp_path)
+        open_url(f"{loopback.endpoint}/a.txt", tmp_path)
 
 
 def test_a_local_file_may_be_a_page():
@@ -329,7 +330,7 @@ def test_a_gzip_bomb_cannot_fill_memory(tmp_path, monkeypatch):
     with gzip.open("bomb.txt.gz", "wb", compresslevel=1) as file:
         for _ in range(64):
             file.write(b"x" * (1 << 20))
-    bomb = open_file("bomb.txt.gz", None)
+    bomb = open_path("bomb.txt.gz", Path("bomb.txt.gz"))
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match=r"^bomb\.txt\.gz: more than 4,194,304 characters without"):
@@ -340,7 +341,7 @@ def test_a_gzip_bomb_cannot_fill_memory(tmp_path, monkeypatch):
 
 
 def test_provenance_has_the_path_as_the_user_wrote_it():
-    file = open_file(write("./a.txt", "abc"), None)
+    file = open_path(write("./a.txt", "abc"), Path("a.txt"))
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert file.provenance == {"path": "./a.txt", "size": 3, "sha256": sha256}
 

@@ -77,6 +77,7 @@ def runtime() -> RuntimeConfig:
         checkpoint_every=3,
         keep_checkpoints=2,
         tracking="none",
+        cluster="none",
     )
 
 

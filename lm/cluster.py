@@ -1,0 +1,327 @@
+"""Map pieces of work over the workers of a Ray cluster, or work on them here; the only module that knows Ray.
+
+A piece of work is an argument of a function that yields results. `flat_map` yields the results of all pieces in the
+order of the pieces, wherever they are computed:
+
+    >>> def count(limit: int) -> Iterator[int]:
+    ...     yield from range(limit)
+    >>> list(flat_map(count, [2, 3], "none"))
+    [0, 1, 0, 1, 2]
+
+A function must yield the same results whenever it is called with the same piece: if a worker dies, another one starts
+the piece again, and the results that have arrived are skipped. What a function reads from disk on this machine, other
+machines read through a `SharedPath`.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lm.atomic import atomic_write
+from lm.errors import UserError
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+_MAX_ATTEMPTS = 5
+# A worker that is this many results ahead of the ones that are taken waits: 1 GB, with results of 16 MB.
+_RESULTS_AHEAD = 64
+_PIECES_PER_WORKER = 2  # so that a worker that has finished a piece finds another one
+_BLOCK_BYTES = 1 << 25  # in which files are copied
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class WorkerLost(Exception):
+    """A worker died, with its machine or alone, before it had finished its piece."""
+
+
+@dataclass(frozen=True)
+class SharedPath:
+    """A file or folder on the machine that calls `flat_map`, for the functions that it maps.
+
+    Attributes:
+        path: The absolute path.
+        node: The id of the cluster's node that has the file; None without a cluster.
+    """
+
+    path: Path
+    node: str | None = None
+
+    @contextmanager
+    def local_file(self) -> Iterator[Path]:
+        """The file, or a copy of it on another machine, which exists until the block ends.
+
+        Raises:
+            UserError: The file cannot be read, or the copy cannot be written.
+        """
+        if self._is_here():
+            yield self.path
+            return
+        with TemporaryDirectory(prefix="lm-") as folder:
+            yield self.copy_to(Path(folder) / self.path.name)
+
+    @contextmanager
+    def local_folder(self) -> Iterator[Path]:
+        """The folder, or on another machine an empty one, which exists until the block ends."""
+        if self._is_here():
+            yield self.path
+            return
+        with TemporaryDirectory(prefix="lm-") as folder:
+            yield Path(folder)
+
+    def copy_to(self, path: Path) -> Path:
+        """Write a copy of the file, which comes through Ray's object store in blocks.
+
+        Raises:
+            UserError: The file cannot be read, or the copy cannot be written.
+        """
+        with atomic_write(path) as file:
+            for block in self._blocks():
+                file.write(block.data)
+        return path
+
+    def _is_here(self) -> bool:
+        if self.node is None:
+            return True
+        import ray
+
+        return ray.get_runtime_context().get_node_id() == self.node
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        if self._is_here():
+            yield from _blocks(self.path)
+            return
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(self.node, soft=False)
+        blocks = ray.remote(_blocks).options(
+            num_cpus=0,
+            num_returns="streaming",
+            _generator_backpressure_num_objects=2,
+            scheduling_strategy=there,
+        )
+        yield from map(ray.get, blocks.remote(self.path))
+
+
+def share(path: Path, cluster: str) -> SharedPath:
+    """Return the file or folder at `path` for the pieces of `flat_map`."""
+    if cluster == "none":
+        return SharedPath(path.absolute())
+    connect(cluster)
+    import ray
+
+    return SharedPath(path.absolute(), ray.get_runtime_context().get_node_id())
+
+
+def flat_map(
+    function: Callable[[Piece], Iterator[Result]],
+    pieces: Iterable[Piece],
+    cluster: str,
+    *,
+    num_cpus: int = 1,
+    num_gpus: int = 0,
+    max_attempts: int = _MAX_ATTEMPTS,
+) -> Iterator[Result]:
+    """Yield the results of `function` for all pieces, in their order.
+
+    Args:
+        function: A function of a module, which yields results that depend on nothing but the piece.
+        pieces: The pieces. Only a few more are taken than the workers need.
+        cluster: `none`: here and one after the other. `local`: on a Ray cluster that is started for this process on
+            this machine. Otherwise the address of a running one.
+        num_cpus, num_gpus: What a piece needs of a machine in the cluster.
+        max_attempts: How often a piece is started before the loss of its workers is an error.
+
+    Raises:
+        UserError: Ray is not installed, the cluster cannot be reached, no machine of it has enough processors or GPUs,
+            or `function` raises this error.
+        WorkerLost: A piece was started `max_attempts` times, and its worker died each time.
+    """
+    if cluster == "none":
+        for piece in pieces:
+            yield from function(piece)
+        return
+    connect(cluster)
+    yield from _RayMap(function, num_cpus, num_gpus, max_attempts).results(iter(pieces))
+
+
+def connect(cluster: str) -> None:
+    """Connect this process to a Ray cluster, or start one for `local`, unless it is connected already."""
+    # Ray reads these when it is imported: it sends no statistics, and leaves the GPUs of tasks that ask for none alone.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            f"runtime.cluster: {cluster} needs Ray, which is not installed; install it with: pip install '.[cluster]'"
+        ) from error
+    if ray.is_initialized():
+        return
+    import lm
+
+    package = Path(lm.__file__).parent
+    modules = [str(folder) for folder in (package, package.parent / "stages") if folder.is_dir()]
+    try:
+        ray.init(
+            address=cluster,
+            runtime_env={"py_modules": modules},
+            logging_level="critical",
+            log_to_driver=False,
+            **({"include_dashboard": False} if cluster == "local" else {}),
+        )
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"runtime.cluster: cannot connect to {cluster} ({' '.join(str(error).split())}); start a node on this "
+            "machine with: ray start --head, or ray start --address HOST:6379, then set it to auto"
+        ) from error
+
+
+def num_workers(cluster: str, num_cpus: int = 1, num_gpus: int = 0) -> int:
+    """Return how many pieces with these needs the machines of a cluster can work on at the same time.
+
+    Raises:
+        UserError: None of them can work on any.
+    """
+    connect(cluster)
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = [
+        int(min(node.get("CPU", 0) / num_cpus, node.get("GPU", 0) / num_gpus if num_gpus else node.get("CPU", 0)))
+        for node in alive
+    ]
+    if not any(fits):
+        needs = f"{num_cpus} processors" + f" and {num_gpus} GPUs" * bool(num_gpus)
+        raise UserError(f"runtime.cluster: no machine of the cluster has {needs}, which a piece of this work needs")
+    return sum(fits)
+
+
+@dataclass
+class _Started:
+    """A piece of which results are awaited, how many have been taken, and where it must not run again."""
+
+    piece: Any
+    results: Any
+    taken: int = 0
+    attempts: int = 1
+    full_nodes: list[str] = field(default_factory=list)
+
+
+class _RayMap:
+    def __init__(self, function: Callable[[Any], Iterator[Any]], num_cpus: int, num_gpus: int, max_attempts: int):
+        import ray
+
+        self._ray, self._function = ray, function
+        self._needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self._max_attempts = max_attempts
+        self._task = ray.remote(_work)
+        self._options = {
+            **self._needs,
+            "num_returns": "streaming",
+            "max_retries": 0,
+            "_generator_backpressure_num_objects": _RESULTS_AHEAD,
+            "name": function.__name__,
+        }
+        errors = ray.exceptions
+        self._lost = (
+            errors.WorkerCrashedError,
+            errors.NodeDiedError,
+            errors.ObjectLostError,
+            errors.OutOfMemoryError,
+            errors.OutOfDiskError,
+            errors.ObjectStoreFullError,
+        )
+
+    def results(self, pieces: Iterator[Any]) -> Iterator[Any]:
+        started: deque[_Started] = deque()
+        try:
+            while True:
+                # Asked again for every piece, because machines join and leave.
+                wanted = _PIECES_PER_WORKER * num_workers("", **self._needs)
+                while len(started) < wanted and (piece := next(pieces, _END)) is not _END:
+                    started.append(_Started(piece, self._start(piece)))
+                if not started:
+                    return
+                yield from self._take(started[0])
+                started.popleft()
+        finally:
+            for item in started:
+                with suppress(Exception):
+                    self._ray.cancel(item.results, force=True)
+
+    def _start(self, piece: Any, skip: int = 0, full_nodes: list[str] | None = None) -> Any:
+        options = self._options
+        if full_nodes:
+            options = {**options, "label_selector": {"ray.io/node-id": f"!in({','.join(full_nodes)})"}}
+        return self._task.options(**options).remote(self._function, piece, skip)
+
+    def _take(self, item: _Started) -> Iterator[Any]:
+        while True:
+            try:
+                for reference in item.results:
+                    result = self._ray.get(reference)
+                    item.taken += 1
+                    yield result
+                return
+            except self._lost as error:
+                reason = type(error).__name__
+            except self._ray.exceptions.RayTaskError as error:
+                cause = error.cause
+                if not isinstance(cause, _DiskFull):
+                    raise cause from None
+                if cause.node:
+                    item.full_nodes.append(cause.node)
+                reason = str(cause)
+                if item.attempts == self._max_attempts:
+                    raise UserError(reason) from None
+            if item.attempts == self._max_attempts:
+                raise WorkerLost(f"{self._function.__name__}: {reason}, {item.attempts} times")
+            item.attempts += 1
+            item.results = self._start(item.piece, item.taken, item.full_nodes)
+
+
+_END = object()
+
+
+class _DiskFull(Exception):
+    def __init__(self, message: str, node: str | None):
+        super().__init__(message, node)
+        self.node = node
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _work(function: Callable[[Any], Iterator[Any]], piece: Any, skip: int) -> Iterator[Any]:
+    """The task of a worker: yield the results of a piece that have not arrived yet."""
+    import ray
+
+    try:
+        for index, result in enumerate(function(piece)):
+            if index >= skip:
+                yield result
+    except (UserError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
+            raise _DiskFull(f"{os.uname().nodename}: {error}", ray.get_runtime_context().get_node_id()) from error
+        raise
+
+
+def _blocks(path: Path) -> Iterator[np.ndarray]:
+    """Yield the bytes of a file in blocks."""
+    try:
+        with path.open("rb") as file:
+            while len(block := np.fromfile(file, np.uint8, _BLOCK_BYTES)):
+                yield block
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
