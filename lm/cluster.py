@@ -14,9 +14,10 @@ machines read through a `SharedPath`.
 """
 
 import errno
+import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,8 @@ class SharedPath:
             _generator_backpressure_num_objects=2,
             scheduling_strategy=there,
         )
-        yield from map(ray.get, blocks.remote(self.path))
+        for reference in blocks.remote(self.path):
+            yield ray.get(reference)
 
 
 def share(path: Path, cluster: str) -> SharedPath:
@@ -130,7 +132,7 @@ def flat_map(
     num_cpus: int = 1,
     num_gpus: int = 0,
     max_attempts: int = _MAX_ATTEMPTS,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield the results of `function` for all pieces, in their order.
 
     Args:
@@ -175,9 +177,9 @@ def connect(cluster: str) -> None:
         ray.init(
             address=cluster,
             runtime_env={"py_modules": modules},
-            logging_level="critical",
+            logging_level=logging.CRITICAL,
             log_to_driver=False,
-            **({"include_dashboard": False} if cluster == "local" else {}),
+            include_dashboard=False if cluster == "local" else None,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UserError(

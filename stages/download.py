@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
     parser.add_argument("--raw", type=Path, required=True, help="folder to write the text and the manifest to")
     parser.add_argument("--cache", type=Path, required=True, help="folder that keeps downloads between runs")
+    parser.add_argument("--unfinished", type=Path, required=True, help="folder for the text until it is complete")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     paths = parser.parse_args()
     params = config.load_any(paths.params)
@@ -32,7 +33,7 @@ def main() -> None:
         with translate_write_errors(manifest_path):
             # The manifest is written last, so its presence means that both splits are complete and match it.
             manifest_path.unlink(missing_ok=True)
-        text = write_corpus(data, corpus, paths.raw, paths.cache / "unfinished", params.runtime.cluster)
+        text = write_corpus(data, corpus, paths.raw, paths.unfinished, params.runtime.cluster)
 
     splits = text["splits"]
     metrics = {f"{name}_{key}": split[key] for name, split in splits.items() for key in ("bytes", "documents")}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lm import config
 from lm.atomic import make_folder, write_json
-from lm.errors import UserError, exit_cleanly
+from lm.errors import exit_cleanly
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training.bpe import train_bpe
+from lm.tokens.manifest import read_text_facts, text_paths
 
 _NUM_LONGEST = 10
 
@@ -18,18 +19,26 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the parameters")
     parser.add_argument("--raw", type=Path, required=True, help="folder that the stage download wrote")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder to write the tokenizer's files to")
+    parser.add_argument("--unfinished", type=Path, required=True, help="folder for counts until all are complete")
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--timing", type=Path, required=True, help="folder to write train_bpe.json to")
     args = parser.parse_args()
-    params = config.load_any(args.params).tokenizer
-    text = args.raw / "train.txt"
-    if not text.is_file():
-        raise UserError(f"{text}: no such file; make it with: dvc repro download")
+    all_params = config.load_any(args.params)
+    params, cluster = all_params.tokenizer, all_params.runtime.cluster
+    facts = read_text_facts(args.raw)["train"]
+    paths = text_paths(args.raw, "train", facts)
     for folder in (args.tokenizer, args.metrics.parent, args.timing):
         make_folder(folder)
 
     start = time.perf_counter()
-    vocab, merges = train_bpe(text, params.vocab_size, params.special_tokens, params.pattern)
+    vocab, merges = train_bpe(
+        paths,
+        params.vocab_size,
+        params.special_tokens,
+        params.pattern,
+        cluster=cluster,
+        unfinished=args.unfinished,
+    )
     seconds = time.perf_counter() - start
     Tokenizer(vocab, merges, params.special_tokens, params.pattern).save(args.tokenizer)
 
@@ -40,7 +49,7 @@ def main() -> None:
         "longest_token_bytes": max(map(len, longest), default=1),
         "longest_tokens": " | ".join(token.decode(errors="replace") for token in longest),
     }
-    timing = {"seconds": seconds, "bytes_per_second": text.stat().st_size / seconds}
+    timing = {"seconds": seconds, "bytes_per_second": facts["bytes"] / seconds}
     write_json(args.metrics, metrics)
     write_json(args.timing / "train_bpe.json", timing)
     if len(vocab) < params.vocab_size:

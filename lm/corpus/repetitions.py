@@ -18,9 +18,9 @@ class RepetitionCounter:
     documents are compared with later ones, which bounds the memory to about 80 MB.
     """
 
-    def __init__(self, key: str, documents: int = 0, repeated: int = 0, remembered: np.ndarray | None = None) -> None:
+    def __init__(self, key: str, counted: tuple[int, int] = (0, 0), remembered: np.ndarray | None = None) -> None:
         self.key = key
-        self.documents, self.repeated = documents, repeated
+        self.documents, self.repeated = counted
         self._remembered: set[int] = set() if remembered is None else set(remembered.tolist())
 
     def count(self, hashes: np.ndarray) -> None:

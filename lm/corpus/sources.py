@@ -1,14 +1,13 @@
 """The pieces of the corpus that the section `data` describes, and reading them.
 
-A piece is what one worker reads: a file, a file of a repository on the hub, or stories. `open_corpus` lists them without
-reading any, and `read` reads one.
+A piece is what one worker reads: local files, a file of a repository on the hub, or stories. `open_corpus` lists the
+pieces without reading any, and `read` reads one.
 """
 
 import hashlib
 import itertools
 import math
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,9 +127,10 @@ class HubPiece:
         from lm.corpus import hub
 
         with self.cache.local_folder() as cache:
+            documents: Iterator[str]
             if self.split is None:
                 values = hub.stream_parquet(self.snapshot, self.name, self.text_column, cache)
-                documents = itertools.chain.from_iterable(split_at_end_of_text(normalize(value)) for value in values)
+                documents = (text for value in values for text in split_at_end_of_text(normalize(value)))
             else:
                 file = hub.fetch(self.snapshot, self.name, cache)
                 yield Opened(file.name, file.provenance)
@@ -171,8 +171,7 @@ def read(piece: Piece) -> Iterator[Reading]:
     Raises:
         UserError: The piece cannot be read; see `lm.corpus.files`, `.hub` and `.web`.
     """
-    with closing(piece.read()) as results:
-        yield from results
+    yield from piece.read()
     yield PieceEnd()
 
 

@@ -28,7 +28,6 @@ class ShardFacts(TypedDict):
 class SplitWriter:
     """Writes documents until a limit is reached, and continues what an earlier writer has written.
 
-
     Args:
         folder: An existing folder.
         split: `train` or `val`.

@@ -67,7 +67,7 @@ class _CorpusWriter:
         self._names: dict[str, str] = state.get("names", {})  # of the files that have been read, by sha256
         self._warned = state.get("warned", False)
         self._repetitions = {
-            key: RepetitionCounter(key, *state.get("repetitions", {}).get(key, (0, 0)), arrays.get(key))
+            key: RepetitionCounter(key, state.get("repetitions", {}).get(key, (0, 0)), arrays.get(key))
             for key in ("val_files", "train_files")
         }
         self._val_documents = ValDocuments(arrays.get("val_documents"))
@@ -213,6 +213,7 @@ class _CorpusWriter:
                 file,
                 state=np.frombuffer(json.dumps(state).encode(), np.uint8),
                 val_documents=self._val_documents.to_array(),
-                **{key: counter.to_array() for key, counter in self._repetitions.items()},
+                val_files=self._repetitions["val_files"].to_array(),
+                train_files=self._repetitions["train_files"].to_array(),
             )
         self._saved = time.monotonic()

@@ -22,7 +22,7 @@ from lm.evaluation.statistics import Metrics, Reliability, mean, ratio, reliabil
 from lm.generation.config import SampleConfig
 from lm.model.transformer import TransformerLM
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokens import open_tokens
+from lm.tokens.files import open_tokens
 
 _FIRST_POSITIONS = 16  # the first group of positions; each further group ends at twice the position
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from lm.errors import UserError, quote
 from lm.model.transformer import TransformerLM
 from lm.schema import read_json
-from lm.tokens import TextFacts
+from lm.tokens.manifest import TextFacts
 
 _ADVICE = "leave it out, or make it with: dvc repro"
 

@@ -139,7 +139,7 @@ class RuntimeConfig:
         check_range(self, ("num_processes",), 1, 128)
         check_range(self, ("checkpoint_every", "keep_checkpoints"), 1, MAX_STEPS)
         if not self.cluster.strip():
-            raise ValueError(f"cluster: expected none, local or the address of a Ray cluster, got {quote(self.cluster)}")
+            raise ValueError(f"cluster: expected none, local or the address of a cluster, got {quote(self.cluster)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def test_memory_of_repetitions_is_bounded(monkeypatch):
 def test_a_counter_continues_from_what_another_one_remembers(capsys):
     first = RepetitionCounter("train_files")
     first.count(block(["a", "b", "a"]).hashes)
-    second = RepetitionCounter("train_files", first.documents, first.repeated, first.to_array())
+    second = RepetitionCounter("train_files", (first.documents, first.repeated), first.to_array())
     second.count(block(["b", "c"]).hashes)
     second.report()
     assert capsys.readouterr().err == "data.train_files: 2 of 5 documents repeat earlier ones; they are kept\n"

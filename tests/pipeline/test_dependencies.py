@@ -26,6 +26,8 @@ ROOMS = (
     "device",
     "memory",
     "pictures",
+    "shards",
+    "cluster",
     "corpus",
     "tokenizer",
     "tokens",

@@ -1,4 +1,4 @@
-"""Training a byte-level BPE tokenizer on a text file."""
+"""Training a byte-level BPE tokenizer on text files."""
 
 import os
 from collections.abc import Sequence
@@ -8,33 +8,37 @@ from lm.errors import UserError, quote
 from lm.tokenizer.encoding.vocab import Merges, build_vocab
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import resolve_num_threads
-from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
-from lm.tokenizer.text.text_file import read_text
-from lm.tokenizer.training import counting, merges
-from lm.tokenizer.training.fast import counting as fast_counting
+from lm.tokenizer.training import merges
 from lm.tokenizer.training.fast import merges as fast_merges
+from lm.tokenizer.training.fast.counting import CountTable
+from lm.tokenizer.training.shards import count_files
 
 _MIN_BYTES_FOR_FAST = 1 << 20  # for smaller files, loading or compiling the kernels takes longer than it saves
 
 
 def train_bpe(
-    input_path: str | os.PathLike[str],
+    input_path: str | os.PathLike[str] | Sequence[Path],
     vocab_size: int,
     special_tokens: Sequence[str],
     pattern: str = "gpt2",
     num_threads: int | None = None,
+    cluster: str = "none",
+    unfinished: Path | None = None,
 ) -> tuple[dict[int, bytes], Merges]:
-    """Train on a UTF-8 text file of any size; memory depends on the number of distinct pre-tokens.
+    """Train on UTF-8 text of any size; memory depends on the number of distinct pre-tokens.
 
     Args:
-        input_path: The text. Its special tokens separate documents and take part in no merge.
+        input_path: The file with the text, or several files that follow each other. Special tokens separate documents
+            and take part in no merge. A file ends where a document ends.
         vocab_size: The number of tokens: 256 bytes, the merges, and the special tokens. If the text runs out of pairs
             to merge, the vocabulary is smaller.
         special_tokens: Different strings of at least two bytes.
         pattern: `gpt2`, `gpt4` or a regular expression.
         num_threads: How many threads count pre-tokens, by default one per core. Only used with `gpt2`.
+        cluster: Where the pre-tokens of several files are counted, as in `lm.cluster.flat_map`.
+        unfinished: A folder from which counting several files continues after an interruption.
 
     Returns:
         The vocabulary, from id to bytes, and the merges in the order in which they were made.
@@ -52,15 +56,19 @@ def train_bpe(
     for token in special_tokens:
         if len(token.encode()) < 2:
             raise UserError(f"tokenizer.special_tokens: expected two bytes or more, got {quote(token)}")
-    path = Path(input_path)
-    num_bytes = path.stat().st_size if path.is_file() else 0
-    num_threads = resolve_num_threads(num_threads, num_bytes)
-    if num_bytes >= _MIN_BYTES_FOR_FAST and pre_tokenizer.pattern == PATTERNS["gpt2"] and can_load():
-        blocks = read_blocks(path, "counting")
-        learned = fast_merges.learn_merges(
-            fast_counting.count_pre_tokens(blocks, special_tokens, num_threads), num_merges
-        )
+    paths = [Path(input_path)] if isinstance(input_path, str | os.PathLike) else list(input_path)
+    num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    counts = count_files(
+        paths,
+        special_tokens,
+        pattern,
+        fast=num_bytes >= _MIN_BYTES_FOR_FAST and pre_tokenizer.pattern == PATTERNS["gpt2"] and can_load(),
+        num_threads=resolve_num_threads(num_threads, num_bytes),
+        cluster=cluster,
+        unfinished=unfinished,
+    )
+    if isinstance(counts, CountTable):
+        learned = fast_merges.learn_merges(counts, num_merges)
     else:
-        chunks = read_text(path, "counting")
-        learned = merges.learn_merges(counting.count_pre_tokens(chunks, pre_tokenizer), num_merges)
+        learned = merges.learn_merges(counts, num_merges)
     return build_vocab(learned, special_tokens), learned

@@ -1,7 +1,7 @@
 """Counting the pre-tokens of a large text: `lm.tokenizer.training.counting` with kernels and threads."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 
 import numpy as np
@@ -42,6 +42,18 @@ class CountTable:
         """Add the counts of another table to this one."""
         self.reserve(int(other.state[NUM_KEYS]), int(other.state[NUM_KEY_BYTES]))
         self._add(other)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the contents as arrays, for a file."""
+        return {"slots": self.slots, "key_bytes": self.key_bytes, "state": self.state}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CountTable":
+        """Return the table that `to_arrays` has described."""
+        table = cls.__new__(cls)
+        table.slots, table.key_bytes, table.state = arrays["slots"], arrays["key_bytes"], arrays["state"]
+        table.bits = (len(table.slots) // 4).bit_length() - 1
+        return table
 
     def clear(self) -> None:
         self.slots.fill(0)

@@ -1,0 +1,152 @@
+"""Counting the pre-tokens of a text that is divided into files, on several workers if there is a cluster."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lm.atomic import atomic_write, make_folder
+from lm.cluster import SharedPath, flat_map, share
+from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.text.pretokenization import PreTokenizer
+from lm.tokenizer.text.text_file import read_text
+from lm.tokenizer.training import counting
+from lm.tokenizer.training.fast import counting as fast_counting
+from lm.tokenizer.training.fast.counting import CountTable
+
+_SAVE_SECONDS = 30.0
+
+Counts = Counter[str] | CountTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountPiece:
+    """A file, and how to count its pre-tokens: with the kernels (`fast`) in `num_threads` threads, or in Python."""
+
+    text: SharedPath
+    special_tokens: tuple[str, ...]
+    pattern: str
+    fast: bool
+    num_threads: int
+
+
+def count_piece(piece: CountPiece) -> Iterator[Counts]:
+    """Yield the counts of the pre-tokens of a file, as a single result."""
+    with piece.text.local_file() as path:
+        if piece.fast:
+            blocks = read_blocks(path, "counting")
+            yield fast_counting.count_pre_tokens(blocks, piece.special_tokens, piece.num_threads)
+        else:
+            pre_tokenizer = PreTokenizer(piece.pattern, piece.special_tokens)
+            yield counting.count_pre_tokens(read_text(path, "counting"), pre_tokenizer)
+
+
+def count_files(
+    paths: Sequence[Path],
+    special_tokens: Sequence[str],
+    pattern: str,
+    *,
+    fast: bool,
+    num_threads: int,
+    cluster: str = "none",
+    unfinished: Path | None = None,
+) -> Counts:
+    """Count the pre-tokens of several files; the sum does not depend on where each was counted.
+
+    Args:
+        paths: The files. None of them ends within a pre-token of the text.
+        special_tokens: Texts that separate documents and are not counted.
+        pattern: `gpt2`, `gpt4` or a regular expression.
+        fast: Whether to use the kernels, which know the pattern `gpt2` only.
+        num_threads: How many threads count without a cluster.
+        cluster: Where the files are counted, as in `flat_map`.
+        unfinished: A folder for the counts of the first files, from which the next call for the same files continues
+            after an interruption.
+
+    Raises:
+        UserError: A file cannot be read or is not UTF-8.
+    """
+    progress = _Progress(
+        unfinished if len(paths) > 1 else None, repr((_versions(paths), special_tokens, pattern, fast))
+    )
+    left = paths[progress.num_files :]
+    where = cluster if len(left) > 1 else "none"
+    pieces = [
+        CountPiece(
+            text=share(path, where),
+            special_tokens=tuple(special_tokens),
+            pattern=pattern,
+            fast=fast,
+            num_threads=num_threads if where == "none" else 1,
+        )
+        for path in left
+    ]
+    bar = tqdm(desc="counting", total=len(paths), initial=progress.num_files, unit="shard", disable=None)
+    bar.disable = bar.disable or where == "none"  # then reading a file shows a bar of its own
+    with bar, closing(flat_map(count_piece, pieces, where)) as results:
+        for counts in results:
+            progress.add(counts)
+            bar.update()
+    return progress.total if progress.total is not None else Counter()
+
+
+def _versions(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """What changes when a file changes."""
+    found = [(path, path.stat()) for path in paths if path.is_file()]
+    return [(str(path), status.st_size, status.st_mtime_ns) for path, status in found]
+
+
+class _Progress:
+    """The sum of the counts of the first files."""
+
+    def __init__(self, folder: Path | None, identity: str) -> None:
+        self._path = folder / "counts.npz" if folder else None
+        self._identity = hashlib.sha256(identity.encode()).hexdigest()
+        self.num_files = 0
+        self.total: Counts | None = None
+        self._saved = time.monotonic()
+        if self._path:
+            make_folder(self._path.parent)
+            self._load(self._path)
+
+    def add(self, counts: Counts) -> None:
+        self.num_files += 1
+        match self.total, counts:
+            case None, _:
+                self.total = counts
+            case CountTable() as total, CountTable():
+                total.add_counts(counts)
+            case Counter() as counter, Counter():
+                counter.update(counts)
+        if self._path and time.monotonic() - self._saved > _SAVE_SECONDS:
+            self._save(self._path)
+
+    def _load(self, path: Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if str(arrays["identity"]) != self._identity:
+                    return
+                if "counter" in arrays:
+                    self.total = Counter(json.loads(arrays["counter"].tobytes()))
+                else:
+                    self.total = CountTable.from_arrays(arrays)
+                self.num_files = int(arrays["num_files"])
+        except (OSError, ValueError, KeyError):
+            pass  # there is none, or it is damaged or by another version of this program
+
+    def _save(self, path: Path) -> None:
+        total = self.total
+        if isinstance(total, CountTable):
+            arrays = total.to_arrays()
+        else:
+            arrays = {"counter": np.frombuffer(json.dumps(total).encode(), np.uint8)}
+        with atomic_write(path) as file:
+            np.savez(file, allow_pickle=False, identity=self._identity, num_files=self.num_files, **arrays)
+        self._saved = time.monotonic()

@@ -1,0 +1,1 @@
+"""The tokens of a corpus: encoded into files, and read from them."""
