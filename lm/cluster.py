@@ -94,10 +94,10 @@ class SharedPath:
             return True
         import ray
 
-        return ray.get_runtime_context().get_node_id() == self.node
+        return bool(ray.get_runtime_context().get_node_id() == self.node)
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        if self._is_here():
+        if self.node is None or self._is_here():
             yield from _blocks(self.path)
             return
         import ray
@@ -110,7 +110,8 @@ class SharedPath:
             _generator_backpressure_num_objects=2,
             scheduling_strategy=there,
         )
-        for reference in blocks.remote(self.path):
+        references: Any = blocks.remote(self.path)
+        for reference in references:
             yield ray.get(reference)
 
 

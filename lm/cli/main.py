@@ -11,7 +11,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import NoReturn
 
-from lm.cli import cells, export, fit, generate, import_model, join, plan, predict, preset, report, serve
+from lm.cli import cells, export, fit, generate, import_model, plan, predict, preset, report, serve
 from lm.errors import UserError, exit_cleanly
 
 VERBS: dict[str, ModuleType] = {
@@ -25,7 +25,6 @@ VERBS: dict[str, ModuleType] = {
     "serve": serve,
     "export": export,
     "import": import_model,
-    "join": join,
 }
 
 

@@ -5,8 +5,8 @@ import itertools
 import os
 import weakref
 from collections import OrderedDict
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class TokenFiles:
         self.dtype = dtype
         self._paths = paths
         self._ends = list(itertools.accumulate(counts))
-        self._open: OrderedDict[int, tuple[BinaryIO, np.memmap]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[BufferedReader, np.memmap]] = OrderedDict()
 
     def __len__(self) -> int:
         return self._ends[-1]
