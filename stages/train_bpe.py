@@ -1,6 +1,7 @@
 """Train the BPE tokenizer described by params.yaml on the train split."""
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     Tokenizer(vocab, merges, params.special_tokens, params.pattern).save(args.tokenizer)
+    shutil.rmtree(args.unfinished, ignore_errors=True)
 
     longest = sorted((left + right for left, right in merges), key=len, reverse=True)[:_NUM_LONGEST]
     metrics = {

@@ -7,6 +7,7 @@ and the number of bytes of text is the size of the files minus 13 bytes per docu
 import hashlib
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -48,6 +49,7 @@ class SplitWriter:
         self._bar = tqdm(
             desc=split, total=max_bytes or None, unit="B", unit_scale=True, delay=1, disable=None, leave=False
         )
+        self._file: BinaryIO
         if written:
             self._reopen_shard()
         else:

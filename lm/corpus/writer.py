@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -91,6 +92,8 @@ class _CorpusWriter:
         for split, writer in self._writers.items():
             if not writer.documents:
                 raise self._without_documents(split, raw)
+        with translate_write_errors(self._folder):
+            (self._folder / _STATE).unlink(missing_ok=True)  # it must not name files that have been moved
         for split, writer in self._writers.items():
             names = shard_names(split, len(writer.shards), ".txt")
             with translate_write_errors(raw):
@@ -124,7 +127,8 @@ class _CorpusWriter:
                         self._write_block(result, part, key)
                     case PieceEnd():
                         self._pieces += 1
-                        if time.monotonic() - self._saved > _SAVE_SECONDS:
+                        # Once documents of val are found, the run ends with an error; the next one must find them too.
+                        if time.monotonic() - self._saved > _SAVE_SECONDS and not self._val_documents.found:
                             self._save()
 
     def _write_block(self, block: Block, part: Part, key: str) -> None:
@@ -194,7 +198,7 @@ class _CorpusWriter:
                 state = json.loads(arrays["state"].tobytes())
                 if state["identity"] == self._corpus.identity:
                     return state, dict(arrays)
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             pass  # there is none, or it is damaged or by another version of this program
         return {}, {}
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from lm.tokens.manifest import SplitManifest, TextFacts, TokenShard, sampled_sha
 
 _BLOCK_TOKENS = 1 << 22
 _SAVE_SECONDS = 10.0
+_PROGRESS = "progress.npz"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def encode_split(
 def move_shards(unfinished: Path, folder: Path) -> None:
     """Move the token files that `encode_split` has written for all splits to their folder."""
     with translate_write_errors(folder):
+        for path in unfinished.glob(f"*/{_PROGRESS}"):
+            path.unlink()  # it must not name files that have been moved
         for path in sorted(unfinished.glob("*/*.bin")):
             shutil.move(path, folder / path.name)
         shutil.rmtree(unfinished)
@@ -155,7 +159,7 @@ class _Progress:
     """The shards of a split that have been encoded, recorded in a folder."""
 
     def __init__(self, folder: Path, facts: TextFacts, tokenizer: Tokenizer) -> None:
-        self._path = folder / "progress.npz"
+        self._path = folder / _PROGRESS
         self._identity = f"{tokenizer.hash} {[shard['sha256'] for shard in facts['shards']]}"
         self.shards: list[TokenShard] = []
         self.occurrences = np.zeros(tokenizer.vocab_size, dtype=np.int64)
@@ -165,7 +169,7 @@ class _Progress:
                 state: dict[str, Any] = json.loads(arrays["state"].tobytes())
                 if state["identity"] == self._identity:
                     self.shards, self.occurrences = state["shards"], arrays["occurrences"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             pass  # there is none, or it is damaged or by another version of this program
         if not self.shards:
             shutil.rmtree(folder, ignore_errors=True)

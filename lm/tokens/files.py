@@ -2,10 +2,8 @@
 
 import bisect
 import itertools
-import os
-import weakref
 from collections import OrderedDict
-from io import BufferedReader
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ _MAX_OPEN = 64  # of thousands of files, so many stay open
 
 
 class TokenFiles:
-    """The tokens in memory-mapped files, as one sequence that is read in slices.
+    """The tokens in memory-mapped files, as one sequence that is read in slices of consecutive tokens.
 
     Reading a part of a map that the file no longer has would end the process with SIGBUS, without a message. The size
     of the file is therefore checked before every slice, which takes a microsecond.
@@ -42,9 +40,9 @@ class TokenFiles:
 
     def __init__(self, paths: list[Path], counts: list[int], dtype: np.dtype) -> None:
         self.dtype = dtype
-        self._paths = paths
+        self._paths, self._counts = paths, counts
         self._ends = list(itertools.accumulate(counts))
-        self._open: OrderedDict[int, tuple[BufferedReader, np.memmap]] = OrderedDict()
+        self._maps: OrderedDict[int, mmap] = OrderedDict()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -54,32 +52,34 @@ class TokenFiles:
         parts = []
         shard = bisect.bisect_right(self._ends, begin)
         while begin < end:
-            first = self._ends[shard - 1] if shard else 0
+            first = self._ends[shard] - self._counts[shard]
             stop = min(end, self._ends[shard])
-            parts.append(self._map(shard)[begin - first : stop - first])
+            parts.append(self._tokens(shard)[begin - first : stop - first])
             begin, shard = stop, shard + 1
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
-    def _map(self, shard: int) -> np.memmap:
-        path = self._paths[shard]
-        if shard not in self._open:
-            if len(self._open) == _MAX_OPEN:
-                self._open.popitem(last=False)
-            try:
-                file = path.open("rb")
-                # Read-only, because DVC may link this file to its cache: writing here would corrupt the cache.
-                tokens = np.memmap(path, self.dtype, mode="r")
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: cannot be read ({error}); {advice('encode_memmap')}") from error
-            weakref.finalize(tokens, file.close)
-            self._open[shard] = file, tokens
-        self._open.move_to_end(shard)
-        file, tokens = self._open[shard]
-        if os.fstat(file.fileno()).st_size < tokens.nbytes:
+    def _tokens(self, shard: int) -> np.ndarray:
+        """The tokens of a shard, whose map is the last that is closed."""
+        path, count = self._paths[shard], self._counts[shard]
+        opened = self._maps.pop(shard, None)
+        size = opened.size() if opened else file_size(path, "encode_memmap")
+        if size < count * self.dtype.itemsize:
             raise UserError(f"{path}: has become shorter during training; make it again with: dvc repro encode_memmap")
-        return tokens
+        self._maps[shard] = opened or _map(path)
+        if len(self._maps) > _MAX_OPEN:
+            self._maps.popitem(last=False)
+        return np.frombuffer(self._maps[shard], self.dtype, count)
+
+
+def _map(path: Path) -> mmap:
+    try:
+        with path.open("rb") as file:
+            # Read-only, because DVC may link this file to its cache: writing here would corrupt the cache.
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {advice('encode_memmap')}") from error
 
 
 def open_tokens(folder: Path, split: str, tokenizer_hash: str | None) -> tuple[TokenFiles, SplitManifest]:

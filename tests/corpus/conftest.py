@@ -27,7 +27,7 @@ from huggingface_hub import HfFileSystem, constants
 
 ROOT = Path(__file__).parents[2]
 STAGE = ROOT / "stages/download.py"
-FLAGS = ["--raw", "raw", "--cache", "cache", "--metrics", "metrics/download.json"]
+FLAGS = ["--raw", "raw", "--cache", "cache", "--unfinished", "unfinished", "--metrics", "metrics/download.json"]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE_BYTES = 1000  # the hub stores files of at least this size separately, under their sha256

@@ -143,7 +143,7 @@ def test_a_killed_stage_loses_nothing(start_stage, run_stage, tmp_path):
     assert not run_stage(**settings)
     expected = outputs(tmp_path)
     process = start_stage(**settings)
-    part = tmp_path / "cache/unfinished/train-00000.txt"
+    part = tmp_path / "unfinished/train-00000.txt"
     deadline = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size > 500_000):
         assert time.monotonic() < deadline and process.poll() is None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
@@ -133,12 +134,13 @@ class _Progress:
             with np.load(path, allow_pickle=False) as arrays:
                 if str(arrays["identity"]) != self._identity:
                     return
+                num_files = int(arrays["num_files"])
                 if "counter" in arrays:
                     self.total = Counter(json.loads(arrays["counter"].tobytes()))
                 else:
                     self.total = CountTable.from_arrays(arrays)
-                self.num_files = int(arrays["num_files"])
-        except (OSError, ValueError, KeyError):
+                self.num_files = num_files
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             pass  # there is none, or it is damaged or by another version of this program
 
     def _save(self, path: Path) -> None:
