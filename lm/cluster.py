@@ -16,6 +16,8 @@ machines read through a `SharedPath`.
 import errno
 import logging
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +39,7 @@ _MAX_ATTEMPTS = 5
 _RESULTS_AHEAD = 64
 _PIECES_PER_WORKER = 2  # so that a worker that has finished a piece finds another one
 _BLOCK_BYTES = 1 << 25  # in which files are copied
+_WATCH_SECONDS = 1.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -63,7 +66,7 @@ class SharedPath:
         Raises:
             UserError: The file cannot be read, or the copy cannot be written.
         """
-        if self._is_here():
+        if self.is_here():
             yield self.path
             return
         with TemporaryDirectory(prefix="lm-") as folder:
@@ -72,7 +75,7 @@ class SharedPath:
     @contextmanager
     def local_folder(self) -> Iterator[Path]:
         """The folder, or on another machine an empty one, which exists until the block ends."""
-        if self._is_here():
+        if self.is_here():
             yield self.path
             return
         with TemporaryDirectory(prefix="lm-") as folder:
@@ -89,7 +92,8 @@ class SharedPath:
                 file.write(block.data)
         return path
 
-    def _is_here(self) -> bool:
+    def is_here(self) -> bool:
+        """Whether this process runs on the machine that has the file."""
         if self.node is None:
             return True
         import ray
@@ -97,7 +101,7 @@ class SharedPath:
         return bool(ray.get_runtime_context().get_node_id() == self.node)
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        if self.node is None or self._is_here():
+        if self.node is None or self.is_here():
             yield from _blocks(self.path)
             return
         import ray
@@ -187,6 +191,23 @@ def connect(cluster: str) -> None:
             f"runtime.cluster: cannot connect to {cluster} ({' '.join(str(error).split())}); start a node on this "
             "machine with: ray start --head, or ray start --address HOST:6379, then set it to auto"
         ) from error
+
+
+def has_gpus(cluster: str) -> bool:
+    """Whether a machine of the cluster has a GPU."""
+    connect(cluster)
+    import ray
+
+    return bool(ray.cluster_resources().get("GPU"))
+
+
+def num_cells_at_once(cluster: str) -> int:
+    """Return the number of GPUs in a cluster, or of processors if it has none."""
+    number = num_workers(cluster, num_gpus=1) if has_gpus(cluster) else num_workers(cluster)
+    import ray
+
+    ray.shutdown()
+    return number
 
 
 def num_workers(cluster: str, num_cpus: int = 1, num_gpus: int = 0) -> int:
@@ -291,6 +312,17 @@ class _RayMap:
                 raise WorkerLost(f"{self._function.__name__}: {reason}, {item.attempts} times")
             item.attempts += 1
             item.results = self._start(item.piece, item.taken, item.full_nodes)
+
+
+def end_with(process: int) -> None:
+    """End this process when its parent `process` has ended, even if that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == process:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 _END = object()

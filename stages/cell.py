@@ -2,14 +2,18 @@
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 
 from lm import config
 from lm.atomic import make_folder, write_json
+from lm.cluster import end_with, has_gpus
 from lm.errors import exit_cleanly
 from lm.studies.cost import cost
 from lm.studies.planned_run import read_planned_run
+from lm.studies.remote_cell import CellPaths, train_remotely
 from lm.tokenizer.tokenizer import Tokenizer
+from lm.training.config import RuntimeConfig
 from lm.training.data import open_data
 from lm.training.distributed import is_launched, launch
 from lm.training.loop import OutputPaths, Result
@@ -27,9 +31,17 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--curve", type=Path, required=True, help="CSV file to write, with one row per evaluation")
     parser.add_argument("--timing", type=Path, help="JSON file to write, with times and rates")
+    parser.add_argument(
+        "--worker", type=int, help="process that has started this one on a machine of the cluster: train here"
+    )
     args = parser.parse_args()
     params = config.load_any(args.params)
     run = read_planned_run(args.plan)
+    if args.worker is not None:
+        end_with(args.worker)
+    elif params.runtime.cluster not in ("none", "local"):
+        print(train_on_cluster(args, params.runtime), end="")
+        return
     if params.runtime.num_processes > 1 and not is_launched():
         launch(main, params.runtime.num_processes)
         return
@@ -49,6 +61,24 @@ def main() -> None:
     runtime = dataclasses.replace(params.runtime, compile=False)
     paths = OutputPaths(checkpoints=args.checkpoints, tracking=args.tracking, curve=args.curve, metrics=args.metrics)
     train(run, data, tokenizer, runtime, paths, write, report=lambda line: None)
+
+
+def train_on_cluster(args: argparse.Namespace, runtime: RuntimeConfig) -> str:
+    """Train the cell on another machine, with as many processors as this process may use, or one GPU per process."""
+    outputs = {"metrics": args.metrics, "curve": args.curve, "timing": args.timing}
+    paths = CellPaths(
+        params=args.params,
+        plan=args.plan,
+        tokenizer=args.tokenizer,
+        tokens=args.tokens,
+        checkpoints=args.checkpoints,
+        tracking=args.tracking,
+        outputs={name: path for name, path in outputs.items() if path},
+    )
+    on_gpu = runtime.device != "cpu" and has_gpus(runtime.cluster)
+    num_cpus = int(os.environ.get("OMP_NUM_THREADS", "1")) * runtime.num_processes
+    num_gpus = runtime.num_processes if on_gpu else 0
+    return train_remotely(paths, runtime.cluster, num_cpus=num_cpus, num_gpus=num_gpus)
 
 
 def summary(name: str, result: Result) -> str:

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "study", type=path, nargs="?", default=Path("."), help="folder with a dvc.yaml (default: this folder)"
     )
     parser.add_argument(
-        "--jobs", type=int, help="stages at the same time (default: one per GPU, or one per processor core)"
+        "--jobs",
+        type=int,
+        help="stages at the same time (default: one per GPU or processor core, of this machine or the cluster)",
     )
     parser.add_argument(
         "--only",
@@ -42,10 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from lm import config
+    from lm.cluster import num_cells_at_once
     from lm.studies.side_by_side import run_side_by_side
 
-    num_gpus = torch.cuda.device_count()
-    jobs = args.jobs if args.jobs is not None else num_gpus or os.cpu_count() or 1
+    params = args.study / "params.yaml"
+    cluster = config.load_any(params).runtime.cluster if params.is_file() else "none"
+    on_cluster = cluster not in ("none", "local")
+    # On a cluster, its machines have the GPUs.
+    num_gpus = 0 if on_cluster else torch.cuda.device_count()
+    jobs = args.jobs
+    if jobs is None:
+        jobs = num_cells_at_once(cluster) if on_cluster else num_gpus or os.cpu_count() or 1
     if jobs < 1:
         raise UserError(f"--jobs: expected 1 or more, got {jobs}")
     outcome = run_side_by_side(args.study, jobs, num_gpus, tqdm.write, only=args.only, pull=args.pull)

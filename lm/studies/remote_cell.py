@@ -1,0 +1,228 @@
+"""Training a cell on another machine of a Ray cluster, without a file system that the machines share.
+
+The stage sends the plan of the cell, the tokenizer, and the checkpoints that it has. The machine fetches the token
+files, which it keeps for the next cell, and runs the same stage. Checkpoints come back as they are written, and the
+results at the end. If the machine is lost, another one continues from the last checkpoint that came back.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+from tqdm import tqdm
+
+from lm.atomic import atomic_write, make_folder
+from lm.cluster import SharedPath, WorkerLost, flat_map, share
+from lm.errors import UserError
+from lm.shards import SPLITS, shard_names
+from lm.tokens.manifest import read_manifest
+
+_MAX_ATTEMPTS = 5
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 30.0
+_OUTPUTS = "metrics", "curve", "timing"
+_INDEX = "index.json"  # the file that is written last into the folder of a checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPiece:
+    """What a machine needs to train a cell.
+
+    Attributes:
+        name: The name of the cell.
+        files: Small files: their path relative to the folder of the run, and their content.
+        tokens: The token files: their name, checksum, and where they are.
+        params: The name of the file with the parameters.
+    """
+
+    name: str
+    files: dict[str, bytes]
+    tokens: list[tuple[str, str, SharedPath]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A result of `run_cell`: the files of a new checkpoint, and the folders of all checkpoints that are kept."""
+
+    files: dict[str, np.ndarray]
+    kept: list[str]
+
+
+@dataclass(frozen=True)
+class CellEnd:
+    """The last result of `run_cell`: what the stage printed, and its output files."""
+
+    output: str
+    files: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPaths:
+    """The paths that the stage has been given."""
+
+    params: Path
+    plan: Path
+    tokenizer: Path
+    tokens: Path
+    checkpoints: Path
+    tracking: Path
+    outputs: dict[str, Path]  # metrics, curve and timing
+
+
+def train_remotely(paths: CellPaths, cluster: str, *, num_cpus: int, num_gpus: int) -> str:
+    """Train the cell of a plan on a machine of the cluster, write its outputs, and return what its stage printed.
+
+    Raises:
+        UserError: The run failed there; the message is that of the stage. Or its machines were lost five times.
+    """
+    name = paths.plan.stem
+    checkpoints = paths.checkpoints / name  # apart from those of runs on this machine
+    for _ in range(_MAX_ATTEMPTS):
+        piece = _piece(paths, checkpoints, cluster)
+        try:
+            results = flat_map(run_cell, [piece], cluster, num_cpus=num_cpus, num_gpus=num_gpus, max_attempts=1)
+            for result in results:
+                if isinstance(result, CellEnd):
+                    _write_outputs(result.files, paths)
+                    shutil.rmtree(checkpoints, ignore_errors=True)
+                    return result.output
+                _write_checkpoint(result, checkpoints)
+        except WorkerLost as error:
+            tqdm.write(f"{name}: {error}; continuing from the last checkpoint", file=sys.stderr)
+    raise UserError(f"{name}: its machines were lost {_MAX_ATTEMPTS} times; see the logs of Ray")
+
+
+def run_cell(piece: CellPiece) -> Iterator[Checkpoint | CellEnd]:
+    """Train a cell in a folder of this machine, and yield its checkpoints and its outputs.
+
+    Raises:
+        UserError: The stage has failed.
+    """
+    with TemporaryDirectory(prefix="lm-cell-") as temporary:
+        folder = Path(temporary)
+        for relative, content in piece.files.items():
+            make_folder((folder / relative).parent)
+            with atomic_write(folder / relative) as file:
+                file.write(content)
+        for relative, sha256, shared in piece.tokens:
+            (folder / relative).symlink_to(_cached(shared, sha256))
+        log = folder / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                _command(piece), cwd=folder, env=_environment(), stdout=file, stderr=subprocess.STDOUT
+            )
+        try:
+            sent: set[str] = set()
+            while process.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                yield from _new_checkpoints(folder / "checkpoints", sent)
+        finally:
+            _stop(process)
+        output = log.read_text(encoding="utf-8", errors="replace")
+        if process.returncode:
+            lines = [line for line in output.splitlines() if line.strip()]
+            errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            raise UserError(f"{piece.name} on {os.uname().nodename}: {(errors or lines or ['failed'])[-1]}")
+        yield CellEnd(output, _read_files(folder, [*_OUTPUTS, "tracking"]))
+
+
+def _piece(paths: CellPaths, checkpoints: Path, cluster: str) -> CellPiece:
+    files = {"params.yaml": paths.params.read_bytes(), f"plan/{paths.plan.name}": paths.plan.read_bytes()}
+    for room, folder in (("tokenizer", paths.tokenizer), ("checkpoints", checkpoints)):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix != ".lock":
+                files[f"{room}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+    manifest = read_manifest(paths.tokens)
+    files["tokens/manifest.json"] = (paths.tokens / "manifest.json").read_bytes()
+    tokens = []
+    for split in SPLITS:
+        shards = manifest["splits"][split]["shards"]
+        for name, shard in zip(shard_names(split, len(shards), ".bin"), shards, strict=True):
+            tokens.append((f"tokens/{name}", shard["sha256"], share(paths.tokens / name, cluster)))
+    return CellPiece(name=paths.plan.stem, files=files, tokens=tokens)
+
+
+def _command(piece: CellPiece) -> list[str]:
+    folders = [word for name in ("tokenizer", "tokens", "checkpoints", "tracking") for word in (f"--{name}", name)]
+    outputs = [word for name in _OUTPUTS for word in (f"--{name}", f"{name}/{piece.name}")]
+    plan = ["--params", "params.yaml", "--plan", f"plan/{piece.name}.json"]
+    return [sys.executable, "-m", "stages.cell", "--worker", str(os.getpid()), *plan, *folders, *outputs]
+
+
+def _environment() -> dict[str, str]:
+    """The code comes with the work, and is found where this process has found it."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def _cached(shared: SharedPath, sha256: str) -> Path:
+    """Return the path of a token file on this machine, which fetches it once."""
+    if shared.is_here():
+        return shared.path
+    folder = user_cache_path("lm") / "tokens"
+    make_folder(folder)
+    path = folder / f"{sha256}.bin"
+    with FileLock(folder / f"{sha256}.lock"):
+        if not path.exists():
+            shared.copy_to(path)
+    return path
+
+
+def _new_checkpoints(folder: Path, sent: set[str]) -> Iterator[Checkpoint]:
+    """Yield the complete checkpoints in `folder` whose names are not in `sent`, and add them."""
+    kept = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/{_INDEX}"))
+    for name in kept:
+        if name not in sent:
+            sent.add(name)
+            try:
+                yield Checkpoint(_read_files(folder, [name]), kept)
+            except FileNotFoundError:
+                continue  # training has deleted it, because there are newer ones
+
+
+def _read_files(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """The contents of the files in some subfolders, by their path relative to `folder`."""
+    paths = [path for name in names for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): np.fromfile(path, np.uint8) for path in paths}
+
+
+def _write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write a checkpoint, its index last, and delete those that the machine no longer keeps."""
+    for relative in sorted(checkpoint.files, key=lambda name: name.endswith(f"/{_INDEX}")):
+        make_folder((folder / relative).parent)
+        with atomic_write(folder / relative) as file:
+            file.write(checkpoint.files[relative].data)
+    for run in {Path(name).parent for name in checkpoint.kept}:
+        for path in (folder / run).iterdir():
+            if path.is_dir() and (run / path.name).as_posix() not in checkpoint.kept:
+                shutil.rmtree(path)
+
+
+def _write_outputs(files: dict[str, np.ndarray], paths: CellPaths) -> None:
+    for relative, content in files.items():
+        room, _, rest = relative.partition("/")
+        path = paths.tracking / rest if room == "tracking" else paths.outputs.get(room)
+        if path is not None:
+            make_folder(path.parent)
+            with atomic_write(path) as file:
+                file.write(content.data)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Let a run that is not needed any more end."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
