@@ -194,7 +194,7 @@ class _CorpusWriter:
     def _read_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What `_save` has written for the same corpus; empty if there is nothing."""
         try:
-            with np.load(self._folder / _STATE, allow_pickle=False) as arrays:
+            with (self._folder / _STATE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 state = json.loads(arrays["state"].tobytes())
                 if state["identity"] == self._corpus.identity:
                     return state, dict(arrays)

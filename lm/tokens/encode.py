@@ -165,7 +165,7 @@ class _Progress:
         self.occurrences = np.zeros(tokenizer.vocab_size, dtype=np.int64)
         self._saved = time.monotonic()
         try:
-            with np.load(self._path, allow_pickle=False) as arrays:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 state: dict[str, Any] = json.loads(arrays["state"].tobytes())
                 if state["identity"] == self._identity:
                     self.shards, self.occurrences = state["shards"], arrays["occurrences"]

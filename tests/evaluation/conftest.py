@@ -15,7 +15,7 @@ from lm.corpus.config import END_OF_TEXT
 from lm.corpus.grammar import Grammar
 from lm.generation.config import SampleConfig
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokens import write_manifest
+from lm.tokens.manifest import sampled_sha256, write_manifest
 from tests.corpus.test_grammar import SMALL, enumerate_small
 
 END = 256
@@ -100,12 +100,18 @@ def tokens_of(tokenizer, tmp_path):
         splits = {}
         for split, texts in (("train", train), ("val", val)):
             ids = np.array([i for text in texts for i in (*text.encode(), END)], dtype=np.uint16)
-            (tmp_path / f"{split}.bin").write_bytes(ids.tobytes())
+            path = tmp_path / f"{split}.bin"
+            path.write_bytes(ids.tobytes())
+            shard = {
+                "count": len(ids),
+                "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+                "sampled_sha256": sampled_sha256(path),
+            }
             splits[split] = {
                 "bytes": len("".join(texts).encode()),
                 "documents": len(texts),
                 "count": len(ids),
-                "sha256": hashlib.sha256(ids.tobytes()).hexdigest(),
+                "shards": [shard],
             }
         if entropy_bits is not None:
             splits["val"]["entropy_bits"] = entropy_bits

@@ -21,12 +21,12 @@ from lm.export.hugging_face import export_hugging_face
 from lm.export.import_hugging_face import import_hugging_face
 from lm.model.files import load_model
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokens import SPLITS, encode_split, write_manifest
 from lm.training.config import RunConfig
 from lm.training.data import open_data
 from lm.training.evaluation import mean_loss
 from lm.training.loop import OutputPaths, Result
 from lm.training.train import train
+from tests.tokens.conftest import encode, write_text
 
 SWITCHES = [{}, {"num_kv_heads": 2, "tie_embeddings": True}, {"num_kv_heads": 1, "qk_norm": True, "rope_theta": 500.0}]
 
@@ -290,18 +290,8 @@ def test_a_model_that_was_fine_tuned_in_transformers_trains_on_here(exported, to
         torch.testing.assert_close(back(ids), model(ids).logits, rtol=0, atol=1e-5)
 
     own_text = " Once upon a time, the boy said 'no'.<|endoftext|>" * 20
-    (tmp_path / "raw").mkdir()
-    for split in SPLITS:
-        (tmp_path / "raw" / f"{split}.txt").write_text(own_text, encoding="utf-8")
-    (tmp_path / "tokens").mkdir()
-    facts = {"bytes": len(own_text) - 20 * len("<|endoftext|>"), "documents": 20}
-    splits = {
-        split: encode_split(
-            tmp_path / "raw" / f"{split}.txt", facts, back_tokenizer, tmp_path / "tokens" / f"{split}.bin"
-        )[0]
-        for split in SPLITS
-    }
-    write_manifest(tmp_path / "tokens", back_tokenizer, splits)
+    raw = write_text(tmp_path / "raw", {"train": [own_text], "val": [own_text]})
+    encode(raw, back_tokenizer, tmp_path / "tokens")
     run = RunConfig(
         model=back.config,
         optim=dataclasses.replace(params.optim, warmup_steps=1),

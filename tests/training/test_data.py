@@ -1,52 +1,41 @@
-import os
+import hashlib
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from lm.errors import UserError
-from lm.training.batches import batch
-from lm.training.data import TokenFile
-from lm.training.evaluation import windows
+from lm.training.data import open_data
+from tests.tokens.conftest import END, TEXTS, change, encode, make_tokenizer, write_text
 
-TOKENS = np.arange(1000, dtype="<u2")
+TRAIN = [f"the cat{END}", f"a{END}the{END}", f"b{END}"]
 
 
 @pytest.fixture
-def path(tmp_path):
-    TOKENS.tofile(tmp_path / "train.bin")
-    return tmp_path / "train.bin"
+def tokens(tmp_path: Path) -> Path:
+    """The token files of a train split in three shards, and of a val split whose distribution is known."""
+    raw = write_text(tmp_path / "raw", {**TEXTS, "train": TRAIN}, entropy_bits=7.5)
+    return encode(raw, make_tokenizer(), tmp_path / "tokens")
 
 
-def test_slices_are_those_of_the_array(path):
-    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
-    assert len(tokens) == 1000
-    for index in (slice(0, 5), slice(990, 1000), slice(-7, None), slice(-7, -6), slice(3, 3), slice(995, 2000)):
-        assert tokens[index].tolist() == TOKENS[index].tolist() and tokens[index].dtype == TOKENS.dtype
+def test_the_data_of_both_splits(tokens: Path) -> None:
+    tokenizer = make_tokenizer()
+    data = open_data(tokens, tokenizer)
+    assert tokenizer.decode(data.train[: len(data.train)]) == "".join(TRAIN)
+    assert tokenizer.decode(data.val[: len(data.val)]) == TEXTS["val"][0]
+    assert (data.val_text_bytes, data.val_entropy_bits) == (3, 7.5)
 
 
-def test_batches_and_windows_are_those_of_the_array(path):
-    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
-    for step in (0, 7, 100):
-        batches = [batch(source, range(0, 980, 16), step, 4, 16, 1) for source in (tokens, TOKENS)]
-        for ours, theirs in zip(*batches, strict=True):
-            assert torch.equal(ours, theirs)
-    for ours, theirs in zip(windows(tokens, 7, 16, 5), windows(TOKENS, 7, 16, 5), strict=True):
-        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+def test_the_entropy_is_known_for_some_texts_only(tokens: Path) -> None:
+    change(tokens / "manifest.json", lambda manifest: manifest["splits"]["val"].pop("entropy_bits"))
+    assert open_data(tokens, make_tokenizer()).val_entropy_bits is None
 
 
-def test_a_file_that_becomes_shorter_is_named(path):
-    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
-    os.truncate(path, 1000)
-    with pytest.raises(UserError) as error:
-        tokens[490:510]
-    assert str(error.value) == (
-        f"{path}: has become shorter during training; make it again with: dvc repro encode_memmap"
-    )
+def test_the_identity_is_made_of_the_checksums_of_all_shards(tokens: Path) -> None:
+    names = ["train-00000.bin", "train-00001.bin", "train-00002.bin", "val.bin"]
+    checksums = [hashlib.sha256((tokens / name).read_bytes()).hexdigest() for name in names]
+    assert open_data(tokens, make_tokenizer()).identity == " ".join(checksums)
 
 
-def test_a_file_that_is_replaced_is_still_read(path):
-    tokens = TokenFile(path, np.memmap(path, TOKENS.dtype, mode="r"))
-    path.unlink()
-    path.write_bytes(b"")
-    assert tokens[10:20].tolist() == TOKENS[10:20].tolist()
+def test_the_tokens_of_another_tokenizer_are_rejected(tokens: Path) -> None:
+    with pytest.raises(UserError, match="tokens: the tokens were encoded by a different tokenizer"):
+        open_data(tokens, make_tokenizer("gpt4"))

@@ -131,7 +131,7 @@ class _Progress:
 
     def _load(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if str(arrays["identity"]) != self._identity:
                     return
                 num_files = int(arrays["num_files"])
