@@ -52,7 +52,7 @@ class SharedPath:
     """A file or folder on the machine that calls `flat_map`, for the functions that it maps.
 
     Attributes:
-        path: The absolute path.
+        path: The path, absolute in a cluster.
         node: The id of the cluster's node that has the file; None without a cluster.
     """
 
@@ -122,7 +122,7 @@ class SharedPath:
 def share(path: Path, cluster: str) -> SharedPath:
     """Return the file or folder at `path` for the pieces of `flat_map`."""
     if cluster == "none":
-        return SharedPath(path.absolute())
+        return SharedPath(path)
     connect(cluster)
     import ray
 

@@ -1,7 +1,6 @@
 """The stages train_bpe and encode_memmap."""
 
 import contextlib
-import hashlib
 import json
 import runpy
 import shutil
@@ -15,7 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from lm.tokenizer.tokenizer import Tokenizer
-from lm.tokens import open_tokens
+from lm.tokens.files import open_tokens
+from tests.tokens.conftest import write_text
 
 PROJECT = Path(__file__).resolve().parents[2]
 END = "<|endoftext|>"
@@ -35,17 +35,13 @@ def work(tmp_path: Path, text: str) -> Path:
     """A folder with params.yaml and data/raw, where `text` is the train split and its beginning the val split."""
     params = (PROJECT / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(params.replace("vocab_size: 2048", "vocab_size: 400"), encoding="utf-8")
-    raw = tmp_path / "data" / "raw"
-    raw.mkdir(parents=True)
-    splits = {}
-    for split, part in (("train", text), ("val", text[:20_000])):
-        body = part[: part.rindex(END) + len(END)]
-        (raw / f"{split}.txt").write_bytes(body.encode())
-        size, documents = len(body.encode()), body.count(END)
-        digest = hashlib.sha256(body.encode()).hexdigest()
-        splits[split] = {"bytes": size - 13 * documents, "documents": documents, "sha256": digest}
-    (raw / "manifest.json").write_text(json.dumps({"source": "files", "splits": splits, "provenance": []}))
+    (tmp_path / "data").mkdir()
+    write_text(tmp_path / "data/raw", {"train": [whole_documents(text)], "val": [whole_documents(text[:20_000])]})
     return tmp_path
+
+
+def whole_documents(text: str) -> str:
+    return text[: text.rindex(END) + len(END)]
 
 
 @pytest.fixture
@@ -69,9 +65,10 @@ def run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 def command(stage: str) -> list[str]:
     flags = ["--raw", "data/raw", "--tokenizer", "data/tokenizer", "--timing", "data/.timing"]
     if stage == "train_bpe":
-        flags += ["--metrics", "metrics/tokenizer.json"]
+        flags += ["--metrics", "metrics/tokenizer.json", "--unfinished", "data/.unfinished/train_bpe"]
     else:
         flags += ["--tokens", "data/tokens", "--metrics", "metrics/tokens.json"]
+        flags += ["--unfinished", "data/.unfinished/encode_memmap"]
     return [str(PROJECT / "stages" / f"{stage}.py"), *flags]
 
 
@@ -81,7 +78,7 @@ def test_the_token_files_decode_to_the_text(work: Path, run: Run) -> None:
         assert error is None and "MB/s" in output
     tokenizer = Tokenizer.load(work / "data/tokenizer")
     train, facts = open_tokens(work / "data/tokens", "train", tokenizer.hash)
-    assert tokenizer.decode(train) == (work / "data/raw/train.txt").read_bytes().decode()
+    assert tokenizer.decode(train[:]) == (work / "data/raw/train.txt").read_bytes().decode()
 
     metrics = json.loads((work / "metrics/tokenizer.json").read_text(encoding="utf-8"))
     assert (metrics["vocab_size"], metrics["num_merges"]) == (400, 143)
@@ -95,8 +92,9 @@ def test_the_token_files_decode_to_the_text(work: Path, run: Run) -> None:
     }  # fmt: skip
     assert metrics["train_tokens"] == len(train)
     assert metrics["train_bytes_per_token"] == facts["bytes"] / len(train)
-    assert metrics["vocabulary_use"] == len(set(train.tolist())) / 400
+    assert metrics["vocabulary_use"] == len(set(train[:].tolist())) / 400
     assert {path.name for path in (work / "data/.timing").iterdir()} == {"train_bpe.json", "encode_memmap.json"}
+    assert not list((work / "data/.unfinished").glob("*"))
 
 
 def test_the_same_text_and_parameters_give_the_same_bytes(work: Path, run: Run) -> None:
@@ -110,7 +108,7 @@ def test_the_same_text_and_parameters_give_the_same_bytes(work: Path, run: Run) 
 
 
 def test_a_vocabulary_larger_than_the_text_allows_is_reported(work: Path, run: Run) -> None:
-    (work / "data/raw/train.txt").write_text(f"aa{END}")
+    write_text(work / "data/raw", {"train": [f"aa{END}"], "val": [f"a{END}"]})
     assert "the text has no more pairs to merge: 258 tokens instead of 400" in run("train_bpe").output
     assert json.loads((work / "metrics/tokenizer.json").read_text())["vocab_size"] == 258
 
@@ -120,13 +118,19 @@ def test_the_error_names_a_missing_input_and_the_stage_that_makes_it(work: Path,
         "error: data/tokenizer/pre_tokenizer.json: there is no such file; make it with: dvc repro train_bpe"
     )
     (work / "data/raw/train.txt").unlink()
-    assert run("train_bpe").error == "error: data/raw/train.txt: no such file; make it with: dvc repro download"
+    assert run("train_bpe").error == (
+        "error: data/raw/train.txt: cannot be read (No such file or directory); make it with: dvc repro download"
+    )
+    shutil.rmtree(work / "data/raw")
+    assert run("train_bpe").error == (
+        "error: data/raw/manifest.json: there is no such file; make it with: dvc repro download"
+    )
 
 
 def test_the_error_gives_the_offset_of_a_byte_that_is_not_utf8(work: Path, run: Run) -> None:
-    with (work / "data/raw/train.txt").open("ab") as file:
-        offset = file.tell()
-        file.write(b"\xff")
+    path = work / "data/raw/train.txt"
+    offset = path.stat().st_size - len(END)
+    path.write_bytes(path.read_bytes()[:offset] + b"\xff" * len(END))
     message = f"error: data/raw/train.txt: not UTF-8 at byte {offset:,}; convert the file to UTF-8"
     assert run("train_bpe").error == message
 
@@ -143,8 +147,8 @@ def test_an_invalid_pattern_is_reported(work: Path, run: Run) -> None:
     assert "tokenizer.pattern: " in str(run("train_bpe").error)
 
 
-def test_the_stages_do_not_import_torch() -> None:
-    code = "import sys, stages.train_bpe, stages.encode_memmap; sys.exit('torch' in sys.modules)"
+def test_the_stages_import_neither_torch_nor_ray() -> None:
+    code = "import sys, stages.train_bpe, stages.encode_memmap; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 
@@ -176,14 +180,16 @@ sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-# For each split, a block is counted before it is written, then the file is flushed to disk and renamed. The manifest is
-# the third file, the metrics are the fourth. With each point: how many of the three files exist at that point.
+# For each split, a block is counted before it is written, then the token file is flushed to disk and replaced, and after
+# it the record of finished files. Both token files are then moved (`os.rename`). The manifest is the fifth file that is
+# replaced. With each point: how many of the three files are in data/tokens at that point.
 POINTS = {
-    "numpy bincount 9 after": 0, "os replace 1 after": 1, "os replace 3 before": 2,
+    "numpy bincount 9 after": 0, "os rename 1 after": 1, "os replace 5 before": 2,
 }  # fmt: skip
 MORE_POINTS = {
     "numpy bincount 1 before": 0, "os fsync 1 before": 0, "os fsync 1 after": 0, "os replace 1 before": 0,
-    "os fsync 2 after": 1, "os replace 2 after": 2, "os replace 3 after": 3,
+    "os replace 1 after": 0, "os replace 2 before": 0, "os replace 2 after": 0, "os replace 3 after": 0, "os replace 4 after": 0,
+    "os rename 1 before": 0, "os rename 2 before": 1, "os rename 2 after": 2, "os replace 5 after": 3,
 }  # fmt: skip
 
 
@@ -196,6 +202,7 @@ def test_a_killed_stage_leaves_no_unfinished_file_and_can_be_repeated(
     folder = work / "data/tokens"
     for point, num_left in points.items():
         shutil.rmtree(folder)
+        shutil.rmtree(work / "data/.unfinished")
         result = subprocess.run(
             [sys.executable, "-c", KILLED_STAGE, point, *command("encode_memmap")],
             cwd=work,
@@ -206,8 +213,9 @@ def test_a_killed_stage_leaves_no_unfinished_file_and_can_be_repeated(
         left = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".part"}
         assert all(expected[name] == content for name, content in left.items()), point
         assert len(left) == num_left, point
-    assert run("encode_memmap").error is None
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+        shutil.rmtree(folder)  # as DVC does before it runs the stage again
+        assert run("encode_memmap").error is None
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected, point
 
 
 @pytest.mark.slow
@@ -226,6 +234,7 @@ def test_a_stage_killed_at_any_time_leaves_no_unfinished_file(work: Path, run: R
         process.wait()
         left = {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix != ".part"}
         assert all(expected[name] == content for name, content in left.items()), seconds
+    shutil.rmtree(folder, ignore_errors=True)
     assert run("encode_memmap").error is None
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
 
