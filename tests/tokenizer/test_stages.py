@@ -180,16 +180,17 @@ sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-# For each split, a block is counted before it is written, then the token file is flushed to disk and replaced, and after
-# it the record of finished files. Both token files are then moved (`os.rename`). The manifest is the fifth file that is
+# For each split, a block is counted before it is written, then the token file is flushed to disk and replaced, and then
+# the record of finished files. Both token files are then moved (`os.rename`). The manifest is the fifth file that is
 # replaced. With each point: how many of the three files are in data/tokens at that point.
 POINTS = {
     "numpy bincount 9 after": 0, "os rename 1 after": 1, "os replace 5 before": 2,
 }  # fmt: skip
 MORE_POINTS = {
     "numpy bincount 1 before": 0, "os fsync 1 before": 0, "os fsync 1 after": 0, "os replace 1 before": 0,
-    "os replace 1 after": 0, "os replace 2 before": 0, "os replace 2 after": 0, "os replace 3 after": 0, "os replace 4 after": 0,
-    "os rename 1 before": 0, "os rename 2 before": 1, "os rename 2 after": 2, "os replace 5 after": 3,
+    "os replace 1 after": 0, "os replace 2 before": 0, "os replace 2 after": 0, "os replace 3 after": 0,
+    "os replace 4 after": 0, "os rename 1 before": 0, "os rename 2 before": 1, "os rename 2 after": 2,
+    "os replace 5 after": 3,
 }  # fmt: skip
 
 

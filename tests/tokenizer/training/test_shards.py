@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.errors import UserError
@@ -63,6 +63,7 @@ def test_the_counts_of_several_files_are_those_of_the_whole_text(tmp_path: Path,
 
 
 @both_paths
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.text("the é\n'1", max_size=9), min_size=1, max_size=3), min_size=1, max_size=4))
 def test_the_counts_of_any_documents_are_those_of_the_whole_text(
     tmp_path_factory: pytest.TempPathFactory, fast: bool, files: list[list[str]]
