@@ -16,6 +16,8 @@ machines read through a `SharedPath`.
 import errno
 import logging
 import os
+import re
+import socket
 import threading
 import time
 from collections import deque
@@ -40,6 +42,7 @@ _RESULTS_AHEAD = 64
 _PIECES_PER_WORKER = 2  # so that a worker that has finished a piece finds another one
 _BLOCK_BYTES = 1 << 25  # in which files are copied
 _WATCH_SECONDS = 1.0
+_CONNECT_SECONDS = 10.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -177,16 +180,21 @@ def connect(cluster: str) -> None:
     import lm
 
     package = Path(lm.__file__).parent
+    # Such as a token for the hub, which every machine needs that downloads.
+    variables = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
     modules = [str(folder) for folder in (package, package.parent / "stages") if folder.is_dir()]
     try:
+        # Ray itself would try for minutes.
+        if match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", cluster):
+            socket.create_connection((match[1].strip("[]"), int(match[2])), _CONNECT_SECONDS).close()
         ray.init(
             address=cluster,
-            runtime_env={"py_modules": modules},
+            runtime_env={"py_modules": modules, "env_vars": variables},
             logging_level=logging.CRITICAL,
             log_to_driver=False,
             include_dashboard=False if cluster == "local" else None,
         )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(
             f"runtime.cluster: cannot connect to {cluster} ({' '.join(str(error).split())}); start a node on this "
             "machine with: ray start --head, or ray start --address HOST:6379, then set it to auto"
@@ -303,10 +311,10 @@ class _RayMap:
                 cause = error.cause
                 if not isinstance(cause, _DiskFull):
                     raise cause from None
-                if cause.node:
-                    item.full_nodes.append(cause.node)
+                item.full_nodes.append(cause.node)
                 reason = str(cause)
-                if item.attempts == self._max_attempts:
+                alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+                if item.attempts == self._max_attempts or alive <= set(item.full_nodes):
                     raise UserError(reason) from None
             if item.attempts == self._max_attempts:
                 raise WorkerLost(f"{self._function.__name__}: {reason}, {item.attempts} times")
@@ -329,7 +337,7 @@ _END = object()
 
 
 class _DiskFull(Exception):
-    def __init__(self, message: str, node: str | None):
+    def __init__(self, message: str, node: str):
         super().__init__(message, node)
         self.node = node
 

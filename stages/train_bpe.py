@@ -1,6 +1,7 @@
 """Train the BPE tokenizer described by params.yaml on the train split."""
 
 import argparse
+import itertools
 import shutil
 import time
 from pathlib import Path
@@ -27,7 +28,9 @@ def main() -> None:
     all_params = config.load_any(args.params)
     params, cluster = all_params.tokenizer, all_params.runtime.cluster
     facts = read_text_facts(args.raw)["train"]
-    paths = text_paths(args.raw, "train", facts)
+    sizes = itertools.accumulate(shard["bytes"] for shard in facts["shards"])
+    num_files = 1 + sum(size < params.train_bytes for size in sizes) if params.train_bytes else None
+    paths = text_paths(args.raw, "train", facts)[:num_files]
     for folder in (args.tokenizer, args.metrics.parent, args.timing):
         make_folder(folder)
 
@@ -51,7 +54,7 @@ def main() -> None:
         "longest_token_bytes": max(map(len, longest), default=1),
         "longest_tokens": " | ".join(token.decode(errors="replace") for token in longest),
     }
-    timing = {"seconds": seconds, "bytes_per_second": facts["bytes"] / seconds}
+    timing = {"seconds": seconds, "bytes_per_second": sum(path.stat().st_size for path in paths) / seconds}
     write_json(args.metrics, metrics)
     write_json(args.timing / "train_bpe.json", timing)
     if len(vocab) < params.vocab_size:

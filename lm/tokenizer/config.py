@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import regex
 
-from lm.corpus.config import END_OF_TEXT
+from lm.corpus.config import END_OF_TEXT, MAX_LIMIT
 from lm.errors import quote
 from lm.tokenizer.text.patterns import PATTERNS, compile_pattern
 
@@ -25,6 +25,8 @@ class TokenizerConfig:
         vocab_size: The number of tokens: 256 bytes, the merges, and the special tokens.
         pattern: `gpt2`, `gpt4` or a regular expression that never matches the empty text.
         special_tokens: Texts that are always one token; must include the end-of-text token.
+        train_bytes: The bytes of text to learn from: the first files of the train split that have as many together.
+            0 means the whole split.
 
     Raises:
         ValueError: A value cannot be used; the message starts with its name.
@@ -33,8 +35,11 @@ class TokenizerConfig:
     vocab_size: int
     pattern: str
     special_tokens: list[str]
+    train_bytes: int
 
     def __post_init__(self) -> None:
+        if not 0 <= self.train_bytes <= MAX_LIMIT:
+            raise ValueError(f"train_bytes: expected 0 to {MAX_LIMIT}, got {quote(self.train_bytes)}")
         _check_special_tokens(self.special_tokens)
         smallest = 256 + len(self.special_tokens)
         if self.vocab_size < smallest:
