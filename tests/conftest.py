@@ -1,5 +1,7 @@
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -31,3 +33,16 @@ def small(params: Params) -> ModelConfig:
     return dataclasses.replace(
         params.model, d_model=32, num_layers=2, num_heads=4, num_kv_heads=4, d_ff=48, context_length=16
     )
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine, each with one processor; skips the test if Ray is not installed."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()

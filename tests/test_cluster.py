@@ -89,19 +89,6 @@ def test_a_missing_ray_is_one_line(monkeypatch):
         list(flat_map(count, [1], "local"))
 
 
-@pytest.fixture(scope="module")
-def two_nodes():
-    """A cluster, and the node that can be removed."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    disconnect()
-    cluster.shutdown()
-
-
 def disconnect() -> None:
     import ray
 

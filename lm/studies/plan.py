@@ -22,7 +22,7 @@ def write_plan(folder: Path, grid: Grid, cells: dict[str, tuple[Cell, float]]) -
         UserError: a cell cannot be trained, or the folder cannot be written.
     """
     make_folder(folder)
-    code = code_hash(PROJECT / "stages/cell.py")
+    code = code_hash(PROJECT / "stages/train_cell.py")
     for name, (cell, learning_rate) in cells.items():
         run = configure(grid, cell, learning_rate)
         planned = PlannedRun(code=code, model=run.model, optim=run.optim, train=run.train)

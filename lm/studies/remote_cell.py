@@ -1,11 +1,12 @@
 """Training a cell on another machine of a Ray cluster, without a file system that the machines share.
 
 The stage sends the plan of the cell, the tokenizer, and the checkpoints that it has. The machine fetches the token
-files, which it keeps for the next cell, and runs the same stage. Checkpoints come back as they are written, and the
-results at the end. If the machine is lost, another one continues from the last checkpoint that came back.
+files, which it keeps for the next cell, and trains in a process of its own. Checkpoints come back as they are written,
+and the results at the end. If the machine is lost, another one continues from the last checkpoint that came back.
 """
 
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from lm.atomic import atomic_write, make_folder
-from lm.cluster import SharedPath, WorkerLost, flat_map, share
+from lm.cluster import SharedPath, WorkerLost, end_with, flat_map, share
 from lm.errors import UserError
 from lm.shards import SPLITS, shard_names
+from lm.studies.cell_paths import CellPaths
 from lm.tokens.manifest import read_manifest
 
 _MAX_ATTEMPTS = 5
@@ -64,19 +66,6 @@ class CellEnd:
 
     output: str
     files: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellPaths:
-    """The paths that the stage has been given."""
-
-    params: Path
-    plan: Path
-    tokenizer: Path
-    tokens: Path
-    checkpoints: Path
-    tracking: Path
-    outputs: dict[str, Path]  # metrics, curve and timing
 
 
 def train_remotely(paths: CellPaths, cluster: str, *, num_cpus: int, num_gpus: int) -> str:
@@ -156,7 +145,7 @@ def _command(piece: CellPiece) -> list[str]:
     folders = [word for name in ("tokenizer", "tokens", "checkpoints", "tracking") for word in (f"--{name}", name)]
     outputs = [word for name in _OUTPUTS for word in (f"--{name}", f"{name}/{piece.name}")]
     plan = ["--params", "params.yaml", "--plan", f"plan/{piece.name}.json"]
-    return [sys.executable, "-m", "stages.cell", "--worker", str(os.getpid()), *plan, *folders, *outputs]
+    return [sys.executable, "-m", "lm.studies.remote_cell", str(os.getpid()), *plan, *folders, *outputs]
 
 
 def _environment() -> dict[str, str]:
@@ -226,3 +215,15 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _train_here() -> None:
+    """Run stages/train_cell.py in this process, and end with the worker that has started it."""
+    worker, *arguments = sys.argv[1:]
+    end_with(int(worker))
+    sys.argv[1:] = arguments
+    runpy.run_module("stages.train_cell", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _train_here()

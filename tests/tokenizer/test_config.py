@@ -7,7 +7,9 @@ END = "<|endoftext|>"
 
 
 def config(**changes: object) -> TokenizerConfig:
-    return TokenizerConfig(**{"vocab_size": 1000, "pattern": "gpt2", "special_tokens": [END], "train_bytes": 0} | changes)
+    return TokenizerConfig(
+        **{"vocab_size": 1000, "pattern": "gpt2", "special_tokens": [END], "train_bytes": 0} | changes
+    )
 
 
 @pytest.mark.parametrize(
