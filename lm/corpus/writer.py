@@ -8,15 +8,11 @@ import json
 import re
 import shutil
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
-
-from lm.atomic import atomic_write, make_folder, translate_write_errors
+from lm.atomic import make_folder, translate_write_errors
 from lm.cluster import flat_map
 from lm.corpus.blocks import Block
 from lm.corpus.config import DataConfig
@@ -24,10 +20,8 @@ from lm.corpus.repetitions import RepetitionCounter, ValDocuments
 from lm.corpus.sources import Corpus, MissingSeparator, Opened, Part, PieceEnd, read
 from lm.corpus.splits import ShardFacts, SplitWriter
 from lm.errors import UserError, quote
+from lm.progress import ProgressRecord
 from lm.shards import SPLITS, shard_names
-
-_SAVE_SECONDS = 10.0
-_STATE = "state.npz"
 
 
 def write_corpus(data: DataConfig, corpus: Corpus, raw: Path, unfinished: Path, cluster: str) -> dict[str, Any]:
@@ -56,7 +50,8 @@ def write_corpus(data: DataConfig, corpus: Corpus, raw: Path, unfinished: Path, 
 class _CorpusWriter:
     def __init__(self, data: DataConfig, corpus: Corpus, folder: Path) -> None:
         self._data, self._corpus, self._folder = data, corpus, folder
-        state, arrays = self._read_state()
+        self._record = ProgressRecord(folder, corpus.identity)
+        state, arrays = self._record.read()
         if not state:
             shutil.rmtree(folder, ignore_errors=True)
         make_folder(folder)
@@ -72,7 +67,6 @@ class _CorpusWriter:
             for key in ("val_files", "train_files")
         }
         self._val_documents = ValDocuments(arrays.get("val_documents"))
-        self._saved = time.monotonic()
 
     def write(self, cluster: str) -> None:
         for index, part in enumerate(self._corpus.parts):
@@ -93,7 +87,7 @@ class _CorpusWriter:
             if not writer.documents:
                 raise self._without_documents(split, raw)
         with translate_write_errors(self._folder):
-            (self._folder / _STATE).unlink(missing_ok=True)  # it must not name files that have been moved
+            self._record.delete()  # it must not name files that have been moved
         for split, writer in self._writers.items():
             names = shard_names(split, len(writer.shards), ".txt")
             with translate_write_errors(raw):
@@ -128,7 +122,7 @@ class _CorpusWriter:
                     case PieceEnd():
                         self._pieces += 1
                         # Once documents of val are found, the run ends with an error; the next one must find them too.
-                        if time.monotonic() - self._saved > _SAVE_SECONDS and not self._val_documents.found:
+                        if self._record.is_due and not self._val_documents.found:
                             self._save()
 
     def _write_block(self, block: Block, part: Part, key: str) -> None:
@@ -191,20 +185,8 @@ class _CorpusWriter:
             "data.separator and data.text_column, and increase data.val_fraction or set data.val_files"
         )
 
-    def _read_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What `_save` has written for the same corpus; empty if there is nothing."""
-        try:
-            with (self._folder / _STATE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                state = json.loads(arrays["state"].tobytes())
-                if state["identity"] == self._corpus.identity:
-                    return state, dict(arrays)
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-            pass  # there is none, or it is damaged or by another version of this program
-        return {}, {}
-
     def _save(self) -> None:
         state = {
-            "identity": self._corpus.identity,
             "shards": {split: writer.sync() for split, writer in self._writers.items()},
             "position": (self._part, self._pieces),
             "provenance": self._provenance,
@@ -212,12 +194,5 @@ class _CorpusWriter:
             "warned": self._warned,
             "repetitions": {key: (counter.documents, counter.repeated) for key, counter in self._repetitions.items()},
         }
-        with atomic_write(self._folder / _STATE) as file:
-            np.savez(
-                file,
-                state=np.frombuffer(json.dumps(state).encode(), np.uint8),
-                val_documents=self._val_documents.to_array(),
-                val_files=self._repetitions["val_files"].to_array(),
-                train_files=self._repetitions["train_files"].to_array(),
-            )
-        self._saved = time.monotonic()
+        repetitions = {key: counter.to_array() for key, counter in self._repetitions.items()}
+        self._record.write(state, {"val_documents": self._val_documents.to_array(), **repetitions})

@@ -1,30 +1,26 @@
 """Encoding the text of a split into token files, shard by shard, on several workers if there is a cluster."""
 
 import hashlib
-import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
 
+from lm import progress
 from lm.atomic import atomic_write, make_folder, translate_write_errors
 from lm.cluster import SharedPath, flat_map, share
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
+from lm.progress import ProgressRecord
 from lm.shards import shard_names
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens.manifest import SplitManifest, TextFacts, TokenShard, sampled_sha256, text_paths
 
 _BLOCK_TOKENS = 1 << 22
-_SAVE_SECONDS = 10.0
-_PROGRESS = "progress.npz"
 
 
 @dataclass(frozen=True)
@@ -99,37 +95,37 @@ def encode_split(
     shard_texts = text_paths(raw, split, facts)
     names = shard_names(split, len(shard_texts), ".bin")
     folder = unfinished / split
-    progress = _Progress(folder, facts, tokenizer)
-    left = shard_texts[len(progress.shards) :]
+    encoded = _Progress(folder, facts, tokenizer)
+    left = shard_texts[len(encoded.shards) :]
     where = cluster if len(left) > 1 else "none"
     pieces = [TextPiece(share(path, where), tokenizer, None if where == "none" else 1) for path in left]
     bar = tqdm(
-        desc=f"encoding {split}", total=len(shard_texts), initial=len(progress.shards), unit="shard", disable=None
+        desc=f"encoding {split}", total=len(shard_texts), initial=len(encoded.shards), unit="shard", disable=None
     )
     # Without a cluster, reading a file shows a bar of its own.
     bar.disable = bar.disable or where == "none"
     with bar, closing(flat_map(encode_piece, pieces, where)) as results:
-        for index in range(len(progress.shards), len(shard_texts)):
+        for index in range(len(encoded.shards), len(shard_texts)):
             documents = facts["shards"][index]["documents"]
             shard = _write_shard(results, shard_texts[index], documents, tokenizer, folder / names[index])
-            progress.add(*shard)
+            encoded.add(*shard)
             bar.update()
-    progress.save()
+    encoded.save()
     entry: SplitManifest = {
         "bytes": facts["bytes"],
         "documents": facts["documents"],
-        "count": sum(shard["count"] for shard in progress.shards),
-        "shards": progress.shards,
+        "count": sum(shard["count"] for shard in encoded.shards),
+        "shards": encoded.shards,
     }
     if "entropy_bits" in facts:
         entry["entropy_bits"] = facts["entropy_bits"]
-    return entry, progress.occurrences
+    return entry, encoded.occurrences
 
 
 def move_shards(unfinished: Path, folder: Path) -> None:
     """Move the token files that `encode_split` has written for all splits to their folder."""
     with translate_write_errors(folder):
-        for path in unfinished.glob(f"*/{_PROGRESS}"):
+        for path in unfinished.glob(f"*/{progress.NAME}"):
             path.unlink()  # it must not name files that have been moved
         for path in sorted(unfinished.glob("*/*.bin")):
             shutil.move(path, folder / path.name)
@@ -159,18 +155,11 @@ class _Progress:
     """The shards of a split that have been encoded, recorded in a folder."""
 
     def __init__(self, folder: Path, facts: TextFacts, tokenizer: Tokenizer) -> None:
-        self._path = folder / _PROGRESS
-        self._identity = f"{tokenizer.hash} {[shard['sha256'] for shard in facts['shards']]}"
-        self.shards: list[TokenShard] = []
-        self.occurrences = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-        self._saved = time.monotonic()
-        try:
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                state: dict[str, Any] = json.loads(arrays["state"].tobytes())
-                if state["identity"] == self._identity:
-                    self.shards, self.occurrences = state["shards"], arrays["occurrences"]
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-            pass  # there is none, or it is damaged or by another version of this program
+        identity = f"{tokenizer.hash} {[shard['sha256'] for shard in facts['shards']]}"
+        self._record = ProgressRecord(folder, identity)
+        state, arrays = self._record.read()
+        self.shards: list[TokenShard] = state.get("shards", [])
+        self.occurrences = arrays.get("occurrences", np.zeros(tokenizer.vocab_size, dtype=np.int64))
         if not self.shards:
             shutil.rmtree(folder, ignore_errors=True)
         make_folder(folder)
@@ -178,11 +167,8 @@ class _Progress:
     def add(self, shard: TokenShard, occurrences: np.ndarray) -> None:
         self.shards.append(shard)
         self.occurrences += occurrences
-        if time.monotonic() - self._saved > _SAVE_SECONDS:
+        if self._record.is_due:
             self.save()
 
     def save(self) -> None:
-        state = json.dumps({"identity": self._identity, "shards": self.shards}).encode()
-        with atomic_write(self._path) as file:
-            np.savez(file, state=np.frombuffer(state, np.uint8), occurrences=self.occurrences)
-        self._saved = time.monotonic()
+        self._record.write({"shards": self.shards}, {"occurrences": self.occurrences})

@@ -54,7 +54,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 50)
     monkeypatch.setattr(sources, "SHARD_BYTES", 1)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(module, "_SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("lm.progress.SAVE_SECONDS", -1.0)
 
 
 Interrupt = Callable[[int], list[str]]
@@ -202,7 +202,7 @@ def test_a_damaged_record_starts_over(interrupt: Interrupt, record: bytes) -> No
     interrupt(30)
     with pytest.raises(Interrupted):
         write(data)
-    Path("unfinished/state.npz").write_bytes(record)
+    Path("unfinished/progress.npz").write_bytes(record)
     names = interrupt(10_000)
     assert (write(data), contents()) == (manifest, files)
     assert len(names) == len(TEXTS)

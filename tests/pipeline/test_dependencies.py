@@ -28,6 +28,7 @@ ROOMS = (
     "pictures",
     "shards",
     "cluster",
+    "progress",
     "corpus",
     "tokenizer",
     "tokens",

@@ -1,28 +1,22 @@
 """Counting the pre-tokens of a text that is divided into files, on several workers if there is a cluster."""
 
-import hashlib
-import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 from tqdm import tqdm
 
-from lm.atomic import atomic_write, make_folder
+from lm.atomic import make_folder
 from lm.cluster import SharedPath, flat_map, share
+from lm.progress import ProgressRecord
 from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
 from lm.tokenizer.training import counting
 from lm.tokenizer.training.fast import counting as fast_counting
 from lm.tokenizer.training.fast.counting import CountTable
-
-_SAVE_SECONDS = 30.0
 
 Counts = Counter[str] | CountTable
 
@@ -108,14 +102,15 @@ class _Progress:
     """The sum of the counts of the first files."""
 
     def __init__(self, folder: Path | None, identity: str) -> None:
-        self._path = folder / "counts.npz" if folder else None
-        self._identity = hashlib.sha256(identity.encode()).hexdigest()
+        self._record = ProgressRecord(folder, identity) if folder else None
         self.num_files = 0
         self.total: Counts | None = None
-        self._saved = time.monotonic()
-        if self._path:
-            make_folder(self._path.parent)
-            self._load(self._path)
+        if folder and self._record:
+            make_folder(folder)
+            state, arrays = self._record.read()
+            self.num_files = state.get("num_files", 0)
+            if self.num_files:
+                self.total = CountTable.from_arrays(arrays) if arrays else Counter(state["counter"])
 
     def add(self, counts: Counts) -> None:
         self.num_files += 1
@@ -126,29 +121,8 @@ class _Progress:
                 total.add_counts(counts)
             case Counter() as counter, Counter():
                 counter.update(counts)
-        if self._path and time.monotonic() - self._saved > _SAVE_SECONDS:
-            self._save(self._path)
-
-    def _load(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                if str(arrays["identity"]) != self._identity:
-                    return
-                num_files = int(arrays["num_files"])
-                if "counter" in arrays:
-                    self.total = Counter(json.loads(arrays["counter"].tobytes()))
-                else:
-                    self.total = CountTable.from_arrays(arrays)
-                self.num_files = num_files
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
-            pass  # there is none, or it is damaged or by another version of this program
-
-    def _save(self, path: Path) -> None:
-        total = self.total
-        if isinstance(total, CountTable):
-            arrays = total.to_arrays()
-        else:
-            arrays = {"counter": np.frombuffer(json.dumps(total).encode(), np.uint8)}
-        with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, identity=self._identity, num_files=self.num_files, **arrays)
-        self._saved = time.monotonic()
+        if self._record and self._record.is_due:
+            if isinstance(self.total, CountTable):
+                self._record.write({"num_files": self.num_files}, self.total.to_arrays())
+            else:
+                self._record.write({"num_files": self.num_files, "counter": self.total}, {})
