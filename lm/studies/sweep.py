@@ -56,7 +56,7 @@ def sweep_picture(cells: pd.DataFrame, path: Path) -> None:
         if best.empty:
             continue
         low, high = best.min(), best.max()
-        top = high + max(0.6 * (high - low), 0.1 * high)
+        top = high + max(0.6 * (high - low), 0.5 * high)
         for number, variant in enumerate(variants):
             color = f"C{number % 10}"
             points = finite[finite["variant"] == variant].sort_values("learning_rate")

@@ -21,7 +21,7 @@ _STYLES = {
     "one seed": ("#CC79A7", "D"),
 }
 _GAP = 5.0  # a difference this many times as large as the next smaller one is cut off
-_LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#777777")
+_LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#777777", "#8C510A")
 _LINE_MARKERS = "osDv^<>PX*"
 
 
