@@ -15,8 +15,6 @@ from lm.cli.main import main
         ["import", "hf", "", "--model", "model", "--tokenizer", "tokenizer"],
         ["import", "hf", "from", "--model", "", "--tokenizer", "tokenizer"],
         ["import", "hf", "from", "--model", "model", "--tokenizer", ""],
-        ["join", "", "share"],
-        ["join", "out", ""],
         ["plan", "--checkpoints", ""],
         ["plan", "--params", ""],
         ["preset", "--params", ""],

@@ -8,9 +8,10 @@ from lm.model.transformer import TransformerLM
 
 
 def test_the_card_describes_the_model_its_data_and_its_metrics(small, tmp_path):
+    facts = {"bytes": 12345, "documents": 67}
     manifest = {
         "source": "files",
-        "splits": {"train": {"bytes": 12345, "documents": 67, "sha256": ""}},
+        "splits": {"train": {**facts, "shards": [{**facts, "sha256": ""}]}},
         "provenance": [
             {"url": "https://name:secret@example.org:81/stories.txt?signature=secret"},
             {"path": "/private/stories.txt"},

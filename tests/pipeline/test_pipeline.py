@@ -163,12 +163,13 @@ def test_a_mistake_in_a_late_section_stops_the_first_stage(run, changed):
 @pytest.mark.parametrize(
     ("script", "missing"),
     [
-        ("train_bpe --raw X --tokenizer t --metrics m --timing t", "dvc repro download"),
-        ("encode_memmap --raw data/raw --tokenizer X --tokens t --metrics m --timing t", "dvc repro train_bpe"),
+        ("train_bpe --raw X --tokenizer t --unfinished u --metrics m --timing t", "dvc repro download"),
+        ("encode_memmap --raw data/raw --tokenizer X --tokens t --unfinished u --metrics m --timing t",
+         "dvc repro train_bpe"),
         ("train --tokenizer data/tokenizer --tokens X --checkpoints c --model m --metrics m --curve c --picture p "
          "--tracking t --timing t", "dvc repro encode_memmap"),
         ("sample --tokenizer data/tokenizer --model X --samples s", "dvc repro train"),
-        ("cell --plan X --tokenizer data/tokenizer --tokens data/tokens --checkpoints c --metrics m --curve c "
+        ("train_cell --plan X --tokenizer data/tokenizer --tokens data/tokens --checkpoints c --metrics m --curve c "
          "--tracking t",
          "dvc repro, or lm cells"),
         ("collect --section ablate --cells X --tokens data/tokens --table t", "lm cells"),
