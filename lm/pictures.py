@@ -1,59 +1,24 @@
-"""Loss curves as PNG files, drawn without a display."""
+"""Figures as files and as parts of a web page, drawn without a display.
 
-import math
+One figure becomes a PNG file for GitHub and SVG for a page: its text is text that can be selected, and its colors are
+variables of the page's style sheet, so that they follow the light and the dark mode.
+"""
+
+import io
+import re
+from html import escape
 from pathlib import Path
-from typing import Any
 
+import matplotlib
+from matplotlib.colors import TABLEAU_COLORS, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from lm.atomic import atomic_write
 
-_LOSSES_BY_KIND = {
-    "later_name_nats": "later mentions of names",
-    "later_other_nats": "later mentions of other things",
-    "wording_nats": "wording",
-}
-_LOSSES_BY_PAIR = {"repeated_pair_nats": "repeated pairs", "new_pair_nats": "other tokens"}
-
-
-def training_picture(history: list[dict[str, Any]], floor_bits_per_byte: float | None, path: Path) -> None:
-    """Draw the losses over windows, the bits per byte of windows and of whole documents, and the loss by kind of token.
-
-    `floor_bits_per_byte` is the entropy of the corpus, where it is known.
-    """
-    figure = Figure(figsize=(12, 3.5), layout="constrained")
-    losses, bits, kinds = figure.subplots(1, 3)
-    for name, label in (("train_loss", "train"), ("val_loss", "val, windows")):
-        losses.plot(*_points(history, name), marker=".", label=label)
-    losses.set(xlabel="step", ylabel="loss (nats per token)")
-    for name, label, color in (
-        ("val_bits_per_byte", "val, windows", "C1"),
-        ("document_bits_per_byte", "val, whole documents", "C2"),
-    ):
-        bits.plot(*_points(history, name), marker=".", color=color, label=label)
-    if floor_bits_per_byte is not None:
-        bits.axhline(floor_bits_per_byte, linestyle="--", color="gray", label="entropy of the corpus")
-    # Logarithmic, because the first evaluations are many times as high as the last ones.
-    bits.set(xlabel="step", ylabel="bits per byte", yscale="log")
-    is_known = any(_points(history, name)[0] for name in _LOSSES_BY_KIND)
-    for name, label in (_LOSSES_BY_KIND if is_known else _LOSSES_BY_PAIR).items():
-        kinds.plot(*_points(history, name), marker=".", label=label)
-    kinds.set(xlabel="step", ylabel="whole documents (nats per token)", yscale="log")
-    for axes in (bits, kinds):
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    for axes in (losses, bits, kinds):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    save_figure(figure, path)
-
-
-def _points(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The steps and the finite values of a column."""
-    rows = [row for row in history if row[name] is not None and math.isfinite(row[name])]
-    return [row["step"] for row in rows], [row[name] for row in rows]
+# What the style sheet calls the colors of matplotlib: C0 to C9, axes and text, grids, and what is behind a legend.
+_VARIABLES = {to_hex(color): f"var(--c{index})" for index, color in enumerate(TABLEAU_COLORS.values())}
+_VARIABLES |= {"#000000": "var(--text)", "#b0b0b0": "var(--border)", "#cccccc": "var(--border)"}
+_VARIABLES |= {"#ffffff": "var(--card)", "#808080": "var(--muted)"}
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -61,3 +26,38 @@ def save_figure(figure: Figure, path: Path) -> None:
     with atomic_write(path) as file:
         # Without matplotlib's version in the metadata, the same run gives the same file.
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """Return a figure as an SVG element for a page that has several of them.
+
+    Args:
+        figure: The figure.
+        name: A name that no other figure of the page has; ids within the element begin with it.
+        description: What the figure shows, for people who do not see it.
+    """
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.id": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # Matplotlib numbers the groups of every figure from 1. Only clip paths and markers are referred to.
+    used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda match: _VARIABLES.get(match[0], match[0]), text)
+    # Without fixed sizes and style attributes, which a server's Content-Security-Policy would have to allow.
+    text = re.sub(r'(?<=<svg )(.*?) width="[^"]+" height="[^"]+"', r"\1", text, count=1)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' style="([^"]*)"', lambda match: _attributes(match[1]), text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
+
+
+def _attributes(style: str) -> str:
+    """The declarations of a style attribute as attributes of their own, without the font, which is the page's.
+
+    >>> _attributes("fill: none; stroke-width: 0.8")
+    ' fill="none" stroke-width="0.8"'
+    """
+    declarations = [declaration.split(": ", 1) for declaration in style.split("; ")]
+    return "".join(f' {name}="{value}"' for name, value in declarations if name != "font-family")

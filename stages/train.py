@@ -7,7 +7,7 @@ from lm import config
 from lm.atomic import make_folder, write_json
 from lm.errors import exit_cleanly
 from lm.model.files import save_model
-from lm.pictures import training_picture
+from lm.report.curve import training_picture
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import RunConfig
 from lm.training.data import open_data

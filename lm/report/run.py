@@ -1,0 +1,79 @@
+"""The files of one run of the pipeline, read on demand."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lm import config
+from lm.corpus.config import END_OF_TEXT
+from lm.evaluation.documents import split_documents
+from lm.generation.text import Sample
+from lm.model.files import load_model
+from lm.model.transformer import TransformerLM
+from lm.report.curve import read_curve
+from lm.schema import read_json
+from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokens.files import open_tokens
+from lm.training.checkpoint import History
+
+_METRICS = {
+    "download": "download.json",
+    "train_bpe": "tokenizer.json",
+    "encode_memmap": "tokens.json",
+    "train": "train.json",
+    "evaluate": "evaluation.json",
+    "scaling_law": "scaling.json",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run of the pipeline; every attribute raises UserError if its file is missing.
+
+    Attributes:
+        folder: The project's folder, with params.yaml, metrics and data.
+        timing: Whether to show times and rates, which differ from one run to the next.
+        gpt2: The folder of GPT-2's tokenizer to compare with, or None.
+    """
+
+    folder: Path
+    timing: bool = False
+    gpt2: Path | None = None
+
+    @cached_property
+    def params(self) -> config.Params:
+        return config.load(self.folder / "params.yaml")
+
+    def metrics(self, stage: str) -> dict[str, float]:
+        """The metrics that a stage wrote."""
+        path = self.folder / "metrics" / _METRICS[stage]
+        return read_json(path, dict[str, float], f"make it with: dvc repro {stage}")
+
+    @cached_property
+    def curve(self) -> History:
+        return read_curve(self.folder / "metrics" / "train.csv")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder / "data" / "tokenizer")
+
+    @cached_property
+    def model(self) -> TransformerLM:
+        return load_model(self.folder / "data" / "model", self.tokenizer.hash).eval()
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        path = self.folder / "data" / "samples" / "samples.json"
+        return read_json(path, list[Sample], "make it with: dvc repro sample")
+
+    @cached_property
+    def val_documents(self) -> list[np.ndarray]:
+        """The token ids of each document of the val split."""
+        tokens, _ = open_tokens(self.folder / "data" / "tokens", "val", self.tokenizer.hash)
+        return split_documents(tokens, self.tokenizer.end_of_text_id)
+
+    def val_text(self, index: int) -> str:
+        """The text of a document of the val split."""
+        return self.tokenizer.decode(self.val_documents[index].tolist()).removesuffix(END_OF_TEXT)
