@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lm.report.blocks import Layer, Tokens
 from lm.report.numbers import count
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~-])")
+# Everywhere, and at the beginning of a line, where it would make a heading, a list or a quotation.
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&]|^[#+=-]|^\d+(?=[.)]))", re.MULTILINE)
 
 
 def render(title: str, sections: Sequence[object], pictures: str) -> str:
@@ -33,7 +34,7 @@ def text(value: str) -> str:
     >>> text("a <b> *c*")
     'a \\\\<b\\\\> \\\\*c\\\\*'
     """
-    return _SPECIAL.sub(r"\\\1", value)
+    return _SPECIAL.sub(lambda match: match[0] + "\\" if match[0].isdigit() else "\\" + match[0], value)
 
 
 def cell(value: str) -> str:

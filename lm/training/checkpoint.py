@@ -56,7 +56,9 @@ class HistoryRow(TypedDict):
     learning_rate: float
     train_loss: float | None
     val_loss: float | None
+    floor_nats: float | None
     val_bits_per_byte: float | None
+    floor_bits_per_byte: float | None
     document_bits_per_byte: float | None
     later_name_nats: float | None
     later_other_nats: float | None

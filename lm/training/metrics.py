@@ -25,19 +25,26 @@ def evaluation_row(
     grad_norm: float | None,
     continuation: str,
 ) -> dict[str, Any]:
-    """The row that an evaluation adds to the loss curve; a value that is not known or not finite is None."""
+    """The row that an evaluation adds to the loss curve; a value that is not known or not finite is None.
+
+    The floor is the entropy of the val split. It is the same in every row, so that it can be plotted with the losses.
+    """
     finite = math.isfinite(val_loss)
     losses = progress.losses
+    entropy = data.val_entropy_bits
     return {
         "step": progress.step,
         "learning_rate": learning_rate(progress.step, run.optim, run.train.max_steps),
         "train_loss": sum(losses) / len(losses) if losses else None,
         "val_loss": val_loss if finite else None,
+        "floor_nats": entropy * math.log(2) / len(data.val) if entropy is not None else None,
         "val_bits_per_byte": val_loss * len(data.val) / math.log(2) / data.val_text_bytes if finite else None,
+        "floor_bits_per_byte": entropy / data.val_text_bytes if entropy is not None else None,
         **document_losses,
         "grad_norm": grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None,
-        # Escaped as in a JSON string, so that a row of the CSV stays one line whatever an untrained model generates.
-        "continuation": json.dumps(continuation, ensure_ascii=False)[1:-1],
+        # Escaped as in a JSON string, so that a row of the CSV stays one line whatever an untrained model generates, and
+        # without tags, because DVC copies the rows into the scripts of its page.
+        "continuation": json.dumps(continuation, ensure_ascii=False)[1:-1].replace("<", r"\u003c"),
     }
 
 
@@ -62,8 +69,7 @@ def run_metrics(
     }
     if last["val_loss"] is not None and last["val_loss"] < 700:  # exp of more overflows, and JSON has no infinity
         metrics["val_perplexity"] = math.exp(last["val_loss"])
-    if data.val_entropy_bits is not None:
-        metrics["floor_bits_per_byte"] = data.val_entropy_bits / data.val_text_bytes
+    metrics["floor_bits_per_byte"] = last["floor_bits_per_byte"]
     return {name: value for name, value in metrics.items() if value is not None}
 
 
