@@ -42,8 +42,8 @@ def evaluation_row(
         "floor_bits_per_byte": entropy / data.val_text_bytes if entropy is not None else None,
         **document_losses,
         "grad_norm": grad_norm if grad_norm is not None and math.isfinite(grad_norm) else None,
-        # Escaped as in a JSON string, so that a row of the CSV stays one line whatever an untrained model generates, and
-        # without tags, because DVC copies the rows into the scripts of its page.
+        # Escaped as in a JSON string, so that a row of the CSV stays one line whatever an untrained model generates. No
+        # tag may remain, because DVC writes the rows into a script of its page.
         "continuation": json.dumps(continuation, ensure_ascii=False)[1:-1].replace("<", r"\u003c"),
     }
 
