@@ -11,7 +11,8 @@ INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check -
 all: .venv/installed
 	@# Without version control, DVC has to be told so. config.local is git-ignored. A .git that git refuses to read, for
 	@# example because it belongs to another user, is version control all the same.
-	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || printf '[core]\n    no_scm = true\n' > .dvc/config.local
+	@[ -e .git ] || git rev-parse --git-dir >/dev/null 2>&1 || grep -qs no_scm .dvc/config.local || \
+	    printf '[core]\n    no_scm = true\n' >> .dvc/config.local
 	@echo 'Running the pipeline: dvc repro sample evaluate'
 	@dvc repro sample evaluate
 	@echo 'Running the rest of it, several stages side by side: lm cells'
@@ -35,6 +36,7 @@ lint: .venv/installed-dev
 	@echo 'Installing the packages into .venv (the first time takes a minute or two)'
 	@$(PYTHON) -m venv .venv
 	@$(INSTALL) .
+	@python -m lm.report.dvc_plots
 	@touch $@
 
 .venv/installed-test: .venv/installed
