@@ -118,11 +118,13 @@ def plot(draw: Callable[[Axes], None]) -> Figure:
 
 
 def _draw(axes: Axes, curves: Curves, labels: Mapping[str, str], first_color: int = 0) -> None:
-    """A line per column and run: the column has a color, the run a style."""
-    for (run, history), style in zip(curves.items(), ("-", "--", ":", "-.") * len(curves)):
-        for color, (name, label) in enumerate(labels.items(), start=first_color):
-            label = f"{run}: {label}" if run else label
-            axes.plot(*_points(history, name), marker=".", linestyle=style, color=f"C{color}", label=label)
+    """A line per column and run. With one run, each column has a color; with several, each run has one."""
+    for run_index, (run, history) in enumerate(curves.items()):
+        for index, (name, label) in enumerate(labels.items()):
+            style = {"color": f"C{first_color + index}"}
+            if len(curves) > 1:
+                style = {"color": f"C{run_index}", "linestyle": "--" if index else "-"}
+            axes.plot(*_points(history, name), marker=".", label=f"{run}: {label}" if run else label, **style)
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -9,7 +9,7 @@ from lm.report.blocks import Layer, Tokens
 from lm.report.numbers import count
 
 # Everywhere, and at the beginning of a line, where it would make a heading, a list or a quotation.
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&]|^[#+=-]|^\d+(?=[.)]))", re.MULTILINE)
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~&]|^[#+=-]|^\d+(?=[.)] ))", re.MULTILINE)
 
 
 def render(title: str, sections: Sequence[object], pictures: str) -> str:

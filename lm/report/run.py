@@ -63,10 +63,17 @@ class Run:
     def model(self) -> TransformerLM:
         return load_model(self.folder / "data" / "model", self.tokenizer.hash).eval()
 
+    @property
+    def has_samples(self) -> bool:
+        return self._samples_file.is_file()
+
     @cached_property
     def samples(self) -> list[Sample]:
-        path = self.folder / "data" / "samples" / "samples.json"
-        return read_json(path, list[Sample], "make it with: dvc repro sample")
+        return read_json(self._samples_file, list[Sample], "make it with: dvc repro sample")
+
+    @property
+    def _samples_file(self) -> Path:
+        return self.folder / "data" / "samples" / "samples.json"
 
     @cached_property
     def val_documents(self) -> list[np.ndarray]:
