@@ -1,28 +1,40 @@
-from matplotlib.image import imread
+import re
+from xml.etree import ElementTree
 
-from lm.pictures import training_picture
-from lm.training.evaluation import DOCUMENT_LOSSES
+from matplotlib.figure import Figure
 
-HISTORY = [
-    {
-        "step": step,
-        "train_loss": None if step == 0 else 5 - step / 100,
-        "val_loss": 5 - step / 100,
-        "val_bits_per_byte": 2.0,
-        **dict.fromkeys(DOCUMENT_LOSSES, 1.0),
-    }
-    for step in (0, 100, 200)
-]
+from lm.pictures import svg
 
 
-def test_the_picture_is_not_empty_and_identical_for_the_same_run(tmp_path):
-    first, second = (tmp_path / f"{name}.png" for name in "ab")
-    for path in (first, second):
-        training_picture(HISTORY, 0.5, path)
-    assert first.read_bytes() == second.read_bytes()
-    assert imread(first).std() > 0.05
+def figure():
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    axes.plot([1, 2], [3, 4], marker="o", label="a <b>")
+    axes.legend()
+    axes.grid()
+    return figure
 
 
-def test_a_run_without_a_finite_loss_has_a_picture(tmp_path):
-    training_picture([{**dict.fromkeys(HISTORY[0]), "step": 0}], None, tmp_path / "train.png")
-    assert (tmp_path / "train.png").exists()
+def test_a_figure_is_an_element_with_text_and_a_description():
+    element = ElementTree.fromstring(svg(figure(), "loss", 'falls to "1" & <0>'))
+    assert (element.get("role"), element.get("aria-label")) == ("img", 'falls to "1" & <0>')
+    texts = ["".join(node.itertext()).strip() for node in element.iter("{http://www.w3.org/2000/svg}text")]
+    assert "a <b>" in texts
+
+
+def test_the_page_chooses_colors_and_fonts_and_no_policy_forbids_the_element():
+    text = svg(figure(), "loss", "")
+    assert 'stroke="var(--c0)"' in text and "#" not in re.sub(r'(href="|url\()#', "", text)
+    assert "style=" not in text and "<style" not in text and "font-family" not in text
+
+
+def test_ids_belong_to_one_figure_and_every_reference_has_a_target():
+    first, second = svg(figure(), "loss", ""), svg(figure(), "other", "")
+    ids = [re.findall(r' id="([^"]+)"', text) for text in (first, second)]
+    assert ids[0] and not set(ids[0]) & set(ids[1])
+    assert len(set(ids[0])) == len(ids[0])
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', first)) == set(ids[0])
+
+
+def test_the_same_figure_gives_the_same_text():
+    assert svg(figure(), "loss", "") == svg(figure(), "loss", "")

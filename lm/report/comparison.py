@@ -37,7 +37,7 @@ def compare(names: Sequence[str]) -> Report:
             f"lm report workspace {names[0]}"
         )
     with TemporaryDirectory(prefix="lm-") as folder:
-        runs = {}
+        runs: dict[str, Run] = {}
         for name in names:
             runs[name] = Run(Path(folder) / str(len(runs)))
             fetch(name, runs[name].folder)
@@ -78,7 +78,7 @@ def _parameters(runs: Runs) -> list[Block]:
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    items = {}
+    items: dict[str, Any] = {}
     for name, inner in value.items():
         items |= _flatten(inner, f"{prefix}.{name}" if prefix else str(name))
     return items

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lm.errors import UserError
-from lm.pictures import save_figure
+from lm.pictures import save_figure, svg
 from lm.schema import open_file
 from lm.training.checkpoint import History
 
@@ -28,6 +29,8 @@ _LOSSES_BY_PAIR = {"repeated_pair_nats": "repeated pairs", "new_pair_nats": "oth
 _MAX_BYTES = 1 << 25  # of the file, which a server reads for every response
 _MAX_VALUE = 1e100  # so that no difference or ratio of values overflows
 _TEXT = "continuation"
+_MAX_POINTS = 400  # of a line, about one for every second pixel
+_MAX_MARKERS = 60
 
 
 def read_curve(path: Path) -> History:
@@ -44,17 +47,21 @@ def read_curve(path: Path) -> History:
     try:
         rows = list(csv.DictReader(io.StringIO(data.decode(), newline=""), strict=True))
         history = [{name: _value(name, text) for name, text in row.items()} for row in rows]
-        steps = [row["step"] for row in history]
+        steps = [row["step"] for row in history if {"train_loss", "val_loss"} <= row.keys()]
+        if len(steps) < len(history):
+            raise KeyError("val_loss")
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: not a table of losses by step; {advice}") from error
-    if not history or None in steps or "val_loss" not in history[0]:
-        raise UserError(f"{path}: contains no losses; {advice}")
+    if None in steps:
+        raise UserError(f"{path}: not a table of losses by step; {advice}")
+    if not any(row[name] is not None for row in history for name in ("train_loss", "val_loss")):
+        raise UserError(f"{path}: contains no losses yet; {advice}")
     return history
 
 
 def _value(name: str, text: str) -> Any:
     if name == _TEXT:
-        return text
+        return json.loads(f'"{text}"')  # as lm.training.metrics.evaluation_row writes it
     number = float(text) if text else math.nan
     if not abs(number) < _MAX_VALUE:
         return None
@@ -77,7 +84,7 @@ def training_picture(history: History, floor_bits_per_byte: float | None, path: 
 def draw_losses(axes: Axes, curves: Curves) -> None:
     """The loss over windows of the train and the val split, in nats per token."""
     _draw(axes, curves, {"train_loss": "train", "val_loss": "val, windows"})
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.set(xlabel="step", ylabel="nats per token")
 
 
 def draw_bits_per_byte(axes: Axes, curves: Curves, floor: float | None) -> None:
@@ -110,6 +117,16 @@ def draw_gradient_norm(axes: Axes, history: History) -> None:
     axes.set(xlabel="step", ylabel="gradient norm, before clipping")
 
 
+def loss_curve(path: Path) -> str:
+    """The losses in a CSV file as SVG for a page; the errors are those of `read_curve`."""
+    history = read_curve(path)
+    last = history[-1]
+    losses = [f"{name} {last[f'{name}_loss']:.4g}" for name in ("train", "val") if last[f"{name}_loss"] is not None]
+    figure = Figure(figsize=(7.6, 2.6), layout="constrained")
+    draw_losses(figure.subplots(), {"": history})
+    return svg(figure, "losses", f"Loss in nats per token at step {last['step']:,}: {', '.join(losses)}")
+
+
 def plot(draw: Callable[[Axes], None]) -> Figure:
     """A figure of one panel."""
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
@@ -121,17 +138,25 @@ def _draw(axes: Axes, curves: Curves, labels: Mapping[str, str], first_color: in
     """A line per column and run. With one run, each column has a color; with several, each run has one."""
     for run_index, (run, history) in enumerate(curves.items()):
         for index, (name, label) in enumerate(labels.items()):
-            style = {"color": f"C{first_color + index}"}
-            if len(curves) > 1:
-                style = {"color": f"C{run_index}", "linestyle": "--" if index else "-"}
-            axes.plot(*_points(history, name), marker=".", label=f"{run}: {label}" if run else label, **style)
+            is_single = len(curves) == 1
+            steps, values = _points(history, name)
+            axes.plot(
+                steps,
+                values,
+                color=f"C{first_color + index if is_single else run_index}",
+                linestyle="-" if is_single or not index else "--",
+                marker="." if len(steps) <= _MAX_MARKERS else "",
+                label=f"{run}: {label}" if run else label,
+            )
     axes.grid(alpha=0.3)
     axes.legend()
 
 
 def _points(history: History, name: str) -> tuple[list[int], list[float]]:
-    """The steps and the finite values of a column."""
+    """The steps and the finite values of a column, or evenly spaced ones of many."""
     rows = [row for row in history if (value := row.get(name)) is not None and math.isfinite(value)]
+    if len(rows) > _MAX_POINTS:
+        rows = [rows[index * (len(rows) - 1) // (_MAX_POINTS - 1)] for index in range(_MAX_POINTS)]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lm.report.blocks import Layer, Tokens
+from lm.report.blocks import Layer, Span, Tokens
 from lm.report.numbers import count
 
 # Everywhere, and at the beginning of a line, where it would make a heading, a list or a quotation.
@@ -50,8 +50,16 @@ def quoted(value: str) -> str:
 def spans(block: Tokens) -> str:
     """Tokens, separated by dots; what is marked is bold. Weights are left out."""
     separator = " · " if block.style == "pieces" else ""
-    parts = [f"**{text(span.text)}**" if span.mark else text(span.text) for span in block.spans]
-    return "> " + separator.join(parts).replace("\n", "  \n> ")
+    return "> " + separator.join(map(_span, block.spans)).replace("\n", "  \n> ")
+
+
+def _span(span: Span) -> str:
+    """The text, in bold if it is marked; bold text must not begin or end with white space."""
+    inner = span.text.strip()
+    if not span.mark or not inner:
+        return text(span.text)
+    before, after = span.text.split(inner, 1)
+    return f"{before}**{text(inner)}**{after}"
 
 
 def outline(layers: Sequence[Layer], depth: int = 0) -> str:

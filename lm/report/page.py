@@ -67,15 +67,20 @@ def _fill(section: Section, run: Run) -> FilledSection:
     try:
         finding = section.finding(run)
     except UserError as error:
-        blocks.append(Missing(message=str(error)))
+        blocks.append(_missing(error, run))
     for make in section.blocks:
         try:
             blocks += make(run)
         except UserError as error:
-            missing = Missing(message=str(error))
+            missing = _missing(error, run)
             if missing not in blocks:
                 blocks.append(missing)
     return FilledSection(section.name, section.title, finding, blocks)
+
+
+def _missing(error: UserError, run: Run) -> Missing:
+    """What is missing, without the path of the project."""
+    return Missing(message=str(error).replace(f"{run.folder}/", ""))
 
 
 def _svg(block: Plot) -> Markup:

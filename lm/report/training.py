@@ -1,8 +1,10 @@
 """The section on the training run."""
 
-import functools
+from collections.abc import Callable
 
-from lm.report.blocks import Block, Facts, Plot, Section, Table
+from matplotlib.axes import Axes
+
+from lm.report.blocks import Block, Plot, Section, Table
 from lm.report.curve import (
     draw_bits_per_byte,
     draw_gradient_norm,
@@ -13,6 +15,7 @@ from lm.report.curve import (
 )
 from lm.report.numbers import count, short
 from lm.report.run import Run
+from lm.training.checkpoint import History
 
 _COMMAND = "dvc repro train"
 
@@ -20,9 +23,10 @@ _COMMAND = "dvc repro train"
 def _finding(run: Run) -> str:
     metrics = run.metrics("train")
     if metrics["diverged"]:
-        return f"The run diverged: after {count(metrics['step'])} steps, the loss is not finite or above that of step 0."
+        return f"The run diverged after {count(metrics['step'])} steps."
     loss = metrics.get("document_bits_per_byte", metrics["val_bits_per_byte"])
-    text = f"After {count(metrics['step'])} steps and {short(metrics['tokens'])} tokens, the loss is {loss:.4f} bits per byte"
+    steps, tokens = count(metrics["step"]), short(metrics["tokens"])
+    text = f"After {steps} steps and {tokens} tokens, the loss is {loss:.4f} bits per byte"
     if floor := metrics.get("floor_bits_per_byte"):
         text += f", {loss - floor:.4f} above the entropy of the text"
     step = looks_back_from(run)
@@ -48,29 +52,29 @@ def looks_back_from(run: Run) -> int | None:
 
 def _curves(run: Run) -> list[Block]:
     history = run.curve
-    last = history[-1]
     floor = run.metrics("train").get("floor_bits_per_byte")
-    panels = {
-        "losses": (functools.partial(draw_losses, curves={"": history}), "Loss", "val_loss"),
-        "bits-per-byte": (
-            functools.partial(draw_bits_per_byte, curves={"": history}, floor=floor),
-            "Bits per byte, and the entropy of the text" if floor else "Bits per byte",
+    panels: list[tuple[str, str, str, Callable[[Axes], None]]] = [
+        ("losses", "Loss", "val_loss", lambda axes: draw_losses(axes, {"": history})),
+        (
+            "bits-per-byte",
+            "Loss in bits per byte" + (", and the entropy of the text" if floor else ""),
             "document_bits_per_byte",
+            lambda axes: draw_bits_per_byte(axes, {"": history}, floor),
         ),
-        "kinds": (functools.partial(draw_kinds, history=history), "Loss by kind of token", "wording_nats"),
-        "learning-rate": (functools.partial(draw_learning_rate, history=history), "Learning rate", "learning_rate"),
-        "gradient-norm": (functools.partial(draw_gradient_norm, history=history), "Gradient norm", "grad_norm"),
-    }
-    return [
-        Plot(
-            name=name,
-            title=title,
-            figure=plot(draw),
-            alt=f"{title} over {count(last['step'])} steps" + (f"; {column}, last: {last[column]:.4g}" if last.get(column) is not None else ""),
-            command=_COMMAND,
-        )
-        for name, (draw, title, column) in panels.items()
+        ("kinds", "Loss by kind of token", "wording_nats", lambda axes: draw_kinds(axes, history)),
+        ("gradient-norm", "Gradient norm", "grad_norm", lambda axes: draw_gradient_norm(axes, history)),
+        ("learning-rate", "Learning rate", "learning_rate", lambda axes: draw_learning_rate(axes, history)),
     ]
+    return [
+        Plot(name=name, title=title, figure=plot(draw), alt=_describe(title, history, column), command=_COMMAND)
+        for name, title, column, draw in panels
+    ]
+
+
+def _describe(title: str, history: History, column: str) -> str:
+    values = [row[column] for row in history if row.get(column) is not None]
+    steps = f"{title} over {count(history[-1]['step'])} steps"
+    return f"{steps}: from {values[0]:.3g} to {values[-1]:.3g}" if values else steps
 
 
 def _continuations(run: Run) -> list[Block]:
@@ -86,5 +90,10 @@ def _continuations(run: Run) -> list[Block]:
     ]
 
 
+def _first_text(run: Run) -> str:
+    evaluations = len(run.curve)
+    return f"At each of its {count(evaluations)} evaluations, the model continues the same prompt."
+
+
 TRAINING = Section("training", "Training", _finding, [_curves])
-SAMPLES = Section("samples", "Samples over training", lambda run: "", [_continuations])
+SAMPLES = Section("samples", "Samples over training", _first_text, [_continuations])

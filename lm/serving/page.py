@@ -9,11 +9,12 @@ import dataclasses
 import secrets
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lm.errors import UserError
+from lm.report.curve import loss_curve
 from lm.serving.completion_request import MAX_LOGPROBS
-from lm.serving.curve import loss_curve
 from lm.serving.served_model import ServedModel
 
 _SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")  # that the page has a control for
@@ -23,7 +24,8 @@ class Page:
     """The page of one model. The loss curve is read again for every response, since training may be running."""
 
     def __init__(self, served: ServedModel) -> None:
-        loader = PackageLoader("lm.serving", package_path="")
+        # The style sheet is that of the report.
+        loader = ChoiceLoader([PackageLoader("lm.serving", package_path=""), PackageLoader("lm.report")])
         environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
         environment.filters["readable"] = _readable
         self._template = environment.get_template("page.html")
@@ -51,12 +53,19 @@ class Page:
     def render(self) -> tuple[str, str]:
         """Return the HTML of the page and its Content-Security-Policy."""
         nonce = secrets.token_urlsafe(16)
-        html = self._template.render(**self._values, nonce=nonce, curve=Markup(loss_curve(self._curve)))
+        html = self._template.render(**self._values, nonce=nonce, curve=self._loss_curve())
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         return html, policy
+
+    def _loss_curve(self) -> str:
+        """The curve, or why there is none."""
+        try:
+            return Markup(loss_curve(self._curve))
+        except UserError as error:
+            return f"no loss curve: {error}"
 
 
 def _readable(value: Any) -> str:

@@ -76,4 +76,4 @@ def test_inserted_values_are_escaped(served, random_model, defaults, tmp_path):
 def test_the_loss_curve_is_read_for_every_response(page, tmp_path):
     assert "train.csv: there is no such file" in page.render()[0]
     (tmp_path / "train.csv").write_text("step,train_loss,val_loss\n0,,4.0\n5,3.0,2.0\n")
-    assert '<svg class="curve"' in page.render()[0]
+    assert 'aria-label="Loss in nats per token at step 5: train 3, val 2"' in page.render()[0]
