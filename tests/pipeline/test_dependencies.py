@@ -38,9 +38,9 @@ ROOMS = (
     "training",
     "export",
     "studies",
-    "serving",
     "presets",
     "report",
+    "serving",
     "cli",
 )
 
