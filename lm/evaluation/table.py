@@ -17,12 +17,14 @@ KIND_NAMES = {
     "ending": "the end of the story",
 }
 
+SAMPLES_HEADER = ("generated texts", "at temperature 1", "with the settings of the stage sample")
+
 
 def tables(metrics: Metrics) -> str:
     """All tables that apply, and a sentence for each part that does not."""
     if metrics["diverged"]:
         return "The model's loss is not finite, so there is nothing else to measure.\n"
-    parts = [_documents(metrics), _groups(metrics)]
+    parts = [_markdown(("whole documents", "value"), document_rows(metrics)), _groups(metrics)]
     if "floor_bits_per_byte" not in metrics:
         parts.append(
             "The grammar of this text is not known, so there is no exact lower bound of the loss, and there are no "
@@ -32,15 +34,18 @@ def tables(metrics: Metrics) -> str:
     parts.append(_kinds(metrics))
     pairs = _pairs(metrics)
     parts.append(pairs or "There are no minimal pairs: evaluate.pairs_per_kind is 0, or the stories are too short.\n")
-    samples = _samples(metrics)
-    parts.append(samples or "There are no judged samples: evaluate.num_samples is 0.\n")
+    samples = sample_rows(metrics)
+    parts.append(
+        _markdown(SAMPLES_HEADER, samples) if samples else "There are no judged samples: evaluate.num_samples is 0.\n"
+    )
     return "\n".join(parts)
 
 
-def _documents(metrics: Metrics) -> str:
+def document_rows(metrics: Metrics) -> list[tuple[str, str]]:
+    """The loss on whole documents and, where it is known, its distance from the entropy."""
     rows = [
-        ("documents", f"{metrics['documents']:,}"),
-        ("tokens", f"{metrics['tokens']:,}"),
+        ("documents", f"{metrics['documents']:,.0f}"),
+        ("tokens", f"{metrics['tokens']:,.0f}"),
         ("nats per token", _with_stderr(metrics, "nats_per_token")),
         ("bits per byte", _with_stderr(metrics, "bits_per_byte")),
     ]
@@ -56,7 +61,13 @@ def _documents(metrics: Metrics) -> str:
         ("most probable token is right", f"{metrics['top_choice_accuracy']:.1%}"),
         ("calibration error of the most probable token", f"{metrics['calibration_error']:.4f}"),
     ]
-    return _markdown(("whole documents", "value"), rows)
+    return rows
+
+
+def losses_by_position(metrics: Metrics) -> dict[int, float]:
+    """The loss of each group of positions in the document, in nats per token, by the first position of the group."""
+    prefix = "nats_from_token_"
+    return {int(name.removeprefix(prefix)): metrics[name] for name in metrics if name.startswith(prefix)}
 
 
 def _groups(metrics: Metrics) -> str:
@@ -68,11 +79,10 @@ def _groups(metrics: Metrics) -> str:
             ("new_pair", "all others"),
         )
     ]
-    prefix = "nats_from_token_"
-    starts = [int(name.removeprefix(prefix)) for name in metrics if name.startswith(prefix)]
-    for start, stop in zip_longest(starts, starts[1:]):
+    losses = losses_by_position(metrics)
+    for (start, loss), stop in zip_longest(losses.items(), list(losses)[1:]):
         where = f"{start} to {stop - 1}" if stop else f"from {start} on"
-        rows.append((f"position {where}", "", f"{metrics[f'{prefix}{start}']:.4f}"))
+        rows.append((f"position {where}", "", f"{loss:.4f}"))
     return _markdown(("tokens", "share", "nats per token"), rows)
 
 
@@ -104,10 +114,11 @@ def _pairs(metrics: Metrics) -> str:
     return _markdown(("minimal pairs", "the true story is more probable"), rows) if rows else ""
 
 
-def _samples(metrics: Metrics) -> str:
+def sample_rows(metrics: Metrics) -> list[tuple[str, ...]]:
+    """What the grammar says about generated texts; the columns are those of `SAMPLES_HEADER`, or there are no rows."""
     columns = [prefix for prefix in ("samples", "configured_samples") if f"{prefix}_derivable" in metrics]
     if not columns:
-        return ""
+        return []
     rows = [
         ("derived completely", *(_with_interval(metrics, f"{column}_derivable") for column in columns)),
         (
@@ -123,7 +134,7 @@ def _samples(metrics: Metrics) -> str:
         ("also in the train split", *(_percent(metrics, f"{column}_in_train") for column in columns)),
         ("distinct", *(_percent(metrics, f"{column}_distinct") for column in columns)),
     ]
-    return _markdown(("generated texts", "at temperature 1", "with the settings of `sample`"), rows)
+    return rows
 
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

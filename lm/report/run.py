@@ -9,6 +9,7 @@ import numpy as np
 from lm import config
 from lm.corpus.config import END_OF_TEXT
 from lm.evaluation.documents import split_documents
+from lm.evaluation.looking_back import LookingBack, look_back
 from lm.generation.text import Sample
 from lm.model.files import load_model
 from lm.model.transformer import TransformerLM
@@ -84,3 +85,9 @@ class Run:
     def val_text(self, index: int) -> str:
         """The text of a document of the val split."""
         return self.tokenizer.decode(self.val_documents[index].tolist()).removesuffix(END_OF_TEXT)
+
+    @cached_property
+    def looking_back(self) -> LookingBack:
+        """How far the attention heads look back in the first documents of the val split."""
+        are_stories = self.params.data.source == "stories"
+        return look_back(self.model, self.tokenizer, self.val_documents, are_stories)
