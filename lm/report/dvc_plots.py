@@ -37,9 +37,10 @@ def write_offline_template(folder: Path) -> None:
     template = read_bytes(folder / TEMPLATE, "run this in the folder of the project").decode()
     if _SCRIPTS not in template:
         raise UserError(f"{folder / TEMPLATE}: expected {_SCRIPTS} in it, got none; restore the file")
+    bundle = javascript_bundle("window.vegaEmbed = vegaEmbed", _VEGA_LITE).replace("</script", r"<\/script")
     # In a function, so that the names of the libraries are not those of the page.
-    bundle = f"(() => {{\n{javascript_bundle(vl_version=_VEGA_LITE)}\n}})()".replace("</script", r"<\/script")
-    write_text(folder / OFFLINE_TEMPLATE, template.replace(_SCRIPTS, f"<script>{bundle}</script>"))
+    script = f"<script>(() => {{\n{bundle}\n}})()</script>"
+    write_text(folder / OFFLINE_TEMPLATE, template.replace(_SCRIPTS, script))
     with Config(str(folder)).edit("local") as config:
         config.setdefault("plots", {})["html_template"] = OFFLINE_TEMPLATE
 
