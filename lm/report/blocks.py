@@ -83,12 +83,16 @@ class Tokens(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer in the drawing of a model: its name, the shape of its output, and its number of parameters."""
+    """A layer in the drawing of a model: its name, the shape of its output, and its number of parameters.
+
+    With `residual`, its layers are drawn beside a line from its input to its output, where both are added.
+    """
 
     name: str
     shape: str = ""
     parameters: int = 0
     layers: Sequence["Layer"] = ()
+    residual: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
