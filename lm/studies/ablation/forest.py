@@ -13,15 +13,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from lm.pictures import save_figure
 from lm.studies.ablation.table import Row, longest_runs, mask_diverged, multiplier_text
 
-# Color and marker of each verdict; colors that color-blind people can tell apart (Okabe and Ito 2008).
-_STYLES = {
-    "better": ("#0072B2", "v"),
-    "worse": ("#D55E00", "^"),
-    "no difference shown": ("#777777", "o"),
-    "one seed": ("#CC79A7", "D"),
-}
+# Color and marker of each verdict. Matplotlib's own colors are those that a page replaces by its own; the markers tell
+# verdicts and variants apart without colors.
+_STYLES = {"better": ("C0", "v"), "worse": ("C1", "^"), "no difference shown": ("C7", "o"), "one seed": ("C6", "D")}
 _GAP = 5.0  # a difference this many times as large as the next smaller one is cut off
-_LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#777777", "#8C510A")
 _LINE_MARKERS = "osDv^<>PX*"
 
 
@@ -39,21 +34,33 @@ def forest_picture(frame: pd.DataFrame, cells: pd.DataFrame, path: Path) -> None
         path: The PNG file to write.
     """
     baseline = str(frame["variant"].iloc[0])
-    cells = mask_diverged(cells)
     sizes = list(frame["size"].unique())
     has_curves = cells["tokens"].nunique() > 1
-    height = max(3.2, 1.6 + 0.3 * frame["variant"].nunique())
+    height = panel_height(frame["variant"].nunique())
     figure = Figure(figsize=(14.5 if has_curves else 8.5, height * len(sizes)), layout="constrained")
     grid = figure.subplots(len(sizes), 2 if has_curves else 1, squeeze=False)
     for panels, size in zip(grid, sizes):
-        _draw_forest(panels[0], longest_runs(frame[frame["size"] == size], baseline), baseline)
+        rows = longest_runs(frame[frame["size"] == size], baseline)
+        draw_forest(panels[0], rows, baseline)
+        panels[0].set_title(f"size {size}, {rows['tokens'].iloc[0]:,} tokens")
         if has_curves:
-            _draw_losses(panels[1], cells[cells["size"] == size], baseline)
+            draw_losses(panels[1], cells[cells["size"] == size], baseline)
+            panels[1].set_title(f"size {size}, all numbers of tokens")
+    add_verdicts(figure, frame)
+    save_figure(figure, path)
+
+
+def panel_height(num_variants: int) -> float:
+    """The height in inches of a forest plot."""
+    return max(3.2, 1.6 + 0.3 * num_variants)
+
+
+def add_verdicts(figure: Figure, frame: pd.DataFrame) -> None:
+    """Add a legend of the verdicts that occur in a table to a figure of forest plots."""
     verdicts = [verdict for verdict in _STYLES if (frame["verdict"] == verdict).any()]
     handles = [Line2D([], [], color=_STYLES[name][0], marker=_STYLES[name][1], label=name) for name in verdicts]
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
-    save_figure(figure, path)
 
 
 def axis_limit(extents: list[float]) -> float:
@@ -71,7 +78,14 @@ def axis_limit(extents: list[float]) -> float:
     return ordered[-1]
 
 
-def _draw_forest(axes: Axes, rows: pd.DataFrame, baseline: str) -> None:
+def draw_forest(axes: Axes, rows: pd.DataFrame, baseline: str) -> None:
+    """A point and the 95% interval of the difference per variant, with its verdict and its compute multiplier.
+
+    Args:
+        axes: The panel to draw in.
+        rows: The rows of one size and number of tokens in a table.
+        baseline: The variant that the others are compared with.
+    """
     records = [row for row in rows.to_dict("records") if row["variant"] != baseline]
     extents = [extent for row in records if not math.isnan(extent := _extent(row))]
     limit = 1.15 * (axis_limit(extents) if extents else 0.0) or 1.0
@@ -80,8 +94,7 @@ def _draw_forest(axes: Axes, rows: pd.DataFrame, baseline: str) -> None:
         _draw_difference(axes, position, row, limit)
     axes.set_yticks(range(len(records)), [row["variant"] for row in records])
     axes.set(
-        title=f"size {rows['size'].iloc[0]}, {rows['tokens'].iloc[0]:,} tokens",
-        xlabel=f"better  ←  loss minus that of {baseline} (bits per byte)  →  worse",
+        xlabel=f"better ← → worse\nloss minus that of {baseline} (bits per byte)",
         xlim=(-limit, limit),
         ylim=(len(records) - 0.4, -0.6),
     )
@@ -122,8 +135,15 @@ def _draw_difference(axes: Axes, position: int, row: Row, limit: float) -> None:
     )
 
 
-def _draw_losses(axes: Axes, cells: pd.DataFrame, baseline: str) -> None:
-    """The loss minus the floor over the FLOPs; what is far above the baseline leaves the panel at the top."""
+def draw_losses(axes: Axes, cells: pd.DataFrame, baseline: str) -> None:
+    """The loss minus the floor over the FLOPs; what is far above the baseline leaves the panel at the top.
+
+    Args:
+        axes: The panel to draw in.
+        cells: The runs of one size, with any number of tokens.
+        baseline: The variant whose line is in front.
+    """
+    cells = mask_diverged(cells)
     cells = cells.assign(excess=cells["loss"] - cells["floor"].fillna(0))
     positive = cells[cells["excess"] > 0]
     reference = positive[positive["variant"] == baseline]["excess"]
@@ -134,7 +154,7 @@ def _draw_losses(axes: Axes, cells: pd.DataFrame, baseline: str) -> None:
         means = runs.groupby("tokens")[["flops", "excess"]].agg(lambda values: values.mean(skipna=False))
         remark = " (diverged)" if means["excess"].isna().any() else " (above)" if means["excess"].min() > top else ""
         is_baseline = variant == baseline
-        color = "black" if is_baseline else _LINE_COLORS[(index - 1) % len(_LINE_COLORS)]
+        color = "black" if is_baseline else f"C{(index - 1) % 10}"
         layer = 3 if is_baseline else 2
         axes.plot(
             means["flops"],
@@ -148,7 +168,6 @@ def _draw_losses(axes: Axes, cells: pd.DataFrame, baseline: str) -> None:
         )
         axes.plot(runs["flops"], runs["excess"], color=color, marker=".", markersize=3, linestyle="none", zorder=layer)
     axes.set(
-        title=f"size {cells['size'].iloc[0]}, all numbers of tokens",
         xlabel="FLOPs of the training",
         ylabel="loss (bits per byte)" if cells["floor"].isna().all() else "loss minus entropy (bits per byte)",
     )

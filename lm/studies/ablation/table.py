@@ -130,7 +130,7 @@ def markdown(frame: pd.DataFrame) -> str:
         tokens = final["tokens"].iloc[0]
         blocks.append(f"**Size {size}, {tokens:,} tokens**")
         blocks.append(_results(final, baseline))
-        if unfair := _unfair_rows(final, baseline):
+        if unfair := unfair_rows(final, baseline):
             blocks.append(f"Not matched to {baseline} within 1%: {unfair}.")
         if unpaired := _unpaired_rows(rows, baseline):
             blocks.append(f"Not every run has a pair: {unpaired}.")
@@ -167,11 +167,12 @@ def _results(rows: pd.DataFrame, baseline: str) -> str:
     head = ["variant", "loss", "difference", "p", "verdict", "minimum detectable difference", "parameters", "FLOPs"]
     body = []
     for row in rows.to_dict("records"):
+        p_value = p_value_text(row["p_value"])
         line = [
             row["variant"],
             _number(row["loss"], ".4f"),
-            _difference(row),
-            _p_value(row["p_value"]),
+            difference_text(row),
+            f"**{p_value}**" if row["p_value"] < _CLAIM else p_value,
             row["verdict"],
             _number(row["minimum_detectable_difference"], ".4f"),
             f"{row['num_parameters']:,}",
@@ -211,7 +212,7 @@ def _parts(rows: pd.DataFrame) -> str:
     return _grid(["variant", *(PARTS[name] for name in names)], body, left=("variant",)) if names else ""
 
 
-def _unfair_rows(rows: pd.DataFrame, baseline: str) -> str:
+def unfair_rows(rows: pd.DataFrame, baseline: str) -> str:
     """The variants whose parameters or FLOPs differ from the baseline's by more than the tolerance, and by how much."""
     reference = _baseline_row(rows, baseline)
     found = []
@@ -268,16 +269,17 @@ def _notes(frame: pd.DataFrame, baseline: str) -> str:
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _difference(row: Row) -> str:
+def difference_text(row: Row) -> str:
+    """The difference with its interval, such as `+0.1273 (+0.0803 to +0.1743)`; empty for the baseline."""
     if row["verdict"] == "baseline":
         return ""
     low, high = row["difference_low"], row["difference_high"]
     return _number(row["difference"], "+.4f") + ("" if math.isnan(low) else f" ({low:+.4f} to {high:+.4f})")
 
 
-def _p_value(value: float) -> str:
-    text = "< 0.0001" if value < 0.0001 else _number(value, ".4f")
-    return f"**{text}**" if value < _CLAIM else text
+def p_value_text(value: float) -> str:
+    """A p-value, such as `0.0364` or `< 0.0001`; empty if there is none."""
+    return "< 0.0001" if value < 0.0001 else _number(value, ".4f")
 
 
 def _baseline_row(rows: pd.DataFrame, baseline: str) -> Row:

@@ -57,7 +57,7 @@ class Analysis:
     @property
     def needs_no_irreducible_loss(self) -> bool:
         """Whether the fits of nearly all samples have an E close to 0: then the runs do not determine it."""
-        return self.irreducible is None and self.intervals["E"][1] < _SMALLEST * float(self.runs.loss.min())
+        return self.irreducible is None and is_negligible(self.intervals["E"], self.runs.loss)
 
     def standard_errors_from(self, entropy: float) -> float:
         """The difference E - `entropy`, divided by the standard error of a normal distribution with E's interval.
@@ -71,6 +71,11 @@ class Analysis:
         if self.needs_no_irreducible_loss or high - low < _NARROWEST * high:
             return math.nan
         return (self.fit.law.E - entropy) / ((high - low) / (2 * _NORMAL_QUANTILE))
+
+
+def is_negligible(interval: Interval, loss: np.ndarray) -> bool:
+    """Whether the interval of a fitted E ends close to 0, compared with the losses (n,) of the runs."""
+    return interval[1] < _SMALLEST * float(loss.min())
 
 
 def analyze(runs: Runs, irreducible: float | None, bootstraps: int, is_held_out: np.ndarray) -> Analysis:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lm.atomic import write_text
 from lm.errors import UserError, quote
-from lm.schema import read_json
+from lm.schema import read_json, validate
 from lm.studies.scaling.analysis import Analysis
 from lm.studies.scaling.law import Law
 
@@ -148,6 +148,27 @@ def read_fit(path: Path, advice: str = ADVICE) -> SavedFit:
     if reason := read_json(path, dict[str, Any], advice).get("reason"):
         raise UserError(f"{path}: holds no law: {reason}")
     return read_json(path, SavedFit, advice, ignore_unknown_keys=True)
+
+
+def read_fits(path: Path, advice: str) -> dict[str, SavedFit]:
+    """Read all fits of a file that the stage scaling_law wrote, without the samples of the bootstrap.
+
+    Args:
+        advice: What to do if the file is missing or its content is wrong.
+
+    Returns:
+        The fits by count of parameters and by whether E was known, such as "parameters, E free".
+
+    Raises:
+        UserError: the file is missing, or is not one of several fits.
+    """
+    fits = read_json(path, dict[str, Any], advice).get("fits")
+    if not isinstance(fits, dict):
+        raise UserError(f"{path}: fits: missing key, expected the fits; {advice}")
+    try:
+        return validate(dict[str, SavedFit], {name: {**values, "laws": []} for name, values in fits.items()})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: fits.{error}; {advice}") from error
 
 
 def _check_positive(values: object, names: tuple[str, ...]) -> None:

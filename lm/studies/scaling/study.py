@@ -60,20 +60,16 @@ def analyze_cells(cells: pd.DataFrame, bootstraps: int) -> Study:
     """
     if len(variants := cells["variant"].unique()) > 1:
         raise UserError(f"variant: expected cells of one variant, got {', '.join(variants)}; fit each one by itself")
-    is_usable = np.isfinite(cells["loss"]) & (cells["loss"] > 0) & (cells["diverged"] == 0)
     left_out = [
         f"{row['size']}, {row['tokens']:,} tokens, seed {row['seed']}, "
         f"{'which diverged' if row['diverged'] else 'which has no finite loss'}"
-        for row in cells[~is_usable].to_dict("records")
+        for row in cells[~_is_usable(cells)].to_dict("records")
     ]
-    used = cells[is_usable]
     floor = float(cells["floor"].iloc[0])
     entropy = floor if np.isfinite(floor) else None
     if entropy is not None:
-        check_irreducible(entropy, used["loss"].to_numpy(dtype=float))
-    runs_by_count = {
-        count: Runs(*(used[name].to_numpy(dtype=float) for name in (count, "tokens", "loss"))) for count in COUNTS
-    }
+        check_irreducible(entropy, cells[_is_usable(cells)]["loss"].to_numpy(dtype=float))
+    runs_by_count = {count: usable_runs(cells, count) for count in COUNTS}
     # The order of the FLOPs depends on the count; with the same runs held out, the errors can be compared.
     is_held_out = most_expensive(runs_by_count[MAIN_COUNT])
     free, known = {}, {}
@@ -82,3 +78,18 @@ def analyze_cells(cells: pd.DataFrame, bootstraps: int) -> Study:
         if entropy is not None:
             known[count] = analyze(runs, entropy, bootstraps, is_held_out)
     return Study(entropy, left_out, free, known)
+
+
+def usable_runs(cells: pd.DataFrame, count: str) -> Runs:
+    """The runs that have a loss to fit.
+
+    Args:
+        cells: The table that `read_cells` returns.
+        count: The column with the parameters that N counts, one of `COUNTS`.
+    """
+    used = cells[_is_usable(cells)]
+    return Runs(*(used[name].to_numpy(dtype=float) for name in (count, "tokens", "loss")))
+
+
+def _is_usable(cells: pd.DataFrame) -> pd.Series:
+    return np.isfinite(cells["loss"]) & (cells["loss"] > 0) & (cells["diverged"] == 0)

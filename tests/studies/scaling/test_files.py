@@ -3,7 +3,7 @@ import re
 import pytest
 
 from lm.errors import UserError
-from lm.studies.scaling.files import read_fit, write_fit
+from lm.studies.scaling.files import read_fit, read_fits, write_fit
 from lm.studies.scaling.law import Law
 
 FIT: dict = {
@@ -75,3 +75,25 @@ def test_a_file_without_a_law_says_why(tmp_path):
     write_fit(tmp_path / "fit.json", {"reason": "runs: expected 6 or more, got 4; add runs"})
     with pytest.raises(UserError, match="fit.json: holds no law: runs: expected 6 or more, got 4; add runs"):
         read_fit(tmp_path / "fit.json")
+
+
+def test_all_fits_of_a_file_are_read_without_their_samples(tmp_path):
+    saved = {name: value for name, value in FIT.items() if name != "laws"}
+    write_fit(tmp_path / "fit.json", {**FIT, "fits": {"parameters, E free": saved | {"A": 2.0}}})
+    fits = read_fits(tmp_path / "fit.json", "make it")
+    assert {name: (fit.A, fit.samples) for name, fit in fits.items()} == {"parameters, E free": (2, [])}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (FIT, "fits: missing key, expected the fits"),
+        ({"fits": {"parameters, E free": {"A": 1.0}}}, "fits.parameters, E free.B: missing key, expected a number"),
+        ({"fits": {"parameters, E free": 3}}, "fits."),
+    ],
+)
+def test_a_file_without_valid_fits_is_refused(tmp_path, content, message):
+    write_fit(tmp_path / "fit.json", content)
+    with pytest.raises(UserError, match=re.escape(f"fit.json: {message}")) as error:
+        read_fits(tmp_path / "fit.json", "make it")
+    assert str(error.value).endswith("; make it")
