@@ -1,11 +1,12 @@
 """The section on the tokenizer."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
@@ -85,9 +86,12 @@ def _growth(run: Run) -> list[Block]:
 
 def _draw_growth(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
     axes.plot(*zip(*points), marker=".", color="C0")
-    for total, mean in points:
-        axes.annotate(f"{mean:.2f}", (total, mean), xytext=(-4, 4), textcoords="offset points", ha="right")
+    sizes = [total for total, _ in points]
+    for (total, mean), following in zip(points, [*sizes[1:], math.inf]):
+        if following > 1.9 * total:  # the label of one that is nearer would cover this one's
+            axes.annotate(f"{mean:.2f}", (total, mean), xytext=(-4, 4), textcoords="offset points", ha="right")
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.12, y=0.12)
@@ -129,7 +133,7 @@ def _example(run: Run) -> list[Block]:
     document = max(run.val_documents, key=lambda ids: min(len(ids), _EXAMPLE_TOKENS))
     tokens = [vocab[token_id] for token_id in document[:_EXAMPLE_TOKENS].tolist() if token_id != end]
     texts = [token.decode(errors="replace") for token in tokens]
-    note = "Each color is one token."
+    note = "Each patch of color is one token."
     if any("\n" in text for text in texts):
         note += " ↵ is a line break."
     if any("\ufffd" in text for text in texts):
