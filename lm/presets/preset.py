@@ -25,6 +25,12 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml"))
 
 
+def preset_values(name: str) -> dict[str, Any]:
+    """Return the values of a preset, section by section."""
+    values: dict[str, Any] = YAML(typ="safe").load((_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
+    return values
+
+
 def apply_preset(name: str, path: Path) -> list[str]:
     """Rewrite the params.yaml at `path` and return the changes as `section.key: old -> new`.
 
@@ -42,8 +48,7 @@ def apply_preset(name: str, path: Path) -> list[str]:
     yaml.indent(mapping=2, sequence=2, offset=0)
     yaml.width = 4096  # never fold a long line
     params = yaml.load(path)
-    preset = YAML(typ="safe").load((_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
-    changes = _merge(params, preset, "")
+    changes = _merge(params, preset_values(name), "")
     text = io.StringIO()
     yaml.dump(params, text)
     # ruamel leaves a comment in its old column; move it to two spaces after the new value.

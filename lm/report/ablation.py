@@ -42,7 +42,7 @@ def _longest_runs(cells: pd.DataFrame) -> tuple[str, list[pd.DataFrame]]:
 
 def _finding(run: Run) -> str:
     baseline, sizes = _longest_runs(_cells(run))
-    parts = []
+    parts: list[str] = []
     for rows in sizes:
         verdicts = rows[rows["variant"] != baseline]["verdict"]
         numbers = Counter(verdicts)

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from lm.errors import UserError, quote
 from lm.report.blocks import Block, Missing, Plot, Section, Table, Text
@@ -12,6 +11,7 @@ from lm.report.curve import draw_bits_per_byte, draw_losses, plot
 from lm.report.experiments import fetch
 from lm.report.numbers import count
 from lm.report.page import Report, fill
+from lm.report.parameters import flatten
 from lm.report.run import Run
 from lm.training.checkpoint import History
 from lm.yaml12 import read_yaml
@@ -65,7 +65,7 @@ def _finding(runs: Runs) -> str:
 
 
 def _parameters(runs: Runs) -> list[Block]:
-    values = [_flatten(read_yaml(run.folder / "params.yaml")) for run in runs.values()]
+    values = [flatten(read_yaml(run.folder / "params.yaml")) for run in runs.values()]
     names = list(dict.fromkeys(name for parameters in values for name in parameters))
     rows = [[name, *(str(parameters.get(name, "")) for parameters in values)] for name in names]
     rows = [row for row in rows if len(set(row[1:])) > 1]
@@ -73,15 +73,6 @@ def _parameters(runs: Runs) -> list[Block]:
         return [Missing(message="All parameters are equal.")]
     command = f"dvc params diff {' '.join(runs)}" if len(runs) == 2 else "dvc exp show"
     return [Table(title="Parameters that differ", header=["parameter", *runs], rows=rows, command=command)]
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    items: dict[str, Any] = {}
-    for name, inner in value.items():
-        items |= _flatten(inner, f"{prefix}.{name}" if prefix else str(name))
-    return items
 
 
 def _curves(runs: Runs) -> list[Block]:
