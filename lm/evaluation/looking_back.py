@@ -166,8 +166,8 @@ def attention_weights(
         end_of_text_id: The id of the end-of-text token.
 
     Returns:
-        (L, H, Q, T): the weight of each token of the document. What is missing from 1 is the weight of the end-of-text
-        token before it.
+        (L, H, Q, T - 1): the weight of each token of the document but the last one, which predicts nothing. What a row
+        lacks of 1 is the weight of the end-of-text token before the document.
     """
     device = model.lm_head.weight.device
     inputs = torch.tensor([end_of_text_id, *map(int, token_ids)], device=device)  # (T + 1,)

@@ -34,7 +34,7 @@ def evaluation_picture(metrics: Metrics, reliability: Reliability | None, path: 
         ),
     ]
     if has_kinds:
-        title = f"above the entropy: {metrics['excess_bits_per_byte']:.4f} bits per byte in total"
+        title = f"{metrics['excess_bits_per_byte']:.4f} bits per byte above the entropy"
         panels.append((grid[0][0], title, partial(draw_excess, metrics=metrics)))
     if has_pairs:
         panels.append((grid[0][1], "minimal pairs", partial(draw_pairs, metrics=metrics)))

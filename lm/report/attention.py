@@ -11,6 +11,7 @@ from lm.generation.text import TextStream
 from lm.report.blocks import Block, Section, Span, Table, Tokens
 from lm.report.numbers import count
 from lm.report.run import Run
+from lm.tokenizer.tokenizer import Tokenizer
 
 _COMMAND = "lm report"
 _MAX_EXAMPLES = 3
@@ -28,7 +29,7 @@ def _finding(run: Run) -> str:
 
 
 def most(found: LookingBack) -> tuple[int, int]:
-    """The layer and the head that look back most; of several that are equal in percent, the first.
+    """The layer and the head that look back most; of several that are equal to three digits, the first.
 
     Raises:
         UserError: nothing in the documents is repeated, or the attention is not finite.
@@ -37,7 +38,7 @@ def most(found: LookingBack) -> tuple[int, int]:
         raise UserError("Nothing to look back for: the first documents of the val split repeat nothing.")
     if not np.isfinite(found.share).all():
         raise UserError("The model's attention is not finite.")
-    layer, head = np.unravel_index(found.share.round(2).argmax(), found.share.shape)
+    layer, head = np.unravel_index(found.share.round(3).argmax(), found.share.shape)
     return int(layer), int(head)
 
 
@@ -68,7 +69,7 @@ def _shares(run: Run) -> list[Block]:
 def _examples(run: Run) -> list[Block]:
     found = run.looking_back
     layer, head = most(found)
-    ids, examples = choose(found)
+    ids, examples = choose(found, run.tokenizer)
     starts = [example.start for example in examples]
     weights = attention_weights(run.model, ids, starts, run.tokenizer.end_of_text_id)[layer, head].numpy()
     blocks: list[Block] = []
@@ -87,19 +88,23 @@ def _examples(run: Run) -> list[Block]:
     return blocks
 
 
-def choose(found: LookingBack) -> tuple[np.ndarray, list[Repetition]]:
-    """The first document in which different words are repeated, or else the first with any, and the last repetition of
-    up to three words.
+def choose(found: LookingBack, tokenizer: Tokenizer) -> tuple[np.ndarray, list[Repetition]]:
+    """The first document in which different words are repeated, or else the first with any, and up to three of its
+    repetitions: of each word only the last, from the beginning to the end of the document.
     """
     by_document = []
     for ids, repetitions in zip(found.documents, found.repetitions, strict=True):
-        last = {ids[one.start : one.stop].tobytes(): one for one in repetitions}
-        by_document.append((ids, sorted(last.values())[-_MAX_EXAMPLES:]))
-    return max(by_document, key=lambda pair: min(len(pair[1]), 2))
+        last = {tokenizer.decode(ids[one.start : one.stop].tolist()).strip(): one for one in repetitions}
+        if len(last) > 1:
+            last.pop("", None)  # white space cannot be marked visibly
+        by_document.append((ids, sorted(last.values())))
+    ids, words = max(by_document, key=lambda pair: min(len(pair[1]), 2))
+    chosen = {index * (len(words) - 1) // (_MAX_EXAMPLES - 1) for index in range(_MAX_EXAMPLES)}
+    return ids, [words[index] for index in sorted(chosen)]
 
 
 def shade(run: Run, ids: np.ndarray, example: Repetition, weights: np.ndarray) -> list[Span]:
-    """The text before an example, shaded by the weights of its tokens (T,), and the example with a mark."""
+    """The text before an example, shaded by the weights of its tokens (T - 1,), and the example with a mark."""
     stream = TextStream()  # a character of several tokens belongs to the last one
     texts = [stream.feed(run.tokenizer.decode_bytes([token_id])) for token_id in ids[: example.stop].tolist()]
     texts[-1] += stream.finish()

@@ -46,6 +46,7 @@ def test_the_whole_pipeline_leaves_what_it_promises(pipeline):
     for name in (
         "train.png",
         "evaluation.png",
+        "calibration.csv",
         "ablation.png",
         "ablation.csv",
         "ablation_cells.csv",
