@@ -1,4 +1,4 @@
-"""What this machine can do: its device, precision, memory allocator, compiler and peak speed."""
+"""What this machine can do: its device, precision, memory allocator and compiler."""
 
 import ctypes
 import sys
@@ -7,18 +7,6 @@ from typing import Literal
 import torch
 
 from lm.errors import UserError
-
-# Dense peak in FLOP/s, for bfloat16 and float32 (without TF32), from the vendors' data sheets. The first entry whose
-# name is part of the device's name is used.
-PEAKS = {
-    "H200": (989e12, 67e12),
-    "H100 PCIe": (756e12, 51e12),
-    "H100 NVL": (835e12, 60e12),
-    "H100": (989e12, 67e12),
-    "A100": (312e12, 19.5e12),
-    "L40S": (362e12, 91.6e12),
-    "RTX 4090": (165e12, 82.6e12),
-}
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
@@ -70,15 +58,4 @@ def why_not_compile(device: torch.device) -> str | None:
         torch.compile(lambda x: x.exp() + 1)(torch.zeros(2, device=device))
     except Exception as error:  # each backend raises its own kinds of errors
         return str(error).strip().partition("\n")[0] or type(error).__name__
-    return None
-
-
-def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Return the peak speed of the device in FLOP/s, or None if it is not in `PEAKS`."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    for part, (bfloat16, float32) in PEAKS.items():
-        if part in name:
-            return bfloat16 if precision == "bfloat16" else float32
     return None

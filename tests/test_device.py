@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lm.device import check_precision, peak_flops, pick_device, why_not_compile
+from lm.device import check_precision, pick_device, why_not_compile
 from lm.errors import UserError
 
 
@@ -38,11 +38,3 @@ def test_the_reason_not_to_compile_is_returned(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     assert why_not_compile(torch.device("cpu")) == "no C++ compiler found"
-
-
-def test_the_peak_is_looked_up_by_name(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    assert peak_flops(torch.device("cuda"), "bfloat16") == 989e12
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "something new")
-    assert peak_flops(torch.device("cuda"), "bfloat16") is None
-    assert peak_flops(torch.device("cpu"), "float32") is None

@@ -40,7 +40,7 @@ DOCUMENT_LOSSES = (
     "new_pair_nats",
 )
 
-_MAX_DOCUMENT_TOKENS = 1 << 16  # enough for a curve
+MAX_DOCUMENT_TOKENS = 1 << 16  # enough for a curve
 
 _ONE_TOKEN = torch.zeros(1, 1, dtype=torch.int64)
 
@@ -105,7 +105,7 @@ class DocumentLosses:
 
     def __init__(self, data: Data, tokenizer: Tokenizer) -> None:
         self._end_of_text_id = tokenizer.end_of_text_id
-        self._documents = split_documents(data.val[:_MAX_DOCUMENT_TOKENS], self._end_of_text_id)
+        self._documents = split_documents(data.val[:MAX_DOCUMENT_TOKENS], self._end_of_text_id)
         if len(self._documents) > 1 and self._documents[-1][-1] != self._end_of_text_id:
             self._documents.pop()  # it was cut off
         self._tokenizer = tokenizer

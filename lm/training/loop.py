@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from lm.atomic import write_json
-from lm.device import peak_flops, why_not_compile
+from lm.device import why_not_compile
 from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
 from lm.model.transformer import TransformerLM
@@ -25,6 +25,7 @@ from lm.training.checkpoint import Checkpoints, History, Progress
 from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.console import write_line
 from lm.training.data import Data
+from lm.training.devices import peak_flops
 from lm.training.distributed import (
     any_process,
     full_tensor,

@@ -58,7 +58,7 @@ def training_bytes(
     tokens = micro_batch_size * config.context_length
     num_layers = config.num_layers
 
-    layer = tokens * _layer_bytes_per_token(config, element, attention_backend)
+    layer = tokens * layer_bytes_per_token(config, element, attention_backend)
     layer_copies = 2 * matrices // num_layers if element == 2 else 0
     final_norm = NORMS[config.norm].saved_bytes_per_token(config.d_model, 4) if config.norm_position == "pre" else 0
     ends = tokens * (final_norm + 16)  # the final norm, and the ids of inputs and targets
@@ -149,7 +149,7 @@ def _stream_element(config: ModelConfig, element: int) -> int:
     return element if NORMS[config.norm].output_follows_autocast and config.norm_position == "post" else 4
 
 
-def _layer_bytes_per_token(config: ModelConfig, element: int, attention_backend: AttentionBackend) -> int:
+def layer_bytes_per_token(config: ModelConfig, element: int, attention_backend: AttentionBackend) -> int:
     """What the forward pass of one block saves for its backward pass."""
     d_model, num_heads = config.d_model, config.num_heads
     norm, ffn = NORMS[config.norm], FEED_FORWARDS[config.ffn]

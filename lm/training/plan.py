@@ -1,7 +1,8 @@
 """The FLOPs, memory, disk space and time that a run will need, and the settings to change if it does not fit.
 
 FLOPs, memory and disk space are computed from the configuration (`lm.model.cost`, `lm.training.memory_estimate`) and
-compared with what this machine has. The time is measured: `measure_step_seconds` takes a few training steps.
+compared with what this machine or a known device has. On this machine the time is measured: `measure_step_seconds`
+takes a few training steps. For a known device, see `lm.training.planned_time`.
 """
 
 import math
@@ -23,6 +24,7 @@ from lm.model.cost import parameters, training_flops_per_token
 from lm.model.transformer import TransformerLM
 from lm.training import distributed
 from lm.training.config import Parallelism, RunConfig, RuntimeConfig, TrainConfig
+from lm.training.devices import KnownDevice
 from lm.training.memory_estimate import loss_slack_bytes, process_bytes, training_bytes
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep
@@ -33,9 +35,10 @@ class Plan:
     """What a run needs; `str(plan)` is a table for the console.
 
     Memory is in bytes, of one process at its peak: `memory` by kind, `needed_memory` and `available_memory` by place
-    ("CPU" or "GPU"). `disk` is in bytes by kind, for all processes together. `share` is a process's number of sequences
-    per batch. `largest_micro_batch_size` is the largest that fits if all other settings stay as they are, or 0 if none
-    does. `nearest` holds the most similar settings that fit, or None if no settings fit.
+    ("CPU" or "GPU"). `disk` is in bytes by kind, for all processes together; `free_disk` is None if it is unknown.
+    `share` is a process's number of sequences per batch. `largest_micro_batch_size` is the largest that fits if all
+    other settings stay as they are, or 0 if none does. `nearest` holds the most similar settings that fit, or None if
+    no settings fit.
     """
 
     runtime: RuntimeConfig
@@ -54,7 +57,7 @@ class Plan:
     checkpoints: Path
     checkpoint_bytes: int
     disk: dict[str, int]
-    free_disk: int
+    free_disk: int | None
 
     def check(self) -> None:
         """Raise UserError if memory or disk space does not suffice; the message names the nearest settings that fit."""
@@ -62,15 +65,15 @@ class Plan:
             available = self.available_memory[place]
             if needed > available:
                 raise UserError(
-                    f"runtime.micro_batch_size: with {self.micro_batch_size}, a process needs {_si(needed, 'B')} of "
-                    f"{place} memory, but {_si(available, 'B')} are available; {self._advice()}"
+                    f"runtime.micro_batch_size: with {self.micro_batch_size}, a process needs {si(needed, 'B')} of "
+                    f"{place} memory, but {si(available, 'B')} are available; {self._advice()}"
                 )
         needed = sum(self.disk.values())
-        if needed > self.free_disk:
+        if self.free_disk is not None and needed > self.free_disk:
             keep = self.runtime.keep_checkpoints - math.ceil((needed - self.free_disk) / self.checkpoint_bytes)
             raise UserError(
-                f"{self.checkpoints}: checkpoints and model need {_si(needed, 'B')}, but "
-                f"{_si(self.free_disk, 'B')} are free; free some space"
+                f"{self.checkpoints}: checkpoints and model need {si(needed, 'B')}, but "
+                f"{si(self.free_disk, 'B')} are free; free some space"
                 + (f", or set runtime.keep_checkpoints: {keep}" if keep > 0 else "")
             )
 
@@ -83,18 +86,19 @@ class Plan:
 
     def __str__(self) -> str:
         memory = "memory per process" if self.num_processes > 1 else "memory"
-        available = {place: _si(size, "B") for place, size in self.available_memory.items()}
+        available = {place: si(size, "B") for place, size in self.available_memory.items()}
+        free = "" if self.free_disk is None else f", of {si(self.free_disk, 'B')} free"
         rows = [
             *(("parameters", name, f"{count:,}") for name, count in self.parameters.items() if count),
             ("parameters", "total", f"{sum(self.parameters.values()):,}"),
-            ("compute", "per token", _si(self.flops_per_token, "FLOP")),
-            ("compute", f"{self.tokens:,} tokens", _si(self.flops, "FLOP")),
-            *((memory, name, _si(size, "B")) for name, size in self.memory.items() if size),
-            *((memory, f"{p} total, of {available[p]} available", _si(n, "B")) for p, n in self.needed_memory.items()),
+            ("compute", "per token", si(self.flops_per_token, "FLOP")),
+            ("compute", f"{self.tokens:,} tokens", si(self.flops, "FLOP")),
+            *((memory, name, si(size, "B")) for name, size in self.memory.items() if size),
+            *((memory, f"{p} total, of {available[p]} available", si(n, "B")) for p, n in self.needed_memory.items()),
             ("micro batch", "sequences", f"{self.micro_batch_size:,}"),
             ("micro batch", f"largest that fits, of {self.share:,}", f"{self.largest_micro_batch_size:,}"),
-            *(("disk", name, _si(size, "B")) for name, size in self.disk.items()),
-            ("disk", f"total, of {_si(self.free_disk, 'B')} free", _si(sum(self.disk.values()), "B")),
+            *(("disk", name, si(size, "B")) for name, size in self.disk.items()),
+            ("disk", f"total{free}", si(sum(self.disk.values()), "B")),
         ]
         left, middle, right = (max(map(len, column)) for column in zip(*rows))
         return "\n".join(
@@ -107,31 +111,38 @@ def plan(
     run: RunConfig,
     vocab_size: int,
     runtime: RuntimeConfig,
-    device: torch.device,
+    device: torch.device | KnownDevice,
     checkpoints: Path,
     num_processes: int,
 ) -> Plan:
-    """Estimate what a run needs on this machine, before anything is allocated.
+    """Estimate what a run needs on this machine, or on one with known devices, before anything is allocated.
 
     `checkpoints` is the run's folder of checkpoints, which need not exist. Checkpoints that are already there count as
-    free space, because the run replaces them.
+    free space, because the run replaces them. Each process has a known device for itself; of its machine, nothing but
+    the device's memory is known.
 
     Raises:
         UserError: `train.batch_size` is not a multiple of `num_processes`.
     """
     model, optim, train = run.model, run.optim, run.train
     share, size = _sizes(train, runtime, num_processes)
-    available = available_memory(device, num_processes)
+    if isinstance(device, KnownDevice):
+        kind: str = device.kind
+        available, free_disk = device.available_memory, None
+    else:
+        kind, available, free_disk = device.type, available_memory(device, num_processes), _free_disk(checkpoints)
 
     def memory(runtime: RuntimeConfig) -> dict[str, int]:
-        return process_bytes(run, vocab_size, runtime, device.type, num_processes)
+        return process_bytes(run, vocab_size, runtime, kind, num_processes)
+
+    def needed(runtime: RuntimeConfig) -> dict[str, int]:
+        return {place: size for place, size in _by_place(memory(runtime), kind).items() if place in available}
 
     def excess(runtime: RuntimeConfig) -> int:
         """How many bytes are missing, in the place where most are."""
-        needed = _by_place(memory(runtime), device.type)
-        return max(needed[place] - available[place] for place in needed)
+        return max(size - available[place] for place, size in needed(runtime).items())
 
-    slack = loss_slack_bytes(vocab_size, device.type)
+    slack = loss_slack_bytes(vocab_size, kind)
     # The order of the attempts: smaller micro batches, then the same with checkpointed activations, then with fsdp.
     fsdp: list[Parallelism] = ["fsdp"] if num_processes > 1 else []
     candidates = (
@@ -160,13 +171,13 @@ def plan(
         micro_batch_size=size,
         largest_micro_batch_size=largest,
         memory=memory(runtime),
-        needed_memory=_by_place(memory(runtime), device.type),
+        needed_memory=needed(runtime),
         available_memory=available,
         nearest=nearest,
         checkpoints=checkpoints,
         checkpoint_bytes=checkpoint_bytes,
         disk={f"{num_checkpoints} checkpoints": num_checkpoints * checkpoint_bytes, "model": whole["weights"]},
-        free_disk=_free_disk(checkpoints),
+        free_disk=free_disk,
     )
 
 
@@ -282,7 +293,7 @@ def duration(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for unit, count in parts.items() if count)
 
 
-def _si(value: float, unit: str) -> str:
+def si(value: float, unit: str) -> str:
     """Format `value` with three digits and a decimal prefix: 1,234,567 B is 1.23 MB."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if value < 999.5:

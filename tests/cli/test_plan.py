@@ -55,3 +55,33 @@ def test_what_would_fail_in_training_is_refused_before_anything_is_measured(plan
 def test_checkpoints_that_cannot_be_written_are_refused(plan, folder):
     said, errors = plan("--checkpoints", folder)
     assert errors.startswith("error: params.yaml: cannot be written (") and not said
+
+
+def test_a_run_is_planned_for_a_device_that_is_not_here(plan, tmp_path):
+    said, errors = plan("--device", "h100", **TINY, runtime={"device": "mps", "num_processes": 4, "tracking": "wandb"})
+    assert not errors and [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    table, _, time = said.partition("time on ")
+    assert "GPU total, of 72 GB available" in table and "CPU total" not in table and "free" not in table
+    assert time.startswith("4 x NVIDIA H100 SXM, planned, not measured: about ")
+    assert "tokens per second" in time and "launches is the largest term" in time
+    assert "assumes 40% of the peak of 67 TFLOP/s in float32, 3.35 TB/s of memory bandwidth, and 10 µs" in time
+
+
+def test_a_run_that_does_not_fit_the_device_is_refused_with_what_does(plan):
+    said, errors = plan("--device", "t4", train={"batch_size": 4096}, runtime={"micro_batch_size": 4096})
+    assert "of 14.4 GB available" in said and "time on" not in said
+    assert errors.startswith("error: runtime.micro_batch_size: with 4096, a process needs ")
+    assert "of GPU memory, but 14.4 GB are available; set runtime.micro_batch_size: " in errors
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("t4", "train.precision: Tesla T4 does not support bfloat16; use float32"),
+        ("cpu-2", "train.precision: CPU with 2 cores and AVX2 does not support bfloat16; use float32"),
+        ("tpu", "--device: expected one of cpu-2, cpu-8, t4, rtx-4090, "),
+    ],
+)
+def test_what_a_device_cannot_do_is_one_line(plan, device, message):
+    said, errors = plan("--device", device, train={"precision": "bfloat16"})
+    assert errors.startswith(f"error: {message}") and len(errors.splitlines()) == 1 and not said

@@ -119,7 +119,7 @@ def test_the_losses_of_beginnings_are_those_of_shorter_documents(untrained, stor
 
 def test_only_whole_documents_of_a_long_split_are_read(untrained, story_data, tokenizer, monkeypatch):
     first = int(np.flatnonzero(story_data.val == tokenizer.end_of_text_id)[0]) + 1
-    monkeypatch.setattr(evaluation, "_MAX_DOCUMENT_TOKENS", first + 10)
+    monkeypatch.setattr(evaluation, "MAX_DOCUMENT_TOKENS", first + 10)
     (nats,) = (p.nats for p in predict(untrained, [story_data.val[:first]], tokenizer.end_of_text_id))
     losses = DocumentLosses(story_data, tokenizer)(untrained)
     assert losses["document_bits_per_byte"] == pytest.approx(nats.sum() / math.log(2) / (first - 1))
