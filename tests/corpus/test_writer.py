@@ -54,7 +54,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 50)
     monkeypatch.setattr(sources, "SHARD_BYTES", 1)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr("lm.progress.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("lm.progress.ProgressRecord.is_due", True)
 
 
 Interrupt = Callable[[int], list[str]]
