@@ -68,7 +68,7 @@ def run_side_by_side(
 
     Raises:
         UserError: `folder` has no pipeline, DVC cannot read it, or no stage matches `only`.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after all stages have saved their work and stopped.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after all stages have saved their work and stopped.
     """
     if not (folder / "dvc.yaml").is_file():
         raise UserError(f"{folder / 'dvc.yaml'}: there is no such file; expected the folder of a study or a pipeline")
@@ -212,16 +212,27 @@ def _signal(job: _Job, number: signal.Signals) -> None:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that no stage runs on when this process is stopped."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C, so that no stage runs on when this process is stopped.
+
+    What is ignored stays ignored: SIGHUP under nohup, and SIGINT in the background of a shell script. But programs
+    inherit that a signal is ignored, and the stages must stop at a SIGINT. They do not inherit a function.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def ignore(number: int, frame: object) -> None:
+        pass
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        signal.signal(number, ignore if handler == signal.SIG_IGN else interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _last_line(text: str) -> str | None:

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from contextlib import suppress
 
@@ -123,10 +124,6 @@ def test_a_table_that_cannot_be_fitted_is_refused_in_one_line(fit, rows, header,
         (["--bootstraps", "0"], "--bootstraps: expected 100 to 1,000,000, got 0"),
         (["--json", "runs.csv/fit.json"], "runs.csv: cannot be written"),
         (["--json", "."], "--json: expected a file, got the folder .; choose another path"),
-        (
-            ["--picture", "/dev/null"],
-            "--picture: expected a file, got the device or pipe /dev/null; choose another path",
-        ),
         (["--json", "./runs.csv"], "--json: expected another file than that of the runs, got runs.csv; choose another"),
         (["--json", "a", "--picture", "./a"], "--picture: expected another file than that of --json, got a; choose"),
     ],
@@ -134,6 +131,14 @@ def test_a_table_that_cannot_be_fitted_is_refused_in_one_line(fit, rows, header,
 def test_a_wrong_argument_is_refused_in_one_line(fit, arguments, message):
     said, errors = fit(ROWS, *arguments)
     assert errors.startswith(f"error: {message}") and len(errors.splitlines()) == 1 and not said
+
+
+def test_a_pipe_is_not_replaced_by_a_file(fit, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    said, errors = fit(ROWS, "--picture", "pipe")
+    assert (
+        errors == "error: --picture: expected a file, got the device or pipe pipe; choose another path\n" and not said
+    )
 
 
 def test_the_table_may_come_from_a_spreadsheet(fit, tmp_path):

@@ -193,15 +193,24 @@ def test_an_environment_without_dvc_is_named(folder, monkeypatch):
         run_side_by_side(folder, 1, 0, print)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_reaches_all_jobs_and_nothing_stays_behind(folder, number):
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [
+        (signal.SIGINT, signal.SIGHUP),
+        (signal.SIGTERM, signal.SIGINT),  # as in the background of a shell script
+        (signal.SIGHUP, signal.SIGINT),
+    ],
+)
+def test_an_interruption_reaches_all_jobs_and_nothing_stays_behind(folder, number, ignored):
     for name in ("b1", "b2"):
         (folder / f"{name}.sh").write_text(
             f"trap 'sleep 0.2; touch {name}.saved; exit 1' INT; touch {name}.on; sleep 60 & wait"
         )
     program = f"""
+import signal
 from pathlib import Path
 from lm.studies.side_by_side import run_side_by_side
+signal.signal({int(ignored)}, signal.SIG_IGN)
 try:
     run_side_by_side(Path({str(folder)!r}), 2, 0, print)
 except KeyboardInterrupt:
@@ -212,8 +221,9 @@ except KeyboardInterrupt:
     while not all((folder / f"{name}.on").exists() for name in ("b1", "b2")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
+    process.send_signal(ignored)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=20)
     assert output.endswith("interrupted\n")
     assert (folder / "b1.saved").exists() and (folder / "b2.saved").exists()
     assert started(folder) == ["a"]
