@@ -18,35 +18,31 @@ import logging
 import os
 import re
 import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lm.atomic import atomic_write
-from lm.errors import UserError
+from lm.errors import UserError, quote
+from lm.scratch import scratch_folder
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
-_MAX_ATTEMPTS = 5
 # A worker that is this many results ahead of the ones that are taken waits: 1 GB, with results of 16 MB.
 _RESULTS_AHEAD = 64
 _PIECES_PER_WORKER = 2  # so that a worker that has finished a piece finds another one
 _BLOCK_BYTES = 1 << 25  # in which files are copied
-_WATCH_SECONDS = 1.0
 _CONNECT_SECONDS = 10.0
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class WorkerLost(Exception):
+class WorkerLost(UserError):
     """A worker died, with its machine or alone, before it had finished its piece."""
 
 
@@ -66,14 +62,20 @@ class SharedPath:
     def local_file(self) -> Iterator[Path]:
         """The file, or a copy of it on another machine, which exists until the block ends.
 
+        If the block raises a UserError about the copy, its message names the file.
+
         Raises:
             UserError: The file cannot be read, or the copy cannot be written.
         """
         if self.is_here():
             yield self.path
             return
-        with TemporaryDirectory(prefix="lm-") as folder:
-            yield self.copy_to(Path(folder) / self.path.name)
+        with scratch_folder() as folder:
+            copy = self.copy_to(folder / self.path.name)
+            try:
+                yield copy
+            except UserError as error:
+                raise UserError(str(error).replace(str(copy), str(self.path))) from error
 
     @contextmanager
     def local_folder(self) -> Iterator[Path]:
@@ -81,18 +83,26 @@ class SharedPath:
         if self.is_here():
             yield self.path
             return
-        with TemporaryDirectory(prefix="lm-") as folder:
-            yield Path(folder)
+        with scratch_folder() as folder:
+            yield folder
 
     def copy_to(self, path: Path) -> Path:
-        """Write a copy of the file, which comes through Ray's object store in blocks.
+        """Write a copy of a file of another machine, which comes through Ray's object store in blocks.
 
         Raises:
             UserError: The file cannot be read, or the copy cannot be written.
         """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(str(self.node), soft=False)
+        blocks = ray.remote(_blocks).options(
+            num_cpus=0, num_returns="streaming", _generator_backpressure_num_objects=2, scheduling_strategy=there
+        )
+        references: Any = blocks.remote(self.path)
         with atomic_write(path) as file:
-            for block in self._blocks():
-                file.write(block.data)
+            for reference in references:
+                file.write(ray.get(reference).data)
         return path
 
     def is_here(self) -> bool:
@@ -102,24 +112,6 @@ class SharedPath:
         import ray
 
         return bool(ray.get_runtime_context().get_node_id() == self.node)
-
-    def _blocks(self) -> Iterator[np.ndarray]:
-        if self.node is None or self.is_here():
-            yield from _blocks(self.path)
-            return
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        there = NodeAffinitySchedulingStrategy(self.node, soft=False)
-        blocks = ray.remote(_blocks).options(
-            num_cpus=0,
-            num_returns="streaming",
-            _generator_backpressure_num_objects=2,
-            scheduling_strategy=there,
-        )
-        references: Any = blocks.remote(self.path)
-        for reference in references:
-            yield ray.get(reference)
 
 
 def share(path: Path, cluster: str) -> SharedPath:
@@ -139,7 +131,7 @@ def flat_map(
     *,
     num_cpus: int = 1,
     num_gpus: int = 0,
-    max_attempts: int = _MAX_ATTEMPTS,
+    max_attempts: int = 5,
 ) -> Generator[Result]:
     """Yield the results of `function` for all pieces, in their order.
 
@@ -149,12 +141,13 @@ def flat_map(
         cluster: `none`: here and one after the other. `local`: on a Ray cluster that is started for this process on
             this machine. Otherwise the address of a running one.
         num_cpus, num_gpus: What a piece needs of a machine in the cluster.
-        max_attempts: How often a piece is started before the loss of its workers is an error.
+        max_attempts: How often a piece is started before the loss of its workers is an error. If a disk is full, the
+            piece is started on another machine, however often.
 
     Raises:
         UserError: Ray is not installed, the cluster cannot be reached, no machine of it has enough processors or GPUs,
             or `function` raises this error.
-        WorkerLost: A piece was started `max_attempts` times, and its worker died each time.
+        WorkerLost: The workers of a piece died `max_attempts` times. It is a UserError too.
     """
     if cluster == "none":
         for piece in pieces:
@@ -162,6 +155,9 @@ def flat_map(
         return
     connect(cluster)
     yield from _RayMap(function, num_cpus, num_gpus, max_attempts).results(iter(pieces))
+
+
+_START = "start a node on this machine with: ray start --head, or ray start --address HOST:6379, then set it to auto"
 
 
 def connect(cluster: str) -> None:
@@ -177,15 +173,15 @@ def connect(cluster: str) -> None:
         ) from error
     if ray.is_initialized():
         return
-    import lm
-
-    package = Path(lm.__file__).parent
+    if "://" in cluster:  # a client outside the cluster, whose files the machines could not read
+        raise UserError(f"runtime.cluster: expected none, local, auto or HOST:PORT, got {quote(cluster)}; {_START}")
+    package = Path(__file__).parent
     # Such as a token for the hub, which every machine needs that downloads.
     variables = {name: value for name, value in os.environ.items() if name.startswith("HF_")}
     modules = [str(folder) for folder in (package, package.parent / "stages") if folder.is_dir()]
     try:
         # Ray itself would try for minutes.
-        if match := re.fullmatch(r"(?:ray://)?(.+):(\d+)", cluster):
+        if match := re.fullmatch(r"(.+):(\d+)", cluster):
             socket.create_connection((match[1].strip("[]"), int(match[2])), _CONNECT_SECONDS).close()
         ray.init(
             address=cluster,
@@ -196,8 +192,7 @@ def connect(cluster: str) -> None:
         )
     except (OSError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(
-            f"runtime.cluster: cannot connect to {cluster} ({' '.join(str(error).split())}); start a node on this "
-            "machine with: ray start --head, or ray start --address HOST:6379, then set it to auto"
+            f"runtime.cluster: cannot connect to {cluster} ({' '.join(str(error).split())}); {_START}"
         ) from error
 
 
@@ -211,31 +206,32 @@ def has_gpus(cluster: str) -> bool:
 
 def num_cells_at_once(cluster: str) -> int:
     """Return the number of GPUs in a cluster, or of processors if it has none."""
-    number = num_workers(cluster, num_gpus=1) if has_gpus(cluster) else num_workers(cluster)
+    number = sum(_workers(1, int(has_gpus(cluster))).values())
     import ray
 
     ray.shutdown()
     return number
 
 
-def num_workers(cluster: str, num_cpus: int = 1, num_gpus: int = 0) -> int:
-    """Return how many pieces with these needs the machines of a cluster can work on at the same time.
+def _workers(num_cpus: int, num_gpus: int) -> dict[str, int]:
+    """Return how many pieces with these needs each node can work on at the same time, for the nodes that can.
 
     Raises:
-        UserError: None of them can work on any.
+        UserError: There is none.
     """
-    connect(cluster)
     import ray
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = [
-        int(min(node.get("CPU", 0) / num_cpus, node.get("GPU", 0) / num_gpus if num_gpus else node.get("CPU", 0)))
-        for node in alive
-    ]
-    if not any(fits):
-        needs = f"{num_cpus} processors" + f" and {num_gpus} GPUs" * bool(num_gpus)
-        raise UserError(f"runtime.cluster: no machine of the cluster has {needs}, which a piece of this work needs")
-    return sum(fits)
+    needs = {kind: need for kind, need in (("CPU", num_cpus), ("GPU", num_gpus)) if need}
+    found = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    numbers = {node: int(min(has.get(kind, 0) // need for kind, need in needs.items())) for node, has in found.items()}
+    workers = {node: number for node, number in numbers.items() if number}
+    if not workers:
+        listed = " and ".join(f"{need} {kind}{'s' * (need > 1)}" for kind, need in needs.items())
+        raise UserError(
+            f"runtime.cluster: no machine of the cluster has {listed}, which a piece of this work needs; add one with: "
+            "ray start --address HOST:6379"
+        )
+    return workers
 
 
 @dataclass
@@ -265,21 +261,19 @@ class _RayMap:
             "name": function.__name__,
         }
         errors = ray.exceptions
-        self._lost = (
+        self._lost: tuple[type[Exception], ...] = (
             errors.WorkerCrashedError,
             errors.NodeDiedError,
             errors.ObjectLostError,
-            errors.OutOfMemoryError,
-            errors.OutOfDiskError,
-            errors.ObjectStoreFullError,
         )
+        self._lost += errors.OutOfMemoryError, errors.OutOfDiskError, errors.ObjectStoreFullError
 
     def results(self, pieces: Iterator[Any]) -> Iterator[Any]:
         started: deque[_Started] = deque()
         try:
             while True:
                 # Asked again for every piece, because machines join and leave.
-                wanted = _PIECES_PER_WORKER * num_workers("", **self._needs)
+                wanted = _PIECES_PER_WORKER * sum(_workers(**self._needs).values())
                 while len(started) < wanted and (piece := next(pieces, _END)) is not _END:
                     started.append(_Started(piece, self._start(piece)))
                 if not started:
@@ -306,43 +300,27 @@ class _RayMap:
                     yield result
                 return
             except self._lost as error:
-                reason = type(error).__name__
+                if item.attempts == self._max_attempts:
+                    raise WorkerLost(
+                        f"{self._function.__name__}: {item.attempts} workers were lost ({type(error).__name__}); look "
+                        "for the reason in the logs of Ray, and run again to continue"
+                    ) from error
+                item.attempts += 1
             except self._ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                if not isinstance(cause, _DiskFull):
-                    raise cause from None
-                item.full_nodes.append(cause.node)
-                reason = str(cause)
-                alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-                if item.attempts == self._max_attempts or alive <= set(item.full_nodes):
-                    raise UserError(reason) from None
-            if item.attempts == self._max_attempts:
-                raise WorkerLost(f"{self._function.__name__}: {reason}, {item.attempts} times")
-            item.attempts += 1
+                if not isinstance(error.cause, _DiskFull):
+                    raise error.cause from error
+                message, node = error.cause.args
+                item.full_nodes.append(node)
+                if _workers(**self._needs).keys() <= set(item.full_nodes):
+                    raise UserError(message) from error
             item.results = self._start(item.piece, item.taken, item.full_nodes)
-
-
-def end_with(process: int) -> None:
-    """End this process when its parent `process` has ended, even if that was killed."""
-
-    def watch() -> None:
-        while os.getppid() == process:
-            time.sleep(_WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 _END = object()
 
 
 class _DiskFull(Exception):
-    def __init__(self, message: str, node: str):
-        super().__init__(message, node)
-        self.node = node
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """A disk is full: the message, and the id of the node."""
 
 
 def _work(function: Callable[[Any], Iterator[Any]], piece: Any, skip: int) -> Iterator[Any]:
@@ -354,7 +332,9 @@ def _work(function: Callable[[Any], Iterator[Any]], piece: Any, skip: int) -> It
             if index >= skip:
                 yield result
     except (UserError, OSError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
+        cause: BaseException | None = error
+        while isinstance(cause, UserError):
+            cause = cause.__cause__
         if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
             raise _DiskFull(f"{os.uname().nodename}: {error}", ray.get_runtime_context().get_node_id()) from error
         raise

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from lm import config
 from lm.atomic import make_folder, translate_write_errors, write_json
-from lm.corpus import web
 from lm.corpus.sources import open_corpus, story_bits, story_seeds
 from lm.corpus.transfer import check_disk
 from lm.corpus.writer import write_corpus
 from lm.errors import exit_cleanly
+from lm.progress import lock_folder
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         make_folder(folder)
     if data.source == "stories":  # the size of the other sources is not known
         check_disk(paths.raw, data.train_bytes + data.val_bytes)
-    with web.lock_cache(paths.cache):
+    with lock_folder(paths.cache, "download"):
         corpus = open_corpus(data, paths.cache, params.runtime.cluster)
         with translate_write_errors(manifest_path):
             # The manifest is written last, so its presence means that both splits are complete and match it.

@@ -9,6 +9,7 @@ import numpy as np
 from lm import config
 from lm.atomic import make_folder, write_json
 from lm.errors import exit_cleanly
+from lm.progress import lock_folder
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens.encode import encode_split, move_shards
 from lm.tokens.manifest import read_text_facts, write_manifest
@@ -33,20 +34,23 @@ def main() -> None:
     splits = {}
     metrics: dict[str, float] = {}
     timing: dict[str, float] = {}
-    for split in facts:
-        start = time.perf_counter()
-        splits[split], occurrences = encode_split(args.raw, split, facts[split], tokenizer, args.unfinished, cluster)
-        seconds = time.perf_counter() - start
-        count, size = splits[split]["count"], splits[split]["bytes"]
-        metrics[f"{split}_tokens"] = count
-        metrics[f"{split}_bytes_per_token"] = size / count
-        if split == "train":
-            metrics["vocabulary_use"] = np.count_nonzero(occurrences) / tokenizer.vocab_size
-        timing[f"{split}_seconds"] = seconds
-        timing[f"{split}_bytes_per_second"] = size / seconds
-        print(f"{split}: {count:,} tokens in {seconds:.1f} s, {size / seconds / 1e6:.1f} MB/s")
-    move_shards(args.unfinished, args.tokens)
-    write_manifest(args.tokens, tokenizer, splits)
+    with lock_folder(args.unfinished, "encoding"):
+        for split in facts:
+            start = time.perf_counter()
+            splits[split], occurrences = encode_split(
+                args.raw, split, facts[split], tokenizer, args.unfinished, cluster
+            )
+            seconds = time.perf_counter() - start
+            count, size = splits[split]["count"], splits[split]["bytes"]
+            metrics[f"{split}_tokens"] = count
+            metrics[f"{split}_bytes_per_token"] = size / count
+            if split == "train":
+                metrics["vocabulary_use"] = np.count_nonzero(occurrences) / tokenizer.vocab_size
+            timing[f"{split}_seconds"] = seconds
+            timing[f"{split}_bytes_per_second"] = size / seconds
+            print(f"{split}: {count:,} tokens in {seconds:.1f} s, {size / seconds / 1e6:.1f} MB/s")
+        move_shards(args.unfinished, args.tokens)
+        write_manifest(args.tokens, tokenizer, splits)
     write_json(args.metrics, metrics)
     write_json(args.timing / "encode_memmap.json", timing)
 

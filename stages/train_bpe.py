@@ -9,6 +9,7 @@ from pathlib import Path
 from lm import config
 from lm.atomic import make_folder, write_json
 from lm.errors import exit_cleanly
+from lm.progress import lock_folder
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training.bpe import train_bpe
 from lm.tokens.manifest import read_text_facts, text_paths
@@ -35,14 +36,15 @@ def main() -> None:
         make_folder(folder)
 
     start = time.perf_counter()
-    vocab, merges = train_bpe(
-        paths,
-        params.vocab_size,
-        params.special_tokens,
-        params.pattern,
-        cluster=cluster,
-        unfinished=args.unfinished,
-    )
+    with lock_folder(args.unfinished, "training of a tokenizer"):
+        vocab, merges = train_bpe(
+            paths,
+            params.vocab_size,
+            params.special_tokens,
+            params.pattern,
+            cluster=cluster,
+            unfinished=args.unfinished,
+        )
     seconds = time.perf_counter() - start
     Tokenizer(vocab, merges, params.special_tokens, params.pattern).save(args.tokenizer)
     shutil.rmtree(args.unfinished, ignore_errors=True)

@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> None:
     from lm.studies.side_by_side import run_side_by_side
 
     params = args.study / "params.yaml"
-    cluster = config.load_any(params).runtime.cluster if params.is_file() else "none"
+    # Without its parameters, DVC would complain about the first key that the stages need.
+    is_pipeline = params.is_file() or (args.study / "dvc.yaml").is_file()
+    cluster = config.load_any(params).runtime.cluster if is_pipeline else "none"
     on_cluster = cluster not in ("none", "local")
     # On a cluster, its machines have the GPUs.
     num_gpus = 0 if on_cluster else torch.cuda.device_count()

@@ -16,6 +16,7 @@ Examples:
 """
 
 import argparse
+from pathlib import Path
 
 from lm.cli.path import path
 
@@ -33,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from lm.atomic import make_folder
     from lm.errors import UserError
     from lm.studies.scaling.analysis import analyze
     from lm.studies.scaling.files import saved, write_fit
@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     if not 100 <= args.bootstraps <= 1_000_000:
         raise UserError(f"--bootstraps: expected 100 to 1,000,000, got {args.bootstraps:,}")
-    for file in (args.json, args.picture):
-        if file:
-            make_folder(file.parent)
+    _check_outputs(args.runs, {"--json": args.json, "--picture": args.picture})
     runs, left_out = read_runs(args.runs)
     if left_out:
         print(f"left out: {', '.join(left_out)}")
@@ -59,3 +57,25 @@ def run(args: argparse.Namespace) -> None:
         write_fit(args.json, asdict(saved(analysis, "parameters", "")))
     if args.picture:
         fit_picture(analysis, args.picture)
+
+
+def _check_outputs(runs: Path, outputs: dict[str, Path | None]) -> None:
+    """Check that the files can be written and are different ones, and create their folders, before any work.
+
+    Raises:
+        UserError: a folder is not writable, or a path is that of a folder, a device, the runs, or another output.
+    """
+    from lm.atomic import make_folder
+    from lm.errors import UserError
+
+    taken = {runs.resolve(): "the runs"}
+    for option, file in outputs.items():
+        if file is None:
+            continue
+        make_folder(file.parent)
+        if file.exists() and not file.is_file():
+            kind = "folder" if file.is_dir() else "device or pipe"
+            raise UserError(f"{option}: expected a file, got the {kind} {file}; choose another path")
+        if other := taken.get(file.resolve()):
+            raise UserError(f"{option}: expected another file than that of {other}, got {file}; choose another path")
+        taken[file.resolve()] = option

@@ -53,7 +53,7 @@ class Block:
 
 
 def to_blocks(documents: Iterable[str], split_of: Callable[[str], str | None]) -> Iterator[Block]:
-    """Collect documents in blocks of about BLOCK_BYTES, one for each split at a time, in their order.
+    """Collect documents in blocks of about BLOCK_BYTES. Within a split, they keep their order.
 
     Args:
         documents: The documents.

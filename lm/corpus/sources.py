@@ -281,7 +281,7 @@ def _open_files(data: DataConfig, cache: Path, cluster: str) -> Corpus:
 
 
 def _version(name: str) -> str:
-    """What changes when a local file changes."""
+    """A text that changes when a local file changes; for a URL, the URL."""
     if is_url(name):
         return name
     status = Path(name).stat()
@@ -293,15 +293,14 @@ def _identity(data: DataConfig, *facts: str) -> str:
 
 
 def _groups(names: list[str]) -> Iterator[list[str]]:
-    """Group files that follow each other, so that a piece of small ones is worth sending. A URL is alone."""
+    """Group small files that follow each other into pieces that are worth sending. Each URL is a piece of its own."""
     group: list[str] = []
     size = 0
     for name in names:
-        is_alone = is_url(name)
-        if group and (is_alone or size >= SHARD_BYTES):
+        if group and (is_url(name) or size >= SHARD_BYTES):
             yield group
             group, size = [], 0
         group.append(name)
-        size += SHARD_BYTES if is_alone else Path(name).stat().st_size
+        size += SHARD_BYTES if is_url(name) else Path(name).stat().st_size
     if group:
         yield group

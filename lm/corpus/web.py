@@ -14,15 +14,13 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lm.atomic import make_folder, translate_write_errors, write_json
+from lm.atomic import translate_write_errors, write_json
 from lm.corpus.transfer import Record, transfer
 from lm.corpus.urls import file_name, redact
 from lm.errors import UserError
@@ -36,26 +34,6 @@ class Download:
     path: Path
     size: int
     sha256: str
-
-
-@contextmanager
-def lock_cache(cache: Path) -> Iterator[None]:
-    """Lock the cache folder, which is created if needed, so that no other process downloads into it.
-
-    Raises:
-        UserError: If another process holds the lock, or the folder is not writable.
-    """
-    make_folder(cache)
-    lock = FileLock(cache / "lock", blocking=False)
-    with translate_write_errors(cache):
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(f"{cache}: another download is running in this folder; wait for it to finish") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def find_cached(url: str, cache: Path) -> Download | None:
@@ -90,7 +68,7 @@ def download(
 
     Args:
         url: The http(s) URL of the file.
-        cache: The cache folder, which exists and is locked by this process (`lock_cache`).
+        cache: The cache folder, which exists and which no other run uses (`lm.progress.lock_folder`).
         size: The size of the file in bytes, if known. By default, the size that the server reports.
         digest: The hexadecimal sha256 of the file, or the sha1 of its git blob (b"blob SIZE\\0" and the content).
         headers: Headers to send with every request. On a redirect to another host, requests drops Authorization.

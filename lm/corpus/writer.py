@@ -1,7 +1,7 @@
 """Write a corpus to data/raw: read its pieces, on several workers if there is a cluster, and divide it into shards.
 
-Until the corpus is complete, it is in a folder of its own, with a record of the pieces that have been read. A run that
-was interrupted continues after them.
+Until the corpus is complete, its text is in a folder of its own, with a record of the pieces that have been read. The
+run after an interrupted one continues after those pieces.
 """
 
 import json
@@ -75,13 +75,15 @@ class _CorpusWriter:
                     self._part, self._pieces = index, 0
                 self._write_part(part, cluster)
                 self._val_documents.refuse_repetitions()
+        for writer in self._writers.values():
+            writer.sync()
 
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
 
     def finish(self, raw: Path) -> dict[str, Any]:
-        """Move the text to the folder `raw`, and report what is remarkable about it."""
+        """Move the text to the folder `raw`, report repetitions, and return what `write_corpus` returns."""
         splits = {}
         for split, writer in self._writers.items():
             if not writer.documents:
@@ -102,7 +104,7 @@ class _CorpusWriter:
 
     def _write_part(self, part: Part, cluster: str) -> None:
         pieces = part.pieces[self._pieces :]
-        # To send a single piece to another machine would only make the way longer.
+        # Sending a single piece to another machine would gain nothing.
         where = cluster if len(pieces) > 1 else "none"
         key = "val_files" if part.splits == ("val",) else "train_files"
         is_copy = False

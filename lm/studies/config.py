@@ -244,5 +244,9 @@ def check_list(name: str, values: list[str] | list[int] | list[float]) -> None:
 
 
 def check_learning_rate(name: str, rate: float) -> None:
-    if rate <= 0:
-        raise ValueError(f"{name}: expected a positive number, got {rate}")
+    """Raise ValueError unless 0 < rate < 1.
+
+    A whole number would not do: in the names of stages and files, DVC would write 1 where Python writes 1.0.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"{name}: expected more than 0 and less than 1, got {rate}")

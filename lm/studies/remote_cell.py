@@ -5,17 +5,19 @@ files, which it keeps for the next cell, and trains in a process of its own. Che
 and the results at the end. If the machine is lost, another one continues from the last checkpoint that came back.
 """
 
+import hashlib
 import os
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from filelock import FileLock
@@ -23,15 +25,17 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from lm.atomic import atomic_write, make_folder
-from lm.cluster import SharedPath, WorkerLost, end_with, flat_map, share
+from lm.cluster import SharedPath, WorkerLost, flat_map, share
 from lm.errors import UserError
+from lm.scratch import scratch_folder
 from lm.shards import SPLITS, shard_names
 from lm.studies.cell_paths import CellPaths
-from lm.tokens.manifest import read_manifest
+from lm.tokens.manifest import advice, read_manifest
 
 _MAX_ATTEMPTS = 5
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 30.0
+_WATCH_SECONDS = 1.0
 _OUTPUTS = "metrics", "curve", "timing"
 _INDEX = "index.json"  # the file that is written last into the folder of a checkpoint
 
@@ -43,8 +47,7 @@ class CellPiece:
     Attributes:
         name: The name of the cell.
         files: Small files: their path relative to the folder of the run, and their content.
-        tokens: The token files: their name, checksum, and where they are.
-        params: The name of the file with the parameters.
+        tokens: The token files: their path relative to the folder of the run, their checksum, and where they are.
     """
 
     name: str
@@ -76,19 +79,24 @@ def train_remotely(paths: CellPaths, cluster: str, *, num_cpus: int, num_gpus: i
     """
     name = paths.plan.stem
     checkpoints = paths.checkpoints / name  # apart from those of runs on this machine
-    for _ in range(_MAX_ATTEMPTS):
+    attempt = 1
+    while True:
         piece = _piece(paths, checkpoints, cluster)
+        results = flat_map(run_cell, [piece], cluster, num_cpus=num_cpus, num_gpus=num_gpus, max_attempts=1)
         try:
-            results = flat_map(run_cell, [piece], cluster, num_cpus=num_cpus, num_gpus=num_gpus, max_attempts=1)
-            for result in results:
-                if isinstance(result, CellEnd):
-                    _write_outputs(result.files, paths)
-                    shutil.rmtree(checkpoints, ignore_errors=True)
-                    return result.output
-                _write_checkpoint(result, checkpoints)
+            with closing(results):
+                for result in results:
+                    if isinstance(result, CellEnd):
+                        _write_outputs(result.files, paths)
+                        shutil.rmtree(checkpoints, ignore_errors=True)
+                        return result.output
+                    _write_checkpoint(result, checkpoints)
         except WorkerLost as error:
-            tqdm.write(f"{name}: {error}; continuing from the last checkpoint", file=sys.stderr)
-    raise UserError(f"{name}: its machines were lost {_MAX_ATTEMPTS} times; see the logs of Ray")
+            if attempt == _MAX_ATTEMPTS:
+                raise
+            reason = str(error).partition(";")[0]
+            tqdm.write(f"{name}: {reason}; continuing from the last checkpoint", file=sys.stderr)
+            attempt += 1
 
 
 def run_cell(piece: CellPiece) -> Iterator[Checkpoint | CellEnd]:
@@ -96,9 +104,9 @@ def run_cell(piece: CellPiece) -> Iterator[Checkpoint | CellEnd]:
 
     Raises:
         UserError: The stage has failed.
+        WorkerLost: It was killed.
     """
-    with TemporaryDirectory(prefix="lm-cell-") as temporary:
-        folder = Path(temporary)
+    with scratch_folder() as folder:
         for relative, content in piece.files.items():
             make_folder((folder / relative).parent)
             with atomic_write(folder / relative) as file:
@@ -111,17 +119,23 @@ def run_cell(piece: CellPiece) -> Iterator[Checkpoint | CellEnd]:
                 _command(piece), cwd=folder, env=_environment(), stdout=file, stderr=subprocess.STDOUT
             )
         try:
-            sent: set[str] = set()
+            sent = set(_complete_checkpoints(folder / "checkpoints"))  # those that came with the piece
             while process.poll() is None:
                 time.sleep(_POLL_SECONDS)
                 yield from _new_checkpoints(folder / "checkpoints", sent)
         finally:
             _stop(process)
         output = log.read_text(encoding="utf-8", errors="replace")
+        where = f"{piece.name} on {os.uname().nodename}"
+        if process.returncode < 0:
+            raise WorkerLost(
+                f"{where}: training was ended by {signal.Signals(-process.returncode).name}; check that the machine "
+                "has enough memory, and run again to continue"
+            )
         if process.returncode:
             lines = [line for line in output.splitlines() if line.strip()]
             errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-            raise UserError(f"{piece.name} on {os.uname().nodename}: {(errors or lines or ['failed'])[-1]}")
+            raise UserError(f"{where}: {(errors or lines or ['failed'])[-1]}")
         yield CellEnd(output, _read_files(folder, [*_OUTPUTS, "tracking"]))
 
 
@@ -129,7 +143,7 @@ def _piece(paths: CellPaths, checkpoints: Path, cluster: str) -> CellPiece:
     files = {"params.yaml": paths.params.read_bytes(), f"plan/{paths.plan.name}": paths.plan.read_bytes()}
     for room, folder in (("tokenizer", paths.tokenizer), ("checkpoints", checkpoints)):
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.suffix != ".lock":
+            if path.is_file():
                 files[f"{room}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
     manifest = read_manifest(paths.tokens)
     files["tokens/manifest.json"] = (paths.tokens / "manifest.json").read_bytes()
@@ -154,7 +168,11 @@ def _environment() -> dict[str, str]:
 
 
 def _cached(shared: SharedPath, sha256: str) -> Path:
-    """Return the path of a token file on this machine, which fetches it once."""
+    """Return the path of a token file on this machine, which fetches it once and verifies its checksum.
+
+    Raises:
+        UserError: The file cannot be read or written, or has changed since it was encoded.
+    """
     if shared.is_here():
         return shared.path
     folder = user_cache_path("lm") / "tokens"
@@ -162,13 +180,22 @@ def _cached(shared: SharedPath, sha256: str) -> Path:
     path = folder / f"{sha256}.bin"
     with FileLock(folder / f"{sha256}.lock"):
         if not path.exists():
-            shared.copy_to(path)
+            copy = shared.copy_to(folder / f"{sha256}.unverified")
+            with copy.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                copy.unlink()
+                raise UserError(
+                    f"{shared.path}: changed since it was written (its checksum is not the one in the manifest); "
+                    f"{advice('encode_memmap')}"
+                )
+            copy.replace(path)
     return path
 
 
 def _new_checkpoints(folder: Path, sent: set[str]) -> Iterator[Checkpoint]:
     """Yield the complete checkpoints in `folder` whose names are not in `sent`, and add them."""
-    kept = sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/{_INDEX}"))
+    kept = _complete_checkpoints(folder)
     for name in kept:
         if name not in sent:
             sent.add(name)
@@ -176,6 +203,11 @@ def _new_checkpoints(folder: Path, sent: set[str]) -> Iterator[Checkpoint]:
                 yield Checkpoint(_read_files(folder, [name]), kept)
             except FileNotFoundError:
                 continue  # training has deleted it, because there are newer ones
+
+
+def _complete_checkpoints(folder: Path) -> list[str]:
+    """The folders of checkpoints with an index, relative to `folder`."""
+    return sorted(path.parent.relative_to(folder).as_posix() for path in folder.glob(f"*/*/{_INDEX}"))
 
 
 def _read_files(folder: Path, names: list[str]) -> dict[str, np.ndarray]:
@@ -220,9 +252,16 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 def _train_here() -> None:
     """Run stages/train_cell.py in this process, and end with the worker that has started it."""
     worker, *arguments = sys.argv[1:]
-    end_with(int(worker))
+    threading.Thread(target=_end_with, args=(int(worker),), daemon=True).start()
     sys.argv[1:] = arguments
     runpy.run_module("stages.train_cell", run_name="__main__", alter_sys=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, even if that was killed."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 _OF_DVC = re.compile(
     r"Running stage |> |Stage '|(Updating|Generating) lock |To track the |To enable auto|\t|Use `dvc push|Data and pipe"
+    r"|ERROR: failed to reproduce '[^']*': failed to run: "
 )
 # DVC waits three seconds for a lock that another command holds; then it ends with one of these messages.
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|has been locked by")
@@ -67,12 +68,15 @@ def run_side_by_side(
 
     Raises:
         UserError: `folder` has no pipeline, DVC cannot read it, or no stage matches `only`.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after all stages have saved their work and stopped.
+        KeyboardInterrupt: on Ctrl-C, SIGTERM or SIGHUP, after all stages have saved their work and stopped.
     """
     if not (folder / "dvc.yaml").is_file():
         raise UserError(f"{folder / 'dvc.yaml'}: there is no such file; expected the folder of a study or a pipeline")
     needs = _needs(folder)
-    wanted = set(fnmatch.filter(needs, only))
+    own = [stage for stage in needs if ":" not in stage]  # a stage of another pipeline is called FILE:STAGE
+    if not own:  # DVC shows the stages of all other pipelines then
+        raise UserError(f"{folder / 'dvc.yaml'}: expected stages, got none; restore the file")
+    wanted = set(fnmatch.filter(own, only))
     if not wanted:
         raise UserError(f"{folder / 'dvc.yaml'}: no stage matches {quote(only)}; list them with: dvc stage list")
     wanted |= _ancestors(wanted, needs)
@@ -141,13 +145,13 @@ def _run_round(
                     time.sleep(_RETRY_SECONDS)
                     waiting.append(job.stage)
                     continue
-                line = _last_line(text) or f"{job.stage}: taken from the cache"
+                line = _last_line(text)
                 if job.process.returncode:
-                    outcome.failed[job.stage] = f"{line} ({job.log})"
+                    outcome.failed[job.stage] = f"{line or _exit_status(text)} ({job.log})"
                     report(f"{job.stage} failed: {outcome.failed[job.stage]}")
                 else:
                     outcome.done.append(job.stage)
-                    report(f"{len(outcome.done)} of {total}: {line}")
+                    report(f"{len(outcome.done)} of {total}: {line or f'{job.stage}: taken from the cache'}")
                 bar.update(work(job.stage))
             bar.set_description_str(f"{len(outcome.done)} of {total} stages")
             bar.set_postfix_str(", ".join(job.stage for job in running))
@@ -208,16 +212,27 @@ def _signal(job: _Job, number: signal.Signals) -> None:
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that no stage runs on when this process is stopped."""
+    """Treat SIGTERM and a closed terminal like Ctrl-C, so that no stage runs on when this process is stopped.
+
+    What is ignored stays ignored: SIGHUP under nohup, and SIGINT in the background of a shell script. But programs
+    inherit that a signal is ignored, and the stages must stop at a SIGINT. They do not inherit a function.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def ignore(number: int, frame: object) -> None:
+        pass
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        signal.signal(number, ignore if handler == signal.SIG_IGN else interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _last_line(text: str) -> str | None:
@@ -229,6 +244,12 @@ def _last_line(text: str) -> str | None:
     errors = [line for line in lines if line.startswith("error: ")]
     written = errors or lines
     return written[-1] if written else None
+
+
+def _exit_status(text: str) -> str:
+    """What DVC says about a stage that failed without a word, because it was killed, for example."""
+    match = re.search(r"exited with (-?\d+)\s*$", text)
+    return f"it wrote no message{f' and exited with status {match[1]}' if match else ''}"
 
 
 def _descendants(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
@@ -273,5 +294,11 @@ def _dvc(folder: Path, *command: str) -> str:
         if result.returncode == 0:
             return result.stdout
         if not _LOCKED.search(result.stderr):
-            raise UserError(f"dvc {' '.join(command)}: {result.stderr.strip().removeprefix('ERROR: ')}")
+            reason = " ".join(result.stderr.split()).removeprefix("ERROR: ")
+            advice = "correct it and run the same command again"
+            if "dvc.lock" in reason:
+                advice = (
+                    "keep either version of the file (git checkout --ours dvc.lock); the cache has the other results"
+                )
+            raise UserError(f"{folder}: dvc {' '.join(command)}: {reason}; {advice}")
         time.sleep(_RETRY_SECONDS)

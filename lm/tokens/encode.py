@@ -25,7 +25,7 @@ _BLOCK_TOKENS = 1 << 22
 
 @dataclass(frozen=True)
 class TextPiece:
-    """The text of a shard, and how to encode it. `num_threads` is None for one per core."""
+    """The text file of a shard, and how to encode it. If `num_threads` is None, each core runs one thread."""
 
     text: SharedPath
     tokenizer: Tokenizer
@@ -41,7 +41,8 @@ class ShardEnd:
     ends_with_marker: bool
 
 
-_tokenizers: dict[str, Tokenizer] = {}  # of this process; a tokenizer learns, so it is worth keeping
+# A tokenizer remembers the pre-tokens that it has encoded, so a worker keeps it for the next piece.
+_tokenizers: dict[str, Tokenizer] = {}
 
 
 def encode_piece(piece: TextPiece) -> Iterator[np.ndarray | ShardEnd]:
@@ -74,7 +75,7 @@ def encode_piece(piece: TextPiece) -> Iterator[np.ndarray | ShardEnd]:
 def encode_split(
     raw: Path, split: str, facts: TextFacts, tokenizer: Tokenizer, unfinished: Path, cluster: str
 ) -> tuple[SplitManifest, np.ndarray]:
-    """Encode the text of a split, and write a token file for each of its text files to the folder `unfinished`/`split`.
+    """Encode the text files of a split, each to a token file in the folder `unfinished`/`split`.
 
     Args:
         raw: The folder of the text.
@@ -89,8 +90,8 @@ def encode_split(
         The split's entry for the manifest of the token files, and how often each id occurs.
 
     Raises:
-        UserError: A text cannot be read, is not UTF-8, or does not have as many documents as `facts` says, or a token
-            file cannot be written.
+        UserError: A text file cannot be read, is not UTF-8, or does not have as many documents as `facts` says, or a
+            token file cannot be written.
     """
     shard_texts = text_paths(raw, split, facts)
     names = shard_names(split, len(shard_texts), ".bin")
@@ -100,15 +101,16 @@ def encode_split(
     where = cluster if len(left) > 1 else "none"
     pieces = [TextPiece(share(path, where), tokenizer, None if where == "none" else 1) for path in left]
     bar = tqdm(
-        desc=f"encoding {split}", total=len(shard_texts), initial=len(encoded.shards), unit="shard", disable=None
+        desc=f"encoding {split}",
+        total=len(shard_texts),
+        initial=len(encoded.shards),
+        unit="shard",
+        disable=True if where == "none" else None,  # without a cluster, reading a file shows a bar of its own
     )
-    # Without a cluster, reading a file shows a bar of its own.
-    bar.disable = bar.disable or where == "none"
     with bar, closing(flat_map(encode_piece, pieces, where)) as results:
         for index in range(len(encoded.shards), len(shard_texts)):
             documents = facts["shards"][index]["documents"]
-            shard = _write_shard(results, shard_texts[index], documents, tokenizer, folder / names[index])
-            encoded.add(*shard)
+            encoded.add(*_write_shard(results, shard_texts[index], documents, tokenizer, folder / names[index]))
             bar.update()
     encoded.save()
     entry: SplitManifest = {

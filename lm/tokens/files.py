@@ -20,7 +20,7 @@ from lm.tokens.manifest import (
     sampled_sha256,
 )
 
-_MAX_OPEN = 64  # of thousands of files, so many stay open
+_MAX_OPEN = 64  # the number of files that stay open, of perhaps thousands
 
 
 class TokenFiles:
@@ -35,7 +35,8 @@ class TokenFiles:
         dtype: The dtype of the tokens.
 
     Raises, on reading:
-        UserError: a file is missing or has become shorter.
+        UserError: A file is missing or has become shorter.
+        ValueError: The slice has a step other than 1.
     """
 
     def __init__(self, paths: list[Path], counts: list[int], dtype: np.dtype) -> None:
@@ -48,7 +49,9 @@ class TokenFiles:
         return self._ends[-1]
 
     def __getitem__(self, index: slice) -> np.ndarray:
-        begin, end, _ = index.indices(len(self))
+        begin, end, step = index.indices(len(self))
+        if step != 1:
+            raise ValueError(f"expected a slice of consecutive tokens, got a step of {step}")
         parts = []
         shard = bisect.bisect_right(self._ends, begin)
         while begin < end:
@@ -61,7 +64,7 @@ class TokenFiles:
         return np.concatenate(parts) if parts else np.empty(0, self.dtype)
 
     def _tokens(self, shard: int) -> np.ndarray:
-        """The tokens of a shard, whose map is the last that is closed."""
+        """The tokens of a shard. The maps of the shards that were read last stay open."""
         path, count = self._paths[shard], self._counts[shard]
         opened = self._maps.pop(shard, None)
         size = opened.size() if opened else file_size(path, "encode_memmap")

@@ -9,6 +9,7 @@ from lm.schema import check_range
 
 MAX_STEPS = 10**9
 MAX_BATCH_SIZE = 2**20  # sequences
+_LARGEST_FACTOR = 1000.0
 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "wsd"]
@@ -49,6 +50,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.max_learning_rate <= 0:
             raise ValueError(f"max_learning_rate: expected a positive number, got {self.max_learning_rate}")
+        # The steps multiply these by other factors, and the products must stay within the range of float32.
+        for name in ("max_learning_rate", "weight_decay", "eps"):
+            if getattr(self, name) > _LARGEST_FACTOR:
+                raise ValueError(f"{name}: expected at most {_LARGEST_FACTOR:g}, got {getattr(self, name)}")
         if not 0 <= self.min_learning_rate <= self.max_learning_rate:
             raise ValueError(
                 f"min_learning_rate: expected 0 to max_learning_rate = {self.max_learning_rate}, "

@@ -55,3 +55,9 @@ def test_failed_stages_are_listed_and_the_exit_status_is_1(monkeypatch, calls, c
 def test_a_wrong_number_of_jobs_is_refused(monkeypatch, calls, capsys):
     assert cells(monkeypatch, "--jobs", "0") == 1
     assert capsys.readouterr().err == "error: --jobs: expected 1 or more, got 0\n" and not calls
+
+
+def test_a_study_without_its_parameters_is_refused(tmp_path, monkeypatch, calls, capsys):
+    (tmp_path / "dvc.yaml").touch()
+    assert cells(monkeypatch, str(tmp_path)) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'params.yaml'}: there is no such file") and not calls

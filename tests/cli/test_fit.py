@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from contextlib import suppress
 
@@ -80,7 +81,25 @@ def test_runs_without_a_loss_are_named(fit):
         (["1,2,3", "0,2,3"], "parameters,tokens,loss", "run 2, parameters: expected a positive number, got '0'"),
         (["1,,3"], "parameters,tokens,loss", "run 1, tokens: expected a positive number, got ''"),
         (["1,2,-3"], "parameters,tokens,loss", "run 1, loss: expected a positive number, got '-3'"),
-        (["1,2,3,4"], "parameters,tokens,loss", "expected a table in CSV format, got an empty or damaged file"),
+        (
+            [*ROWS[:3], "1,2,3,4"],
+            "parameters,tokens,loss",
+            "not a table in CSV format (Expected 3 fields in line 5, saw 4)",
+        ),
+        (
+            ["1;2;3"],
+            "parameters;tokens;loss",
+            "expected the column parameters, got 'parameters;tokens;loss'; give a CSV ",
+        ),
+        (["1,2,3,4"], "parameters,tokens,loss,loss", "expected one column loss, got 2; delete or rename the others"),
+        (["1,2,3,0,1"], "parameters,tokens,loss,diverged,diverged", "expected one column diverged, got 2; delete or"),
+        (["1e-320,2,3"], "parameters,tokens,loss", "run 1, parameters: expected 1e-30 to 1e+30, got '1e-320'; correct"),
+        (["1,2,1e300"], "parameters,tokens,loss", "run 1, loss: expected 1e-30 to 1e+30, got '1e300'; correct it"),
+        (
+            [row.rpartition(",")[0] + ",2" for row in ROWS],
+            "parameters,tokens,loss",
+            "loss: expected different values, got 2 for all runs; add runs with other losses",
+        ),
         (["1,2,3,maybe"], "parameters,tokens,loss,diverged", "run 1, diverged: expected 0 or 1, got 'maybe'"),
         ([], "parameters,tokens,loss", "parameters: expected 3 or more different values for a fit of A, B, E, alpha"),
         (ROWS[:4], "parameters,tokens,loss", "parameters: expected 3 or more different values for a fit of A, B, E"),
@@ -104,8 +123,32 @@ def test_a_table_that_cannot_be_fitted_is_refused_in_one_line(fit, rows, header,
         (["--irreducible", "nan"], "runs.csv: irreducible loss: expected 0 or more and less than the lowest loss, "),
         (["--bootstraps", "0"], "--bootstraps: expected 100 to 1,000,000, got 0"),
         (["--json", "runs.csv/fit.json"], "runs.csv: cannot be written"),
+        (["--json", "."], "--json: expected a file, got the folder .; choose another path"),
+        (["--json", "./runs.csv"], "--json: expected another file than that of the runs, got runs.csv; choose another"),
+        (["--json", "a", "--picture", "./a"], "--picture: expected another file than that of --json, got a; choose"),
     ],
 )
 def test_a_wrong_argument_is_refused_in_one_line(fit, arguments, message):
     said, errors = fit(ROWS, *arguments)
     assert errors.startswith(f"error: {message}") and len(errors.splitlines()) == 1 and not said
+
+
+def test_a_pipe_is_not_replaced_by_a_file(fit, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    said, errors = fit(ROWS, "--picture", "pipe")
+    assert (
+        errors == "error: --picture: expected a file, got the device or pipe pipe; choose another path\n" and not said
+    )
+
+
+def test_the_table_may_come_from_a_spreadsheet(fit, tmp_path):
+    (expected, _) = fit(ROWS)
+    said, errors = fit([row.replace(",", ", ") + "\r" for row in ROWS], header="\ufeffparameters, tokens, loss\r")
+    assert said == expected and not errors
+
+
+def test_an_exponent_that_the_runs_do_not_determine_is_said(fit):
+    rows = [f"{N},{D},{1 + N / 1e5 + D / 1e6}" for N in (1e4, 1e5, 1e6) for D in (1e6, 3e6, 1e7)]  # it rises
+    said, errors = fit(rows)
+    assert "which ended at a limit of the search, 0.01 to 5: do not use this fit for predictions." in said
+    assert not errors

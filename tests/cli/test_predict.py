@@ -1,3 +1,4 @@
+import json
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -92,6 +93,9 @@ def test_an_extrapolation_says_how_far_it_goes(predict):
         ),
         (["--flops", "0"], "--flops: expected a positive number, got 0"),
         (["--tokens", "inf"], "--tokens: expected a positive number, got inf"),
+        (["--tokens", "1e300"], "--tokens: expected 1e-50 to 1e+50, got 1e+300"),
+        (["--parameters", "1e-300"], "--parameters: expected 1e-50 to 1e+50, got 1e-300"),
+        (["--loss", "1e300"], "--loss: expected 1e-50 to 1e+50, got 1e+300"),
         (
             ["--loss", "1.4"],
             "--loss: expected more than the irreducible loss 1.5000, which no model goes below, got 1.4",
@@ -101,6 +105,24 @@ def test_an_extrapolation_says_how_far_it_goes(predict):
 def test_a_question_without_an_answer_is_refused_in_one_line(predict, arguments, message):
     lines, errors = predict(*arguments)
     assert errors.startswith(f"error: {message}") and len(errors.splitlines()) == 1 and not lines
+
+
+def test_far_from_the_runs_the_numbers_stay_short(predict):
+    lines, errors = predict("--flops", "37.5e40")
+    assert lines[0].split()[1:] == ["1e+20", "95%", "interval", "1e+20", "to", "1e+20"] and not errors
+    lines, _ = predict("--loss", "1e9")
+    assert lines[3].split()[-2:] == ["1e+09", "given"] and float(lines[0].split()[1]) == pytest.approx(6.4e-13)
+
+
+def test_a_law_with_absurd_exponents_is_refused_and_one_at_a_limit_of_the_search_is_named(predict, fit_file, tmp_path):
+    content = json.loads(fit_file.read_text())
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps({**content, "alpha": 1e-300}))
+    assert predict("--flops", "1e15", fit=path)[1].startswith("error: arguments: expected a run whose parameters, tok")
+    path.write_text(json.dumps({**content, "alpha": 0.01, "laws": []}))
+    lines, errors = predict("--parameters", "1e5", "--tokens", "1e6", fit=path)
+    assert lines[3].endswith("the fit has no samples for an interval") and not errors
+    assert lines[-1].startswith("The runs do not determine alpha, which ended at a limit of the search, 0.01 to 5: do")
 
 
 def test_a_missing_or_damaged_fit_is_explained(predict, tmp_path):

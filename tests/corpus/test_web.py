@@ -215,26 +215,6 @@ def test_a_disk_that_fills_up_keeps_the_part(url, loopback, tmp_path):
     assert loopback.bodies[-1].range == "bytes=100000-"
 
 
-def test_two_downloads_at_once(tmp_path):
-    with (
-        web.lock_cache(tmp_path),
-        pytest.raises(UserError, match="another download is running in this folder"),
-        web.lock_cache(tmp_path),
-    ):
-        pass
-    with web.lock_cache(tmp_path):
-        pass
-
-
-def test_a_cache_that_cannot_be_created(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with (
-        pytest.raises(UserError, match=r"file: cannot be written \(Not a directory\)"),
-        web.lock_cache(tmp_path / "file/cache"),
-    ):
-        pass
-
-
 def test_a_file_name_stays_inside_the_cache(tmp_path):
     for url in ("http://h/../../etc/passwd", "http://h/%2e%2e%2f%2e%2e%2fx", "http://h/..", "http://h/a\\..\\b"):
         assert web._path(url, tmp_path).resolve().parent == tmp_path.resolve()

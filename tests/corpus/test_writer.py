@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 50)
     monkeypatch.setattr(sources, "SHARD_BYTES", 1)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
-    monkeypatch.setattr("lm.progress.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("lm.progress.ProgressRecord.is_due", True)
 
 
 Interrupt = Callable[[int], list[str]]
@@ -252,3 +253,14 @@ def test_an_unreadable_file_among_others_is_named_and_leaves_no_corpus(interrupt
     names = interrupt(10_000)
     write(data)
     assert len(names) == len(TEXTS)  # the file has changed
+
+
+def test_the_text_is_on_disk_before_it_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, move = os.fsync, shutil.move
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append("fsync"), fsync(file))[1])
+    monkeypatch.setattr(shutil, "move", lambda *paths: (events.append("move"), move(*paths))[1])
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
+    monkeypatch.setattr("lm.progress.ProgressRecord.is_due", False)
+    write(dataclasses.replace(DATA, **SETTINGS["val_files"]))
+    assert events == ["fsync", "fsync", "move", "move"]

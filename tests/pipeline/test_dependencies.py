@@ -27,6 +27,7 @@ ROOMS = (
     "memory",
     "pictures",
     "shards",
+    "scratch",
     "cluster",
     "progress",
     "corpus",

@@ -150,9 +150,41 @@ def test_a_folder_without_a_pipeline_and_a_pipeline_that_dvc_cannot_read(folder,
     with pytest.raises(UserError, match="dvc.yaml: there is no such file; expected the folder of a study"):
         run_side_by_side(tmp_path, 1, 0, print)
     program = tmp_path / "bin/dvc"
-    program.write_text("#!/bin/sh\necho 'ERROR: dvc.yaml is invalid' >&2; exit 251\n")
-    with pytest.raises(UserError, match="dvc dag --dot dvc.yaml: dvc.yaml is invalid"):
+    program.write_text("#!/bin/sh\nprintf 'ERROR: dvc.yaml is invalid.\\n\\nLine 2' >&2; exit 251\n")
+    with pytest.raises(UserError) as caught:
         run_side_by_side(folder, 1, 0, print)
+    assert str(caught.value) == (
+        f"{folder}: dvc dag --dot dvc.yaml: dvc.yaml is invalid. Line 2; correct it and run the same command again"
+    )
+    program.write_text("#!/bin/sh\necho \"ERROR: './dvc.lock' is invalid (possible merge conflicts).\" >&2; exit 251\n")
+    with pytest.raises(
+        UserError, match=r"conflicts\)\.; keep either version of the file \(git checkout --ours dvc.lock\)"
+    ):
+        run_side_by_side(folder, 1, 0, print)
+
+
+def test_a_pipeline_without_stages_is_refused(folder):
+    (folder / "dag").write_text('strict digraph {\n"../../dvc.yaml:a";\n}')  # so DVC shows those of other pipelines
+    with pytest.raises(UserError, match=r"dvc\.yaml: expected stages, got none; restore the file"):
+        run_side_by_side(folder, 1, 0, print)
+
+
+@pytest.mark.parametrize(
+    ("commands", "message"),
+    [
+        ("echo 'Traceback'; echo 'RuntimeError: overflow'", "RuntimeError: overflow ("),
+        ("", "it wrote no message and exited with status -9 ("),
+        (
+            "echo 'train: 3 s'; echo \"ERROR: failed to reproduce 'b2': output 'x' does not exist\"",
+            "ERROR: failed to rep",
+        ),
+    ],
+)
+def test_a_stage_that_fails_without_an_error_of_its_own_says_why(folder, commands, message):
+    dvc = "echo \"ERROR: failed to reproduce 'b2': failed to run: python -m b2, exited with -9\""
+    end = "" if "does not exist" in commands else f"; {dvc}"
+    (folder / "b2.sh").write_text(f"{commands or ':'}{end}; exit 1")
+    assert run_side_by_side(folder, 2, 0, print).failed["b2"].startswith(message)
 
 
 def test_an_environment_without_dvc_is_named(folder, monkeypatch):
@@ -161,15 +193,24 @@ def test_an_environment_without_dvc_is_named(folder, monkeypatch):
         run_side_by_side(folder, 1, 0, print)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_reaches_all_jobs_and_nothing_stays_behind(folder, number):
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [
+        (signal.SIGINT, signal.SIGHUP),
+        (signal.SIGTERM, signal.SIGINT),  # as in the background of a shell script
+        (signal.SIGHUP, signal.SIGINT),
+    ],
+)
+def test_an_interruption_reaches_all_jobs_and_nothing_stays_behind(folder, number, ignored):
     for name in ("b1", "b2"):
         (folder / f"{name}.sh").write_text(
             f"trap 'sleep 0.2; touch {name}.saved; exit 1' INT; touch {name}.on; sleep 60 & wait"
         )
     program = f"""
+import signal
 from pathlib import Path
 from lm.studies.side_by_side import run_side_by_side
+signal.signal({int(ignored)}, signal.SIG_IGN)
 try:
     run_side_by_side(Path({str(folder)!r}), 2, 0, print)
 except KeyboardInterrupt:
@@ -180,8 +221,9 @@ except KeyboardInterrupt:
     while not all((folder / f"{name}.on").exists() for name in ("b1", "b2")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
+    process.send_signal(ignored)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=20)
     assert output.endswith("interrupted\n")
     assert (folder / "b1.saved").exists() and (folder / "b2.saved").exists()
     assert started(folder) == ["a"]

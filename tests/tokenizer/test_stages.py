@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import runpy
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from lm.progress import lock_folder
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens.files import open_tokens
 from tests.tokens.conftest import write_text
@@ -124,6 +126,16 @@ def test_the_error_names_a_missing_input_and_the_stage_that_makes_it(work: Path,
     shutil.rmtree(work / "data/raw")
     assert run("train_bpe").error == (
         "error: data/raw/manifest.json: there is no such file; make it with: dvc repro download"
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_is_still_running_is_named(work: Path, run: Run, stage: str) -> None:
+    assert run("train_bpe").error is None
+    with lock_folder(work / "data/.unfinished" / stage, "run"):
+        error = run(stage).error
+    assert re.fullmatch(
+        rf"error: data/\.unfinished/{stage}: another \w.* is running in this folder; wait for .*", error
     )
 
 

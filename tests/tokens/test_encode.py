@@ -149,7 +149,7 @@ Interrupt = Callable[[int], list[str]]
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     """Return a function that makes encoding fail after n files; it returns the names of the files that are read."""
     encode_file = Tokenizer.encode_file
-    monkeypatch.setattr("lm.progress.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("lm.progress.ProgressRecord.is_due", True)
 
     def interrupt_after(count: int) -> list[str]:
         read: list[str] = []

@@ -45,6 +45,12 @@ def test_slices_are_those_of_the_array(tokens: TokenFiles) -> None:
         assert tokens[index].tolist() == TOKENS[index].tolist() and tokens[index].dtype == TOKENS.dtype
 
 
+def test_a_slice_with_gaps_is_refused(halves: TokenFiles) -> None:
+    for index in (slice(0, 10, 2), slice(None, None, -1)):
+        with pytest.raises(ValueError, match=r"^expected a slice of consecutive tokens, got a step of"):
+            halves[index]
+
+
 positions = st.none() | st.integers(-35, 35)
 
 

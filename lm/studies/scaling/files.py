@@ -80,6 +80,8 @@ class SavedFit:
         _check_positive(self, ("A", "B", "alpha", "beta"))
         if self.E < 0:
             raise ValueError(f"E: expected 0 or more, got {self.E:g}")
+        if self.runs < 1:
+            raise ValueError(f"runs: expected 1 or more, got {self.runs}")
         for index, values in enumerate(self.laws):
             if len(values) != 5 or min(values) < 0 or 0 in (*values[:2], *values[3:]):
                 raise ValueError(

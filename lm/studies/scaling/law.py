@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.errors import UserError
-from lm.studies.scaling.minimizer import Problem, minimize
+from lm.studies.scaling.minimizer import EXPONENT_LIMITS, Problem, minimize
 
 # Of training, per parameter and token: 2 forward and 4 backward. So C = 6 N D, which leaves out the scores of attention
 # (Kaplan et al. 2020, section 2.1).
@@ -79,6 +79,25 @@ class Law:
         return float(np.exp(np.log((1 + self.alpha / self.beta) * self.A / (loss - self.E)) / self.alpha))
 
     @property
+    def undetermined(self) -> str:
+        """A sentence about exponents at the limits of the search, or "".
+
+        There the loss does not fall with N or D as a power law does, and the fit says nothing about other runs.
+        """
+        at_limit = [
+            name
+            for name in ("alpha", "beta")
+            if any(math.isclose(getattr(self, name), limit, rel_tol=1e-3) for limit in EXPONENT_LIMITS)
+        ]
+        if not at_limit:
+            return ""
+        low, high = EXPONENT_LIMITS
+        return (
+            f"The runs do not determine {' and '.join(at_limit)}, which ended at a limit of the search, {low:g} to "
+            f"{high:g}: do not use this fit for predictions."
+        )
+
+    @property
     def _log_balance(self) -> float:
         return math.log(self.alpha) + math.log(self.A) - math.log(self.beta) - math.log(self.B)
 
@@ -106,12 +125,16 @@ def fit(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, irreducibl
         irreducible: The value of E, if it is known, at least 0; otherwise it is fitted, too.
 
     Raises:
-        UndeterminedError: the runs do not determine the law; see `check_points`.
+        UndeterminedError: the runs do not determine the law, as all losses are equal, or see `check_points`.
         UserError: `irreducible` is not below the losses.
     """
     if irreducible is not None:
         check_irreducible(irreducible, loss)
     check_points(parameters, tokens, is_known=irreducible is not None)
+    if loss.min() == loss.max():
+        raise UndeterminedError(
+            f"loss: expected different values, got {loss[0]:.6g} for all runs; add runs with other losses"
+        )
     problem = Problem(np.log(parameters), np.log(tokens), np.log(loss), irreducible)
     weights = np.ones(len(loss))
     starts = problem.starts(_EXPONENTS, _STARTS, weights)

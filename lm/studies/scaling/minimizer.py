@@ -32,7 +32,7 @@ _MAX_DAMPING = 1e12  # so large that no step can decrease the objective any more
 _TINY = 1e-300  # in place of a zero divisor
 _SMALLEST_START = 0.01  # of the losses
 _ABSENT = 30.0  # a term smaller than exp(-30) of the losses is as good as absent
-_EXPONENTS = 0.01, 5.0  # beyond which a term is a constant, or a step between neighboring sizes
+EXPONENT_LIMITS = 0.01, 5.0  # beyond which a term is a constant, or a step between neighboring sizes
 
 
 class Minimum(NamedTuple):
@@ -66,7 +66,7 @@ class Problem:
         """The lowest and the highest value of each unknown, so that a term that is not needed can shrink to nothing."""
         low, high = self.log_loss.min() - _ABSENT, self.log_loss.max() + 1
         lower, upper = (
-            np.array([size, slope, size, slope, size]) for size, slope in zip((low, high), np.log(_EXPONENTS))
+            np.array([size, slope, size, slope, size]) for size, slope in zip((low, high), np.log(EXPONENT_LIMITS))
         )
         if self.irreducible is not None:
             lower[4] = upper[4] = np.log(self.irreducible) if self.irreducible > 0 else -np.inf

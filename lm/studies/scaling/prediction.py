@@ -10,6 +10,9 @@ from lm.studies.scaling.bootstrap import interval
 from lm.studies.scaling.files import SavedFit
 from lm.studies.scaling.law import FLOPS_PER_WEIGHT, Law
 
+# So that only laws with absurd exponents give answers beyond the range of floats.
+_SMALLEST, _LARGEST = 1e-50, 1e50
+
 
 @dataclass(frozen=True)
 class Question:
@@ -32,10 +35,14 @@ class Question:
         for name in names:
             if not 0 < given[name] < math.inf:
                 raise UserError(f"--{name}: expected a positive number, got {given[name]:g}")
+            if not _SMALLEST <= given[name] <= _LARGEST:
+                raise UserError(f"--{name}: expected {_SMALLEST:g} to {_LARGEST:g}, got {given[name]:g}")
 
     def answer(self, law: Law) -> tuple[float, float, float]:
         """The parameters, the tokens and the loss of the run; infinite if no run has the loss."""
-        with np.errstate(over="ignore", divide="ignore"):  # a sample of the bootstrap may need absurdly many
+        with np.errstate(
+            over="ignore", divide="ignore", invalid="ignore"
+        ):  # a sample of the bootstrap may need absurdly many
             if self.flops is not None:
                 N, D = law.compute_optimal(self.flops)
             elif self.loss is not None:
@@ -53,7 +60,7 @@ def predict(fit: SavedFit, question: Question) -> str:
     """The answer with its intervals, how far it is from the runs of the fit, and how earlier forecasts did.
 
     Raises:
-        UserError: no model reaches the loss.
+        UserError: no model reaches the loss, or the answer is beyond the range of numbers.
     """
     law = fit.law
     if question.loss is not None and question.loss <= law.E:
@@ -62,27 +69,46 @@ def predict(fit: SavedFit, question: Question) -> str:
             f"{question.loss:g}"
         )
     N, D, loss = question.answer(law)
-    ranges = np.array([question.answer(sample) for sample in fit.samples]).reshape(-1, 3)
     flops = FLOPS_PER_WEIGHT * N * D
+    if not all(0 < value < math.inf for value in (N, D, flops, loss)):
+        raise UserError(
+            "arguments: expected a run whose parameters, tokens and FLOPs are within the range of numbers, got "
+            f"{N:.3g} parameters and {D:.3g} tokens; ask for a run that is closer to those of the fit"
+        )
+    ranges = np.array([question.answer(sample) for sample in fit.samples]).reshape(-1, 3)
+    with np.errstate(over="ignore", invalid="ignore"):
+        flops_ranges = FLOPS_PER_WEIGHT * ranges[:, 0] * ranges[:, 1]
     lines = []
-    for name, value, values, given, style in (
-        (fit.counted, N, ranges[:, 0], question.parameters, ",.0f"),
-        ("tokens", D, ranges[:, 1], question.tokens, ",.0f"),
-        ("FLOPs", flops, FLOPS_PER_WEIGHT * ranges[:, 0] * ranges[:, 1], question.flops, ".3g"),
-        (f"loss, {fit.unit}" if fit.unit else "loss", loss, ranges[:, 2], question.loss, ".4f"),
+    for name, value, values, given, write in (
+        (fit.counted, N, ranges[:, 0], question.parameters, _count),
+        ("tokens", D, ranges[:, 1], question.tokens, _count),
+        ("FLOPs", flops, flops_ranges, question.flops, "{:.3g}".format),
+        (f"loss, {fit.unit}" if fit.unit else "loss", loss, ranges[:, 2], question.loss, _loss),
     ):
-        low, high = interval(values) if len(values) else (value, value)
         if given is not None:
             note = "given"
         elif name == "FLOPs" and question.parameters and question.tokens:
             note = "6 N D"
+        elif not len(values):
+            note = "the fit has no samples for an interval"
         else:
-            note = f"95% interval {low:{style}} to {high:{style}}"
-        lines.append((name, format(value, style), note))
+            low, high = interval(values)
+            note = f"95% interval {write(low)} to {write(high)}"
+        lines.append((name, write(value), note))
     width = max(len(name) for name, _, _ in lines)
     number = max(len(value) for _, value, _ in lines)
     text = [f"{name:{width}}  {value:>{number}}  {note}" for name, value, note in lines]
-    return "\n".join([*text, "", _distance(fit, N, D, flops), _history(fit)]) + "\n"
+    notes = [_distance(fit, N, D, flops), _history(fit), *filter(None, [law.undetermined])]
+    return "\n".join([*text, "", *notes]) + "\n"
+
+
+def _count(value: float) -> str:
+    """All digits of a number of parameters or tokens, unless there are many or only a fraction."""
+    return f"{value:,.0f}" if 10 <= value < 1e15 else f"{value:.3g}"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}" if 0.001 <= value < 1e6 else f"{value:.4g}"
 
 
 def _distance(fit: SavedFit, N: float, D: float, flops: float) -> str:

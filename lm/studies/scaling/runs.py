@@ -6,7 +6,6 @@ parameters,tokens,loss,seed,diverged
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,10 @@ from lm.errors import UserError, quote
 from lm.schema import read_bytes
 from lm.studies.scaling.law import FLOPS_PER_WEIGHT
 
-ADVICE = "give a CSV file with the columns parameters, tokens and loss"
+ADVICE = "give a CSV file with the columns parameters, tokens and loss, separated by commas"
+
+_COLUMNS = ("parameters", "tokens", "loss")
+_SMALLEST, _LARGEST = 1e-30, 1e30  # so that no step of a fit leaves the range of floats
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,15 @@ def read_runs(path: Path) -> Table:
     one. Runs with the same parameters and tokens are repetitions with other seeds. Other columns are ignored.
 
     Raises:
-        UserError: the file cannot be read, a column is missing, or a value is not a positive number.
+        UserError: the file cannot be read, a column is missing or appears twice, or a value is not a positive number.
     """
-    data = read_bytes(path, ADVICE)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with too many values
-            rows = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False).fillna("")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a table in CSV format, got an empty or damaged file; {ADVICE}") from error
-    for name in ("parameters", "tokens", "loss"):
-        if name not in rows:
-            raise UserError(
-                f"{path}: expected the column {name}, got {quote(', '.join(map(str, rows.columns)), 300)}; {ADVICE}"
-            )
+    rows = _read_table(path)
+    for name in (*_COLUMNS, "diverged"):
+        count = list(rows.columns).count(name)
+        if count > 1:
+            raise UserError(f"{path}: expected one column {name}, got {count}; delete or rename the others")
+        if count == 0 and name in _COLUMNS:
+            raise UserError(f"{path}: expected the column {name}, got {quote(', '.join(rows.columns), 300)}; {ADVICE}")
     parameters, tokens = (_numbers(path, rows[name]) for name in ("parameters", "tokens"))
     loss = _numbers(path, rows["loss"], may_be_missing=True)
     diverged = _flags(path, rows["diverged"]) if "diverged" in rows else np.zeros(len(rows), dtype=bool)
@@ -83,6 +80,24 @@ def read_runs(path: Path) -> Table:
         f"run {at + 1} ({'diverged' if diverged[at] else 'no finite loss'})" for at in np.flatnonzero(~is_usable)
     ]
     return Table(Runs(parameters, tokens, loss).select(is_usable), left_out)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """The cells of a table as text, those that are missing at the end of a row as empty text."""
+    data = read_bytes(path, ADVICE)
+    try:
+        # Without the header, because pandas renames a column that appears twice, and does not name a row that is too
+        # long.
+        lines = pd.read_csv(io.BytesIO(data), header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError as error:
+        raise UserError(f"{path}: expected a table in CSV format, got an empty file; {ADVICE}") from error
+    except pd.errors.ParserError as error:
+        reason = str(error).rpartition("error: ")[2].strip()
+        raise UserError(f"{path}: not a table in CSV format ({reason}); {ADVICE}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {ADVICE}") from error
+    lines = lines.fillna("")
+    return lines[1:].reset_index(drop=True).set_axis(lines.iloc[0].str.strip().to_list(), axis=1)
 
 
 def _numbers(path: Path, texts: pd.Series, *, may_be_missing: bool = False) -> np.ndarray:
@@ -97,6 +112,13 @@ def _numbers(path: Path, texts: pd.Series, *, may_be_missing: bool = False) -> n
         at = int(np.argmax(is_wrong))
         raise UserError(
             f"{path}: run {at + 1}, {texts.name}: expected a positive number, got {quote(texts.iloc[at])}; correct it"
+        )
+    is_extreme = ~is_missing & ((values < _SMALLEST) | (values > _LARGEST))
+    if is_extreme.any():
+        at = int(np.argmax(is_extreme))
+        raise UserError(
+            f"{path}: run {at + 1}, {texts.name}: expected {_SMALLEST:g} to {_LARGEST:g}, got {quote(texts.iloc[at])}; "
+            "correct it"
         )
     return values
 

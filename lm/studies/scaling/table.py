@@ -23,6 +23,8 @@ def console(analysis: Analysis) -> str:
         f"\nThe compute-optimal number of parameters grows as FLOPs^{analysis.optimum_exponent:.3f} "
         f"({low:.3f} to {high:.3f})."
     )
+    if undetermined := analysis.fit.law.undetermined:
+        lines.append(undetermined)
     forecast = analysis.held_out
     if isinstance(forecast, str):
         lines.append(f"No forecast of the most expensive runs from the others: {forecast}")
@@ -53,7 +55,8 @@ def _fits(study: Study) -> str:
         "| N counts | E | A | B | alpha | beta | objective | N ~ FLOPs^ |",
         "|---|---|---|---|---|---|---:|---|",
     ]
-    for analyses in (study.free, study.known):
+    notes = []
+    for kind, analyses in (("fitted", study.free), ("given", study.known)):
         for count, analysis in analyses.items():
             ends = analysis.intervals
             law = analysis.fit.law
@@ -66,7 +69,9 @@ def _fits(study: Study) -> str:
                 _value(analysis.optimum_exponent, analysis.optimum_exponent_interval, ".3f"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            if undetermined := law.undetermined:
+                notes.append(f"\nN counts {COUNTS[count]}, E {kind}: {undetermined}")
+    return "\n".join(lines + notes) + "\n"
 
 
 def _entropy(study: Study) -> str:

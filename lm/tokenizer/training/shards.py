@@ -23,7 +23,7 @@ Counts = Counter[str] | CountTable
 
 @dataclass(frozen=True, kw_only=True)
 class CountPiece:
-    """A file, and how to count its pre-tokens: with the kernels (`fast`) in `num_threads` threads, or in Python."""
+    """A file, and how to count its pre-tokens: in Python, or with the kernels (`fast`) in `num_threads` threads."""
 
     text: SharedPath
     special_tokens: tuple[str, ...]
@@ -53,7 +53,7 @@ def count_files(
     cluster: str = "none",
     unfinished: Path | None = None,
 ) -> Counts:
-    """Count the pre-tokens of several files; the sum does not depend on where each was counted.
+    """Count the pre-tokens of several files; the sum does not depend on where each file is counted.
 
     Args:
         paths: The files. None of them ends within a pre-token of the text.
@@ -83,8 +83,13 @@ def count_files(
         )
         for path in left
     ]
-    bar = tqdm(desc="counting", total=len(paths), initial=progress.num_files, unit="shard", disable=None)
-    bar.disable = bar.disable or where == "none"  # then reading a file shows a bar of its own
+    bar = tqdm(
+        desc="counting",
+        total=len(paths),
+        initial=progress.num_files,
+        unit="shard",
+        disable=True if where == "none" else None,  # without a cluster, reading a file shows a bar of its own
+    )
     with bar, closing(flat_map(count_piece, pieces, where)) as results:
         for counts in results:
             progress.add(counts)
@@ -93,7 +98,7 @@ def count_files(
 
 
 def _versions(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """What changes when a file changes."""
+    """Facts about each file that change when the file changes."""
     found = [(path, path.stat()) for path in paths if path.is_file()]
     return [(str(path), status.st_size, status.st_mtime_ns) for path, status in found]
 

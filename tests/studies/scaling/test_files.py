@@ -39,6 +39,7 @@ def test_a_fit_is_read_as_it_was_written_with_one_line_per_law(tmp_path):
         ({"A": 0}, "A: expected a positive number, got 0"),
         ({"beta": -0.5}, "beta: expected a positive number, got -0.5"),
         ({"E": -1}, "E: expected 0 or more, got -1"),
+        ({"runs": 0}, "runs: expected 1 or more, got 0"),
         ({"E": "low"}, "E: expected a number, got 'low'"),
         ({"ranges": {}}, "ranges.parameters: missing key, expected a list"),
         (

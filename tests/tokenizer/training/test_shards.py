@@ -100,7 +100,7 @@ Interrupt = Callable[[int], list[str]]
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     """Return a function that makes counting fail after n files; it returns the names of the files that are read."""
-    monkeypatch.setattr("lm.progress.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("lm.progress.ProgressRecord.is_due", True)
 
     def interrupt_after(number: int) -> list[str]:
         read: list[str] = []
