@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from lm.cli.main import make_parser
 from lm.config import Params, StudyParams
+from lm.training.devices import DEVICES
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -258,3 +259,15 @@ def test_the_readme_names_every_page_preset_and_folder():
     assert set(re.findall(r"^\| `([\w-]+)`", rows, flags=re.MULTILINE)) == presets
     folders = {f"lm/{path.parent.name}/" for path in PROJECT.glob("lm/*/__init__.py")}
     assert set(re.findall(r"^(lm/\w+/) ", text, flags=re.MULTILINE)) == folders
+
+
+def test_every_preset_has_its_time_speed_and_memory_on_known_devices():
+    presets = {path.stem for path in PROJECT.glob("lm/presets/*.yaml")}
+    tables = re.findall(r"^\| preset \|(.+)\n\|[-:|]+\n((?:\|.+\n)+)", read("docs/how-long.md"), flags=re.MULTILINE)
+    assert len(tables) == 3
+    for header, rows in tables:
+        devices = re.findall(r"`([\w-]+)`", header)
+        assert set(devices) <= DEVICES.keys() and devices == re.findall(r"`([\w-]+)`", tables[0][0])
+        cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+        assert sorted(name.strip("`") for name, *_ in cells) == sorted(presets)
+        assert all(len(values) == len(devices) and all(values) for _, *values in cells)
