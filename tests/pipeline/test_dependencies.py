@@ -102,11 +102,12 @@ def test_dependencies_are_the_imports(stage):
     ("path", "affected"),
     [
         ("lm/tokenizer/training/bpe.py", {"train_bpe"}),
-        ("lm/generation/sampling.py", {"sample", "evaluate"}),
-        ("lm/evaluation/samples.py", {"evaluate"}),
-        ("lm/evaluation/kinds.py", {"train", "evaluate", "plan"}),
-        ("lm/studies/ablation/table.py", {"ablation_table"}),
-        ("lm/training/loop.py", {"train", "plan"}),
+        ("lm/generation/sampling.py", {"sample", "evaluate", "report"}),
+        ("lm/evaluation/samples.py", {"evaluate", "report"}),
+        ("lm/evaluation/kinds.py", {"train", "evaluate", "plan", "report"}),
+        ("lm/studies/ablation/table.py", {"ablation_table", "report"}),
+        ("lm/training/loop.py", {"train", "plan", "report"}),
+        ("lm/report/data.py", {"report"}),
     ],
 )
 def test_an_edit_reruns_only_the_stages_that_use_the_code(path, affected):
