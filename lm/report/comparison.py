@@ -112,7 +112,7 @@ def _metrics(runs: Runs) -> list[Block]:
         command = f"dvc metrics diff {' '.join(runs)} --targets metrics/{file}"
         if rows:
             blocks.append(
-                Table(title=f"Metrics of {stage} that differ", header=["", *runs], rows=rows, command=command)
+                Table(title=f"Metrics of {stage} that differ", header=["metric", *runs], rows=rows, command=command)
             )
     return blocks or [Missing(message="All metrics are equal.")]
 

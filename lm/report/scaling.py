@@ -156,7 +156,7 @@ def _law(run: Run) -> list[Block]:
         Facts(title="The law", rows=facts, note="In parentheses: the 95% interval.", command=_COMMAND),
         Table(
             title="Fits, with 95% intervals",
-            header=("", *fits),
+            header=("symbol", *fits),
             rows=rows,
             note=f"{_GIVEN if 'E given' in fits else ''}The intervals come from a bootstrap over the cells. Fits with "
             "other counts of the parameters are in metrics/scaling.md.",
