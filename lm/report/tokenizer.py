@@ -133,7 +133,7 @@ def _example(run: Run) -> list[Block]:
     document = max(run.val_documents, key=lambda ids: min(len(ids), _EXAMPLE_TOKENS))
     tokens = [vocab[token_id] for token_id in document[:_EXAMPLE_TOKENS].tolist() if token_id != end]
     texts = [token.decode(errors="replace") for token in tokens]
-    note = "Each patch of color is one token."
+    note = "Each piece is one token."
     if any("\n" in text for text in texts):
         note += " ↵ is a line break."
     if any("\ufffd" in text for text in texts):

@@ -69,7 +69,7 @@ def test_the_example_is_the_beginning_of_a_document_with_visible_line_breaks(enc
     assert DOCUMENTS[0].replace("\n", "↵\n").startswith(shown)
     assert len(example.spans) == 70
     assert example.title.startswith("The first 70 tokens")
-    assert example.note == "Each patch of color is one token. ↵ is a line break."
+    assert example.note == "Each piece is one token. ↵ is a line break."
 
 
 def test_parts_of_a_character_and_tags_are_shown_as_text(encoded_run):
