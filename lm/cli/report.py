@@ -1,4 +1,4 @@
-"""Write a page about the last pipeline run, or about several experiments side by side.
+"""Write a page about the last run, or about experiments side by side.
 
 Without arguments, it writes metrics/report.html and metrics/report.md, as the
 last stage of the pipeline does, and prints what each section shows. They hold
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=path, metavar="FILE", help="HTML file to write (default: metrics/report.html)")
     parser.add_argument(
-        "--gpt2", type=path, metavar="FOLDER", help="vocab.json and merges.txt of GPT-2, to compare the tokenizer with"
+        "--gpt2", type=path, metavar="FOLDER", help="GPT-2's vocab.json and merges.txt, to compare with"
     )
 
 

@@ -7,6 +7,7 @@ response.
 
 import dataclasses
 import secrets
+from contextlib import suppress
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -21,7 +22,7 @@ _SAMPLERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")  # 
 
 
 class Page:
-    """The page of one model. The loss curve is read again for every response, since training may be running."""
+    """The page of one model. The loss curve is drawn again when its file has changed, since training may be running."""
 
     def __init__(self, served: ServedModel) -> None:
         # The style sheet is that of the report.
@@ -30,6 +31,7 @@ class Page:
         environment.filters["readable"] = _readable
         self._template = environment.get_template("page.html")
         self._curve = served.metrics / "train.csv"
+        self._drawn: tuple[tuple[int, int], str] | None = None  # the version of the file, and its curve
         config, defaults = served.model.config, served.defaults
         context_length = min(served.limits.context_length or config.context_length, config.context_length)
         max_tokens = min(served.limits.max_tokens, context_length)
@@ -61,11 +63,20 @@ class Page:
         return html, policy
 
     def _loss_curve(self) -> str:
-        """The curve, or why there is none."""
+        """The curve, or why there is none. Drawing takes a tenth of a second."""
+        version = None
+        with suppress(OSError, ValueError):  # which reading explains better
+            status = self._curve.stat()
+            version = status.st_mtime_ns, status.st_size
+        if self._drawn is not None and self._drawn[0] == version:
+            return self._drawn[1]
         try:
-            return Markup(loss_curve(self._curve))
+            curve = Markup(loss_curve(self._curve))
         except UserError as error:
             return f"no loss curve: {error}"
+        if version is not None:
+            self._drawn = version, curve
+        return curve
 
 
 def _readable(value: Any) -> str:

@@ -64,7 +64,7 @@ def test_a_run_in_part_gets_a_report_of_that_part(pipeline, tmp_path):
         "attention": "dvc repro",
         "samples": "dvc repro train",
         "ablation": "lm cells",
-        "scaling": "lm cells",
+        "scaling": "dvc repro scaling_law",
     }.items():
         messages = missing(sections[name])
         assert messages and command in messages[0] and str(folder) not in messages[0]

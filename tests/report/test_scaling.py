@@ -101,7 +101,7 @@ def test_the_fit_with_its_intervals_and_the_runs_that_it_had_not_seen(section):
     assert isinstance(facts, Facts) and isinstance(law, Table) and isinstance(held_out, Table)
     assert dict(facts.rows)["entropy of the text"] == "0.5000 bits per byte"
     assert dict(facts.rows)["compute-optimal N grows as"] == "FLOPs^0.55 (0.50 to 0.60)"
-    assert law.header == ("", "E fitted", "E given")
+    assert law.header == ("symbol", "E fitted", "E given")
     assert law.rows[0] == ("E", "0, its lower bound", "0.5000, given")
     assert law.rows[3] == ("alpha", "0.45 (0.225 to 0.9)", "0.45 (0.225 to 0.9)")
     loss = ENTROPY + 20 * 4000**-0.45 + 1200 * 400_000**-0.55
@@ -111,7 +111,7 @@ def test_the_fit_with_its_intervals_and_the_runs_that_it_had_not_seen(section):
 def test_without_the_entropy_there_is_one_fit(section):
     *_, facts, law, held_out = section(fits(None), math.nan).blocks
     assert dict(facts.rows)["entropy of the text"] == "not known"
-    assert law.header == ("", "E fitted") and "entropy" not in law.note
+    assert law.header == ("symbol", "E fitted") and "entropy" not in law.note
     assert len(held_out.rows) == 2
 
 

@@ -73,7 +73,12 @@ def test_inserted_values_are_escaped(served, random_model, defaults, tmp_path):
     assert html.count("no loss curve: ") == 1
 
 
-def test_the_loss_curve_is_read_for_every_response(page, tmp_path):
+def test_the_loss_curve_is_drawn_again_when_it_has_changed(page, tmp_path, monkeypatch):
     assert "train.csv: there is no such file" in page.render()[0]
     (tmp_path / "train.csv").write_text("step,train_loss,val_loss\n0,,4.0\n5,3.0,2.0\n")
     assert 'aria-label="Loss in nats per token at step 5: train 3, val 2"' in page.render()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("lm.serving.page.loss_curve", lambda path: "drawn again")
+        assert "train 3, val 2" in page.render()[0]
+        (tmp_path / "train.csv").write_text("step,train_loss,val_loss\n0,,4.0\n50,1.0,1.0\n")
+        assert "drawn again" in page.render()[0]
