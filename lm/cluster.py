@@ -264,9 +264,12 @@ class _RayMap:
         self._lost: tuple[type[Exception], ...] = (
             errors.WorkerCrashedError,
             errors.NodeDiedError,
+            errors.LocalRayletDiedError,
             errors.ObjectLostError,
+            errors.OutOfMemoryError,
+            errors.OutOfDiskError,
+            errors.ObjectStoreFullError,
         )
-        self._lost += errors.OutOfMemoryError, errors.OutOfDiskError, errors.ObjectStoreFullError
 
     def results(self, pieces: Iterator[Any]) -> Iterator[Any]:
         started: deque[_Started] = deque()

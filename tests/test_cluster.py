@@ -153,6 +153,24 @@ def test_a_node_that_is_killed(two_nodes):
 
 
 @pytest.mark.slow
+def test_a_node_whose_agent_is_killed(two_nodes):
+    """Ray then ends the node, and reports its pieces in another way than those of a node that was killed itself."""
+    psutil = pytest.importorskip("psutil")
+    killed, other = False, other_node(two_nodes)
+    raylet = psutil.Process(other.all_processes["raylet"][0].process.pid)
+    results = []
+    for result in flat_map(count, LIMITS * 3, two_nodes.address):
+        results.append(result)
+        if not killed and result[2] == other.node_id:
+            agents = [child for child in raylet.children() if "RuntimeEnvAgent" in "".join(child.cmdline())]
+            agents[0].kill()
+            killed = True
+    assert killed
+    assert [result[:2] for result in results] == EXPECTED * 3
+    two_nodes.remove_node(other)
+
+
+@pytest.mark.slow
 def test_a_node_that_joins_late(two_nodes):
     for other in list(two_nodes.worker_nodes):
         two_nodes.remove_node(other)
