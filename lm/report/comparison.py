@@ -59,6 +59,8 @@ def _finding(runs: Runs) -> str:
         if loss is None or metrics["diverged"]:
             return f"{name} diverged."
         losses[name] = loss
+    if len(set(losses.values())) == 1:
+        return f"The loss of all is the same: {next(iter(losses.values())):.4f} bits per byte."
     best, *others = sorted(losses, key=losses.__getitem__)
     differences = ", ".join(f"{losses[name] - losses[best]:.4f} below that of {name}" for name in others)
     return f"The loss of {best} is the lowest: {losses[best]:.4f} bits per byte, {differences}."

@@ -39,10 +39,12 @@ def _fetch_revision(name: str, folder: Path) -> None:
     # DVC takes half a second to import, which only a comparison needs.
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
-    from dvc.scm import RevError, SCMError
+    from dvc.repo import Repo
+    from dvc.scm import RevError, SCMError, resolve_rev
 
     try:
-        files = DVCFileSystem(rev=name)
+        with Repo() as repo:
+            files = DVCFileSystem(rev=resolve_rev(repo.scm, name))
         for path in filter(files.isfile, (*_NEEDED, *_OPTIONAL)):
             with suppress(OSError, DvcException):  # a sample that is not in the cache of this machine
                 files.get_file(path, str(folder / path))

@@ -5,6 +5,7 @@ from pathlib import Path
 from lm.atomic import make_folder, write_text
 from lm.report.ablation import ABLATION
 from lm.report.attention import ATTENTION
+from lm.report.blocks import Missing
 from lm.report.data import DATA
 from lm.report.environment import ENVIRONMENT
 from lm.report.evaluation import EVALUATION
@@ -32,7 +33,9 @@ def write_report(report: Report, html: Path) -> None:
 
 def summary(report: Report) -> str:
     """The findings of a report as text for the console."""
-    width = max(len(section.title) for section in report.sections)
-    return "\n".join(
-        f"{section.title:{width}}  {section.finding or 'not available yet'}" for section in report.sections
-    )
+    findings = {section.title: section.finding for section in report.sections}
+    for section in report.sections:
+        if not section.finding and all(isinstance(block, Missing) for block in section.blocks):
+            findings[section.title] = "not available yet"
+    width = max(map(len, findings))
+    return "\n".join(f"{title:{width}}  {finding}" for title, finding in findings.items() if finding)

@@ -51,6 +51,11 @@ def test_two_experiments_side_by_side(runs):
     assert isinstance(samples.blocks[1], Missing)
 
 
+def test_equal_losses_are_called_equal(runs, tmp_path):
+    shutil.copytree(tmp_path / "base", tmp_path / "again")
+    assert compare(["base", "again"]).sections[0].finding == "The loss of all is the same: 0.5000 bits per byte."
+
+
 def test_a_run_that_diverged_is_named(runs):
     assert compare(["base", "lost"]).sections[0].finding == "lost diverged."
 
