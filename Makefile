@@ -1,4 +1,4 @@
-# make       install into .venv, run the pipeline, show the results
+# make       install into .venv, run the pipeline
 # make test  run the tests
 # make lint  run the linter, the formatter and the type checker
 
@@ -18,7 +18,7 @@ all: .venv/installed
 	@echo 'Running the rest of it, several stages side by side: lm cells'
 	@lm cells
 	@echo
-	@lm report
+	@echo 'The report on all of it is metrics/report.html. lm report prints what its sections show.'
 	@echo
 	@echo 'To try the model, activate the environment and continue a prompt:'
 	@echo '  . .venv/bin/activate'

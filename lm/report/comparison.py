@@ -11,15 +11,14 @@ from lm.report.curve import draw_bits_per_byte, draw_losses, plot
 from lm.report.experiments import fetch
 from lm.report.numbers import count
 from lm.report.page import Report, fill
-from lm.report.parameters import flatten
-from lm.report.run import Run
+from lm.report.parameters import flatten, shown
+from lm.report.run import METRICS, Run
 from lm.training.checkpoint import History
 from lm.yaml12 import read_yaml
 
 Runs = Mapping[str, Run]
 
 _MAX_RUNS = 8  # line styles and columns that can be told apart
-_METRICS = (("train", "train.json"), ("evaluate", "evaluation.json"))
 
 
 def compare(names: Sequence[str]) -> Report:
@@ -69,8 +68,11 @@ def _finding(runs: Runs) -> str:
 def _parameters(runs: Runs) -> list[Block]:
     values = [flatten(read_yaml(run.folder / "params.yaml")) for run in runs.values()]
     names = list(dict.fromkeys(name for parameters in values for name in parameters))
-    rows = [[name, *(str(parameters.get(name, "")) for parameters in values)] for name in names]
-    rows = [row for row in rows if len(set(row[1:])) > 1]
+    rows = []
+    for name in names:
+        found = [parameters.get(name) for parameters in values]
+        if any(value != found[0] for value in found):
+            rows.append([name, *("" if value is None else shown(name, value) for value in found)])
     if not rows:
         return [Missing(message="All parameters are equal.")]
     command = f"dvc params diff {' '.join(runs)}" if len(runs) == 2 else "dvc exp show"
@@ -103,7 +105,8 @@ def _curves(runs: Runs) -> list[Block]:
 
 def _metrics(runs: Runs) -> list[Block]:
     blocks: list[Block] = []
-    for stage, file in _METRICS:
+    for stage in ("train", "evaluate"):
+        file = METRICS[stage]
         if missing := [name for name, run in runs.items() if not (run.folder / "metrics" / file).is_file()]:
             blocks.append(Missing(message=f"{', '.join(missing)}: no metrics/{file}; make it with: dvc repro {stage}"))
             continue

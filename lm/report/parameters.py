@@ -42,7 +42,7 @@ def differing(parameters: dict[str, Any], preset: dict[str, Any]) -> list[str]:
 def shown(name: str, value: Any) -> str:
     """The value of a parameter as text that can be sent to others.
 
-    >>> shown("sample.top_p", 0.95), shown("train.initial_model", "/home/ada/model")
+    >>> shown("sample.top_p", 0.95), shown("train.initial_model", "/srv/model")
     ('0.95', '(not shown)')
     """
     if isinstance(value, list):

@@ -19,13 +19,11 @@ from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens.files import open_tokens
 from lm.training.checkpoint import History
 
-_METRICS = {
+METRICS = {  # the file of each stage whose metrics the report shows
     "download": "download.json",
-    "train_bpe": "tokenizer.json",
     "encode_memmap": "tokens.json",
     "train": "train.json",
     "evaluate": "evaluation.json",
-    "scaling_law": "scaling.json",
 }
 
 
@@ -49,7 +47,7 @@ class Run:
 
     def metrics(self, stage: str) -> dict[str, float]:
         """The metrics that a stage wrote."""
-        path = self.folder / "metrics" / _METRICS[stage]
+        path = self.folder / "metrics" / METRICS[stage]
         return read_json(path, dict[str, float], f"make it with: dvc repro {stage}")
 
     @cached_property

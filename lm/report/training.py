@@ -1,9 +1,11 @@
 """The section on the training run."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from matplotlib.axes import Axes
 
+from lm.errors import UserError
 from lm.report.blocks import Block, Plot, Section, Table
 from lm.report.curve import (
     draw_bits_per_byte,
@@ -24,7 +26,7 @@ def _finding(run: Run) -> str:
     metrics = run.metrics("train")
     if metrics["diverged"]:
         return f"The run diverged after {count(metrics['step'])} steps."
-    loss = metrics.get("document_bits_per_byte", metrics["val_bits_per_byte"])
+    loss = metrics["document_bits_per_byte" if "document_bits_per_byte" in metrics else "val_bits_per_byte"]
     steps, tokens = count(metrics["step"]), short(metrics["tokens"])
     text = f"After {steps} steps and {tokens} tokens, the loss is {loss:.4f} bits per byte"
     if floor := metrics.get("floor_bits_per_byte"):
@@ -39,7 +41,9 @@ def looks_back_from(run: Run) -> int | None:
     A model that does not look back would have to draw a name at every mention, as the grammar does at the first one.
     None if the model never does, or the kinds of tokens are not known.
     """
-    least = run.metrics("evaluate").get("first_name_floor_nats")
+    least = None
+    with suppress(UserError):  # the stage evaluate may not have run yet
+        least = run.metrics("evaluate").get("first_name_floor_nats")
     step = None
     for row in run.curve:
         loss = row.get("later_name_nats")

@@ -115,8 +115,8 @@ def test_without_times_the_rest_is_shown(planned_run):
 def test_the_page_names_no_person_no_host_and_no_path(encoded_run):
     change(
         encoded_run,
-        data={"train_files": ["/home/zaphod/a.txt", "https://zaphod.example/b.txt"]},
-        train={"initial_model": "/home/zaphod/model"},
+        data={"train_files": ["/srv/zaphod/a.txt", "https://zaphod.example/b.txt"]},
+        train={"initial_model": "/srv/zaphod/model"},
         runtime={"cluster": "zaphod:6379"},
     )
     write_times(encoded_run, train={"seconds": 540.0, "tokens_per_second": 1000.0})
