@@ -71,6 +71,7 @@ def test_a_run_in_part_gets_a_report_of_that_part(pipeline, tmp_path):
     assert "dvc repro train" in report.html()
 
 
+@pytest.mark.slow  # starts a process that makes the whole report
 def test_the_console_shows_the_findings(run):
     shown = run("python", "-m", "lm", "report").stdout
     assert "Tokenizer" in shown and "bytes of text on average" in shown
