@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TextIO
@@ -47,6 +48,8 @@ def exit_cleanly(main: Callable[[], None]) -> None:
     `... | head`, the exit is silent with status 1. If the process was started without stdout or stderr, as with `>&-`,
     their output is discarded. Characters that the encoding of stdout cannot represent are written as `?`.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as stages/__init__.py leaves it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _complete_standard_streams()
     try:
         _run_and_flush(main)

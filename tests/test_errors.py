@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lm.errors import UserError, exit_cleanly, quote
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def test_a_user_error_is_one_line_and_status_1(capsys):
@@ -36,6 +39,14 @@ def test_an_interrupt_is_status_130(capsys):
         exit_cleanly(main)
     assert exit.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_an_interrupt_of_the_imports_shows_no_traceback(tmp_path):
+    (tmp_path / "yaml.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")  # lm.config imports it
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PROJECT)])}
+    command = [sys.executable, "-m", "stages.train", "--help"]
+    result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 
 
 def test_a_closed_pipe_gives_no_traceback():
