@@ -40,6 +40,7 @@ _FLAGS = {
     "train_bpe": "--raw raw --tokenizer tokenizer --metrics metrics/tokenizer.json --timing timing",
     "encode_memmap": "--raw raw --tokenizer tokenizer --tokens tokens --metrics metrics/tokens.json --timing timing",
 }
+_STORE_BYTES = 2_000_000_000  # of each node for results on their way; a real machine has 30% of its memory by default
 _PLAIN = "without Ray"
 _NODES = {  # the number of workers on each node of the cluster
     _PLAIN: [],
@@ -106,9 +107,10 @@ def _cluster(nodes: list[int]) -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     head, *others = nodes
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False})
+    shared = {"object_store_memory": _STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False, **shared})
     for number in others:
-        cluster.add_node(num_cpus=number)
+        cluster.add_node(num_cpus=number, **shared)
     try:
         yield cluster.address
     finally:
