@@ -9,16 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
 from lm.model.transformer import TransformerLM
-from lm.training import muon
-from lm.training.config import RunConfig
-from lm.training.devices import DEVICES, KnownDevice
-from lm.training.optimizer import make_optimizer, matrices
-from lm.training.planned_time import (
+from lm.planning.devices import DEVICES, KnownDevice
+from lm.planning.planned_time import (
     num_kernels,
     orthogonalization_flops,
     planned_time,
     planned_val_tokens,
 )
+from lm.training import muon
+from lm.training.config import RunConfig
+from lm.training.optimizer import make_optimizer, matrices
 from lm.training.train_step import TrainStep
 
 VOCAB_SIZE = 61
