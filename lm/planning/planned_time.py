@@ -8,8 +8,8 @@ Python. The first two take turns; Python runs ahead of a GPU, and holds it up on
     memory   = bytes / bandwidth
     launches = number of kernels · LAUNCH_SECONDS
 
-The first two terms are those of a roofline (Williams et al. 2009). Their sum agrees with a published time: nanoGPT's
-about 4 days for GPT-2 with 124 million parameters on 8 A100 are planned as 3.7 days.
+The first two terms are those of a roofline (Williams et al. 2009). Their sum agrees with a published time: GPT-2 with
+124 million parameters on 8 A100 with 40 GB, which takes about 4 days by nanoGPT's README, is planned as 4.0 days.
 """
 
 import math
