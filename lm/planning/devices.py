@@ -54,8 +54,8 @@ class KnownDevice:
 # bfloat16 is emulated, and takes about ten times as long as float32.
 _AVX2_CORE = 32 * 3.0e9  # FLOP/s at 3 GHz
 
-# All speeds are dense. The data sheets of the H100 and the H200 list bfloat16 with sparsity, at twice the speed; comments
-# give that figure in brackets, in TFLOP/s.
+# All speeds are dense. The data sheets of the H100 and the H200 list bfloat16 with sparsity, at twice the speed; the
+# comments give that figure in brackets, in TFLOP/s.
 DEVICES = {
     # Two cores of a server, which share its memory with the others: the bandwidth is a guess. Two channels of DDR4-3200
     # have 51.2 GB/s.
