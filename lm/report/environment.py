@@ -91,7 +91,7 @@ def _parameters(run: Run) -> list[Block]:
     rows = [(key, shown(key, preset[key]), shown(key, parameters.get(key))) for key in differing(parameters, preset)]
     title = f"Parameters that differ from the preset {name}"
     blocks: list[Block] = [
-        Table(title=title, header=("parameter", name, "this run"), rows=rows)
+        Table(title=title, header=("parameter", name, "this run"), rows=rows, numeric=False)
         if rows
         else Missing(title=title, message=f"None: all values that a preset sets are those of {name}.")
     ]
