@@ -26,6 +26,7 @@ from lm.planning.devices import KnownDevice
 from lm.planning.memory_estimate import loss_slack_bytes, process_bytes, training_bytes
 from lm.training import distributed
 from lm.training.config import Parallelism, RunConfig, RuntimeConfig, TrainConfig
+from lm.training.console import si
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep
 
@@ -280,12 +281,3 @@ def _median_seconds(train_step: TrainStep, tokens: torch.Tensor, micro_batch_siz
         # On a GPU this includes the end of the previous step instead of the end of this one.
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
-
-
-def si(value: float, unit: str) -> str:
-    """Format `value` with three digits and a decimal prefix: 1,234,567 B is 1.23 MB."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if value < 999.5:
-            return f"{value:.3g} {prefix}{unit}"
-        value /= 1000
-    return f"{value:,.0f} E{unit}"

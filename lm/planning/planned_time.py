@@ -21,9 +21,8 @@ from lm.model.cost import training_flops_per_token
 from lm.model.feed_forward import FEED_FORWARDS
 from lm.planning.devices import KnownDevice
 from lm.planning.memory_estimate import layer_bytes_per_token, training_bytes
-from lm.planning.plan import si
 from lm.training.config import RunConfig, RuntimeConfig
-from lm.training.console import duration
+from lm.training.console import duration, si
 from lm.training.evaluation import CONTINUATION_TOKENS, MAX_DOCUMENT_TOKENS
 
 COMPUTE_SHARE = 0.4

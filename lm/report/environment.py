@@ -8,7 +8,6 @@ import torch
 from lm.device import pick_device
 from lm.errors import UserError
 from lm.planning.devices import peak_flops
-from lm.planning.plan import si
 from lm.report.blocks import Block, Facts, Missing, Section, Table
 from lm.report.commit import read_commit
 from lm.report.machine import cores, memory, operating_system, processor, product_speed, version
@@ -18,7 +17,7 @@ from lm.report.run import Run
 from lm.schema import read_json
 from lm.studies.cost import cost
 from lm.training.config import RunConfig
-from lm.training.console import duration
+from lm.training.console import duration, si
 from lm.yaml12 import read_yaml
 
 _STUDIES = ("ablate", "scale")  # sections of the parameters that have sections of the report of their own

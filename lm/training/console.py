@@ -1,4 +1,4 @@
-"""What a training run prints: lines above the progress bar, which is only drawn on a terminal, and durations."""
+"""What a training run prints: lines above the progress bar, which is only drawn on a terminal, and quantities."""
 
 import sys
 
@@ -20,3 +20,12 @@ def duration(seconds: float) -> str:
     if minutes >= 24 * 60:
         parts = {"days" if hours >= 48 else "day": hours // 24, "h": hours % 24}
     return " ".join(f"{count} {unit}" for unit, count in parts.items() if count)
+
+
+def si(value: float, unit: str) -> str:
+    """Format `value` with three digits and a decimal prefix: 1,234,567 B is 1.23 MB."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if value < 999.5:
+            return f"{value:.3g} {prefix}{unit}"
+        value /= 1000
+    return f"{value:,.0f} E{unit}"
