@@ -10,10 +10,10 @@ from lm.model.files import save_model
 from lm.report.curve import training_picture
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import RunConfig
+from lm.training.console import duration
 from lm.training.data import open_data
 from lm.training.distributed import is_launched, launch
 from lm.training.loop import OutputPaths, Result
-from lm.training.plan import duration
 from lm.training.train import train
 
 

@@ -9,6 +9,7 @@ from hypothesis import settings
 from lm import config
 from lm.config import Params
 from lm.model.config import ModelConfig
+from lm.training.config import RunConfig, RuntimeConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +33,42 @@ def small(params: Params) -> ModelConfig:
     """A model that is built and run in milliseconds, of the default switches."""
     return dataclasses.replace(
         params.model, d_model=32, num_layers=2, num_heads=4, num_kv_heads=4, d_ff=48, context_length=16
+    )
+
+
+@pytest.fixture(scope="session")
+def run(params: Params, small: ModelConfig) -> RunConfig:
+    return RunConfig(
+        model=small,
+        optim=dataclasses.replace(
+            params.optim, optimizer="adamw", max_learning_rate=3e-3, schedule="cosine", warmup_steps=2, decay_steps=0
+        ),
+        train=dataclasses.replace(
+            params.train,
+            max_steps=12,
+            batch_size=4,
+            windows="stream",
+            short_fraction=0.0,
+            eval_every=4,
+            precision="float32",
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def runtime() -> RuntimeConfig:
+    return RuntimeConfig(
+        device="cpu",
+        num_processes=1,
+        parallelism="ddp",
+        compile=False,
+        attention_backend="sdpa",
+        micro_batch_size=0,
+        checkpoint_activations=False,
+        checkpoint_every=3,
+        keep_checkpoints=2,
+        tracking="none",
+        cluster="none",
     )
 
 

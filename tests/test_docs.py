@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from lm.cli.main import make_parser
 from lm.config import Params, StudyParams
-from lm.training.devices import DEVICES
+from lm.planning.devices import DEVICES
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = [

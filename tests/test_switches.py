@@ -15,10 +15,10 @@ from lm.generation.numba_decoder import NumbaDecoder, supports
 from lm.model.config import ModelConfig
 from lm.model.files import load_model, save_model
 from lm.model.transformer import TransformerLM
+from lm.planning.plan import plan
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import OptimConfig, RunConfig, RuntimeConfig, TrainConfig
 from lm.training.optimizer import make_optimizer
-from lm.training.plan import plan
 from lm.training.train_step import TrainStep
 
 SECTIONS = {"model": ModelConfig, "optim": OptimConfig, "train": TrainConfig, "runtime": RuntimeConfig}

@@ -5,7 +5,7 @@
 The times are those of the device's kernels as measured by PyTorch's profiler, grouped into families by their names; on
 a CPU they are the operators' own times. The attention kernels are listed by name, to show which of them ran. The memory
 is the peak of a step without the profiler: on a GPU the memory allocated by PyTorch, next to the prediction of
-lm.training.memory_estimate.
+lm.planning.memory_estimate.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from lm.atomic import write_json
 from lm.device import keep_freed_memory, pick_device, why_not_compile
 from lm.errors import UserError, exit_cleanly
 from lm.model.cost import training_flops_per_token
+from lm.planning.memory_estimate import training_bytes
 from lm.training.batches import batch, window_starts
-from lm.training.memory_estimate import training_bytes
 
 # The first pattern that matches a kernel's name determines its family. The names are those of cuBLAS and PyTorch, and
 # those that PyTorch gives to Triton kernels.

@@ -37,11 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from lm import config
+    from lm.planning.devices import known_device
+    from lm.planning.plan import measure_step_seconds, plan
+    from lm.planning.planned_time import planned_time, planned_val_tokens
     from lm.training.config import RunConfig
-    from lm.training.devices import known_device
+    from lm.training.console import duration
     from lm.training.distributed import is_launched, launch, num_processes, process_group
-    from lm.training.plan import duration, measure_step_seconds, plan
-    from lm.training.planned_time import planned_time, planned_val_tokens
     from lm.training.train import check_settings
 
     params = config.load(args.params)

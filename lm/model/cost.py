@@ -2,7 +2,7 @@
 
 FLOPs are those of the matrix products and of Canon layers, 2 per multiply-add. Training takes three times as many as
 the forward pass, because the backward pass takes twice as many. Norms, activation functions and softmax are not counted
-(Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). Memory is in lm/training/memory_estimate.py.
+(Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). Memory is in lm/planning/memory_estimate.py.
 """
 
 from lm.model.attention import MultiHeadSelfAttention

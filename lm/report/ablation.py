@@ -11,8 +11,7 @@ from lm.report.numbers import count
 from lm.report.run import Run
 from lm.studies.ablation.comparison import SIGNIFICANCE
 from lm.studies.ablation.forest import add_verdicts, draw_forest, draw_losses, panel_height
-from lm.studies.ablation.table import difference_text, longest_runs, p_value_text, table, unfair_rows
-from lm.studies.cells_table import read_cells
+from lm.studies.ablation.table import difference_text, longest_runs, p_value_text, unfair_rows
 
 _COMMAND = "dvc repro ablation_table"
 _WIDTH = 5.2  # of a figure, in inches
@@ -29,19 +28,15 @@ _VERBS = {
 }
 
 
-def _cells(run: Run) -> pd.DataFrame:
-    return read_cells(run.folder / "metrics" / "ablation_cells.csv")
-
-
-def _longest_runs(cells: pd.DataFrame) -> tuple[str, list[pd.DataFrame]]:
+def _longest_runs(run: Run) -> tuple[str, list[pd.DataFrame]]:
     """The baseline, and for each size the rows of the table at the largest number of tokens."""
-    frame = table(cells)
+    frame = run.ablation_table
     baseline = str(frame["variant"].iloc[0])
     return baseline, [longest_runs(rows, baseline) for _, rows in frame.groupby("size", sort=False)]
 
 
 def _finding(run: Run) -> str:
-    baseline, sizes = _longest_runs(_cells(run))
+    baseline, sizes = _longest_runs(run)
     parts: list[str] = []
     for rows in sizes:
         verdicts = rows[rows["variant"] != baseline]["verdict"]
@@ -63,8 +58,8 @@ def _enumeration(phrases: list[str]) -> str:
 
 def _results(run: Run) -> list[Block]:
     """For each size, the forest plot, the loss by FLOPs if the runs have several numbers of tokens, and the table."""
-    cells = _cells(run)
-    baseline, sizes = _longest_runs(cells)
+    cells = run.ablation_cells
+    baseline, sizes = _longest_runs(run)
     blocks: list[Block] = []
     for index, rows in enumerate(sizes):
         of_size = cells[cells["size"] == rows["size"].iloc[0]]

@@ -13,12 +13,13 @@ from lm.report.numbers import count
 from lm.report.page import Report, fill
 from lm.report.parameters import flatten, shown
 from lm.report.run import METRICS, Run
-from lm.training.checkpoint import History
+from lm.training.history import History
 from lm.yaml12 import read_yaml
 
 Runs = Mapping[str, Run]
 
 _MAX_RUNS = 8  # line styles and columns that can be told apart
+_LOSSES = ("document_bits_per_byte", "val_bits_per_byte")  # by which runs are compared: the first that all of them have
 
 
 def compare(names: Sequence[str]) -> Report:
@@ -51,13 +52,13 @@ def compare(names: Sequence[str]) -> Report:
 
 def _finding(runs: Runs) -> str:
     """Which experiment has the lowest loss."""
-    losses = {}
-    for name, run in runs.items():
-        metrics = run.metrics("train")
-        loss = metrics.get("document_bits_per_byte", metrics.get("val_bits_per_byte"))
-        if loss is None or metrics["diverged"]:
-            return f"{name} diverged."
-        losses[name] = loss
+    metrics = {name: run.metrics("train") for name, run in runs.items()}
+    if diverged := [name for name, values in metrics.items() if values["diverged"]]:
+        return f"{' and '.join(diverged)} diverged."
+    common = (loss for loss in _LOSSES if all(loss in values for values in metrics.values()))
+    if (measure := next(common, None)) is None:
+        return ""
+    losses = {name: values[measure] for name, values in metrics.items()}
     if len(set(losses.values())) == 1:
         return f"The loss of all is the same: {next(iter(losses.values())):.4f} bits per byte."
     best, *others = sorted(losses, key=losses.__getitem__)
@@ -76,7 +77,9 @@ def _parameters(runs: Runs) -> list[Block]:
     if not rows:
         return [Missing(message="All parameters are equal.")]
     command = f"dvc params diff {' '.join(runs)}" if len(runs) == 2 else "dvc exp show"
-    return [Table(title="Parameters that differ", header=["parameter", *runs], rows=rows, command=command)]
+    return [
+        Table(title="Parameters that differ", header=["parameter", *runs], rows=rows, numeric=False, command=command)
+    ]
 
 
 def _curves(runs: Runs) -> list[Block]:
@@ -112,7 +115,7 @@ def _metrics(runs: Runs) -> list[Block]:
             continue
         values = [run.metrics(stage) for run in runs.values()]
         names = list(dict.fromkeys(name for metrics in values for name in metrics))
-        rows = [[name, *(f"{metrics[name]:.6g}" if name in metrics else "" for metrics in values)] for name in names]
+        rows = [[name, *(_number(metrics[name]) if name in metrics else "" for metrics in values)] for name in names]
         rows = [row for row in rows if len(set(row[1:])) > 1]
         command = f"dvc metrics diff {' '.join(runs)} --targets metrics/{file}"
         if rows:
@@ -120,6 +123,10 @@ def _metrics(runs: Runs) -> list[Block]:
                 Table(title=f"Metrics of {stage} that differ", header=["metric", *runs], rows=rows, command=command)
             )
     return blocks or [Missing(message="All metrics are equal.")]
+
+
+def _number(value: float) -> str:
+    return count(value) if float(value).is_integer() else f"{value:.6g}"
 
 
 def _samples(runs: Runs) -> list[Block]:

@@ -7,6 +7,7 @@ import torch
 
 from lm.device import pick_device
 from lm.errors import UserError
+from lm.planning.devices import peak_flops
 from lm.report.blocks import Block, Facts, Missing, Section, Table
 from lm.report.commit import read_commit
 from lm.report.machine import cores, memory, operating_system, processor, product_speed, version
@@ -16,8 +17,7 @@ from lm.report.run import Run
 from lm.schema import read_json
 from lm.studies.cost import cost
 from lm.training.config import RunConfig
-from lm.training.devices import peak_flops
-from lm.training.plan import duration, si
+from lm.training.console import duration, si
 from lm.yaml12 import read_yaml
 
 _STUDIES = ("ablate", "scale")  # sections of the parameters that have sections of the report of their own
@@ -90,7 +90,7 @@ def _parameters(run: Run) -> list[Block]:
     rows = [(key, shown(key, preset[key]), shown(key, parameters.get(key))) for key in differing(parameters, preset)]
     title = f"Parameters that differ from the preset {name}"
     blocks: list[Block] = [
-        Table(title=title, header=("parameter", name, "this run"), rows=rows)
+        Table(title=title, header=("parameter", name, "this run"), rows=rows, numeric=False)
         if rows
         else Missing(title=title, message=f"None: all values that a preset sets are those of {name}.")
     ]

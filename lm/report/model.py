@@ -19,12 +19,12 @@ from lm.model.cost import parameters, training_flops_per_token
 from lm.model.feed_forward import FEED_FORWARDS
 from lm.model.linear import Linear
 from lm.model.norms import NORMS, RMSNorm
+from lm.planning.memory_estimate import process_bytes
 from lm.report.blocks import Block, Diagram, Facts, Layer, Plot, Section
 from lm.report.curve import plot
 from lm.report.numbers import count, short, size
 from lm.report.run import Run
 from lm.training.config import RunConfig
-from lm.training.memory_estimate import process_bytes
 
 _COMMAND = "lm plan"
 _PRODUCTS = {"swiglu": "silu(W1 x) · W3 x", "silu": "silu(W1 x)", "relu_squared": "relu(W1 x)²"}

@@ -1,11 +1,12 @@
 """The report as one HTML file, and as Markdown with PNG files."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lm.atomic import make_folder, write_text
 from lm.errors import UserError
@@ -42,7 +43,7 @@ class Report:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters["count"] = count
+        environment.filters |= {"count": count, "breakable": _breakable}
         template = environment.get_template("report.html")
         return template.render(title=self.title, sections=self.sections, svg=_svg)
 
@@ -81,6 +82,15 @@ def _fill(section: Section, run: Run) -> FilledSection:
 def _missing(error: UserError, run: Run) -> Missing:
     """What is missing, without the path of the project."""
     return Missing(message=str(error).replace(f"{run.folder}/", ""))
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may continue on the next line of a narrow page, after a dot or an underscore.
+
+    >>> _breakable("model.d_model")
+    Markup('model.<wbr>d_<wbr>model')
+    """
+    return Markup(re.sub(r"(?<=\w[._])(?=\w)", "<wbr>", escape(name)))
 
 
 def _svg(block: Plot) -> Markup:

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from lm import config
 from lm.corpus.config import END_OF_TEXT
@@ -15,9 +16,11 @@ from lm.model.files import load_model
 from lm.model.transformer import TransformerLM
 from lm.report.curve import read_curve
 from lm.schema import read_json
+from lm.studies.ablation.table import table as ablation_table
+from lm.studies.cells_table import read_cells
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens.files import open_tokens
-from lm.training.checkpoint import History
+from lm.training.history import History
 
 METRICS = {  # the file of each stage whose metrics the report shows
     "download": "download.json",
@@ -53,6 +56,15 @@ class Run:
     @cached_property
     def curve(self) -> History:
         return read_curve(self.folder / "metrics" / "train.csv")
+
+    @cached_property
+    def ablation_cells(self) -> pd.DataFrame:
+        return read_cells(self.folder / "metrics" / "ablation_cells.csv")
+
+    @cached_property
+    def ablation_table(self) -> pd.DataFrame:
+        """The comparison of the cells with the baseline."""
+        return ablation_table(self.ablation_cells)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -21,13 +21,15 @@ def imported_modules(script: Path) -> frozenset[Path]:
     """The files of the project's modules that a script imports, directly or not, inside functions too.
 
     The config.py modules are left out, because parameters are compared by value, and so are the __init__.py files that
-    only hold a docstring.
+    only hold a docstring. What lm/training imports of lm/planning is left out too: training prints predictions, and
+    stops before any work if they exceed the memory or the disk, but its results do not depend on them.
     """
     found: set[Path] = set()
     waiting = [script]
     while waiting:
-        for name in imported_names(waiting.pop()):
-            if name.startswith("lm."):
+        module = waiting.pop()
+        for name in imported_names(module):
+            if name.startswith("lm.") and not is_only_printed(module, name):
                 new = [path for path in _files_of(name) if path not in found]
                 found.update(new)
                 waiting += new
@@ -43,6 +45,11 @@ def imported_names(script: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:  # there are no relative imports
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return names
+
+
+def is_only_printed(module: Path, name: str) -> bool:
+    """Whether the file `module` imports the module `name` only for predictions, on which its results do not depend."""
+    return module.parent == PROJECT / "lm/training" and name.startswith("lm.planning")
 
 
 def has_only_a_docstring(path: Path) -> bool:

@@ -19,13 +19,13 @@ from lm.device import why_not_compile
 from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
 from lm.model.transformer import TransformerLM
+from lm.planning.devices import peak_flops
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import batch, window_starts
-from lm.training.checkpoint import Checkpoints, History, Progress
+from lm.training.checkpoint import Checkpoints, Progress
 from lm.training.config import RunConfig, RuntimeConfig
-from lm.training.console import write_line
+from lm.training.console import duration, write_line
 from lm.training.data import Data
-from lm.training.devices import peak_flops
 from lm.training.distributed import (
     any_process,
     full_tensor,
@@ -37,11 +37,11 @@ from lm.training.distributed import (
     wait_for_all,
 )
 from lm.training.evaluation import DOCUMENT_LOSSES, DocumentLosses, greedy_continuation, mean_loss
+from lm.training.history import History
 from lm.training.initial_model import load_initial_model
 from lm.training.interruption import Interruption
 from lm.training.metrics import evaluation_row, run_metrics, write_curve
 from lm.training.optimizer import make_optimizer
-from lm.training.plan import duration
 from lm.training.schedule import learning_rate
 from lm.training.tracking import Log
 from lm.training.train_step import TrainStep
@@ -286,5 +286,5 @@ class TrainingLoop:
         shown = {"loss": f"{loss:.3f}", "tokens/s": f"{tokens_per_second:,.0f}"}
         if peak := peak_flops(self.device, self.config.train.precision):
             flops = training_flops_per_token(self.config.model, self.tokenizer.vocab_size)
-            shown["mfu"] = f"{tokens_per_second * flops / peak:.1%}"
+            shown["mfu"] = f"{tokens_per_second * flops / (num_processes() * peak):.1%}"
         return shown

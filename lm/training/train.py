@@ -10,6 +10,7 @@ from lm.atomic import check_folder
 from lm.device import check_precision, keep_freed_memory, pick_device
 from lm.errors import UserError
 from lm.model.files import weights_hash
+from lm.planning.plan import plan
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.checkpoint import Checkpoints, fingerprint
 from lm.training.config import RunConfig, RuntimeConfig
@@ -19,7 +20,6 @@ from lm.training.distributed import is_first, num_processes, process_group
 from lm.training.initial_model import check_initial_model, load_initial_model
 from lm.training.interruption import Interruption
 from lm.training.loop import OutputPaths, Report, Result, TrainingLoop
-from lm.training.plan import plan
 from lm.training.tracking import check_tracking, tracker
 
 

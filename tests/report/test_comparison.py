@@ -73,6 +73,18 @@ def test_names_that_cannot_be_compared(names, message):
         compare(names)
 
 
+def test_losses_of_different_kinds_are_not_compared(runs, tmp_path):
+    for name, values in {
+        "base": {"document_bits_per_byte": 0.5, "val_bits_per_byte": 0.9},
+        "no-norm": {"val_bits_per_byte": 0.8},
+        "lost": {"document_bits_per_byte": 0.1},
+    }.items():
+        (tmp_path / name / "metrics" / "train.json").write_text(json.dumps({"diverged": 0, **values}))
+    finding = compare(["base", "no-norm"]).sections[0].finding
+    assert finding == "The loss of no-norm is the lowest: 0.8000 bits per byte, 0.1000 below that of base."
+    assert compare(["no-norm", "lost"]).sections[0].finding == ""
+
+
 def test_the_workspace_needs_a_finished_run(tmp_path, monkeypatch):
     write_run(tmp_path / "project", 0.5, "rmsnorm")
     monkeypatch.chdir(tmp_path / "project")

@@ -5,12 +5,12 @@ import torch
 
 from lm.errors import UserError
 from lm.model.transformer import TransformerBlock, TransformerLM
+from lm.planning.plan import plan
 from lm.report.blocks import Diagram, Facts, Plot
 from lm.report.model import MODEL, _in_words, layers
 from lm.report.page import fill
 from lm.report.run import Run
 from lm.training.config import RunConfig
-from lm.training.plan import plan
 
 VARIANTS = [
     {},

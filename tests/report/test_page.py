@@ -102,3 +102,10 @@ def test_the_same_report_gives_the_same_files(tmp_path):
         written.append({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")})
     assert written[0] == written[1] and len(written[0]) == 2
     assert made.html() == made.html()
+
+
+def test_a_long_name_continues_after_a_dot_or_an_underscore(tmp_path):
+    table = Table(header=("parameter", "here"), rows=[("train.max_steps<b>", "a_file.txt"), ("_the", "1")])
+    html = report(tmp_path, lambda run: [table]).html()
+    assert "<td>train.<wbr>max_<wbr>steps&lt;b&gt;</td><td>a_file.txt</td>" in html
+    assert "<td>_the</td>" in html

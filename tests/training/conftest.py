@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 import lm.training.evaluation
-from lm.config import Params
 from lm.corpus.config import END_OF_TEXT
-from lm.model.config import ModelConfig
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.data import Data
@@ -43,42 +41,6 @@ def data(tokenizer: Tokenizer) -> Data:
     ids = np.array(tokenizer.encode(text), dtype=np.uint16)
     val_bytes = len(bytes(tokenizer.decode(ids[-300:]), "utf-8")) - text[-300:].count(END_OF_TEXT) * len(END_OF_TEXT)
     return Data(train=ids[:-300], val=ids[-300:], val_text_bytes=val_bytes, val_entropy_bits=None, identity="x")
-
-
-@pytest.fixture(scope="session")
-def run(params: Params, small: ModelConfig) -> RunConfig:
-    return RunConfig(
-        model=small,
-        optim=dataclasses.replace(
-            params.optim, optimizer="adamw", max_learning_rate=3e-3, schedule="cosine", warmup_steps=2, decay_steps=0
-        ),
-        train=dataclasses.replace(
-            params.train,
-            max_steps=12,
-            batch_size=4,
-            windows="stream",
-            short_fraction=0.0,
-            eval_every=4,
-            precision="float32",
-        ),
-    )
-
-
-@pytest.fixture(scope="session")
-def runtime() -> RuntimeConfig:
-    return RuntimeConfig(
-        device="cpu",
-        num_processes=1,
-        parallelism="ddp",
-        compile=False,
-        attention_backend="sdpa",
-        micro_batch_size=0,
-        checkpoint_activations=False,
-        checkpoint_every=3,
-        keep_checkpoints=2,
-        tracking="none",
-        cluster="none",
-    )
 
 
 @pytest.fixture(scope="session")

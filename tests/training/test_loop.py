@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 import lm.training.loop
 import lm.training.train
 from lm.errors import UserError
+from lm.model.cost import training_flops_per_token
 from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
 from lm.training.batches import batch, window_starts
@@ -444,3 +446,11 @@ def test_while_training_reads_beginnings_so_does_the_evaluation_of_documents(sho
 @pytest.mark.parametrize("stop_at", [3, 5, 8])
 def test_a_run_with_short_windows_resumes_with_the_same_bits(short_first, assert_resumes_when_stopped, stop_at):
     assert_resumes_when_stopped(short_first, stop_at)
+
+
+def test_the_share_of_the_peak_is_that_of_all_processes_together(run, tokenizer, monkeypatch):
+    flops = training_flops_per_token(run.model, tokenizer.vocab_size)
+    monkeypatch.setattr(lm.training.loop, "peak_flops", lambda device, precision: 100.0 * flops)
+    monkeypatch.setattr(lm.training.loop, "num_processes", lambda: 2)
+    loop = SimpleNamespace(config=run, tokenizer=tokenizer, device=torch.device("cuda"))
+    assert TrainingLoop._rates(loop, 1.0, 50.0)["mfu"] == "25.0%"

@@ -1,8 +1,8 @@
 """The FLOPs, memory, disk space and time that a run will need, and the settings to change if it does not fit.
 
-FLOPs, memory and disk space are computed from the configuration (`lm.model.cost`, `lm.training.memory_estimate`) and
+FLOPs, memory and disk space are computed from the configuration (`lm.model.cost`, `lm.planning.memory_estimate`) and
 compared with what this machine or a known device has. On this machine the time is measured: `measure_step_seconds`
-takes a few training steps. For a known device, see `lm.training.planned_time`.
+takes a few training steps. For a known device, see `lm.planning.planned_time`.
 """
 
 import math
@@ -22,10 +22,11 @@ from lm.errors import UserError
 from lm.memory import available_memory
 from lm.model.cost import parameters, training_flops_per_token
 from lm.model.transformer import TransformerLM
+from lm.planning.devices import KnownDevice
+from lm.planning.memory_estimate import loss_slack_bytes, process_bytes, training_bytes
 from lm.training import distributed
 from lm.training.config import Parallelism, RunConfig, RuntimeConfig, TrainConfig
-from lm.training.devices import KnownDevice
-from lm.training.memory_estimate import loss_slack_bytes, process_bytes, training_bytes
+from lm.training.console import si
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep
 
@@ -280,23 +281,3 @@ def _median_seconds(train_step: TrainStep, tokens: torch.Tensor, micro_batch_siz
         # On a GPU this includes the end of the previous step instead of the end of this one.
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
-
-
-def duration(seconds: float) -> str:
-    """Format a duration for people: 45 s, 12 min, 3 h 20 min, 2 days 4 h."""
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
-    parts = {"h": minutes // 60, "min": minutes % 60}
-    if minutes >= 24 * 60:
-        parts = {"days" if hours >= 48 else "day": hours // 24, "h": hours % 24}
-    return " ".join(f"{count} {unit}" for unit, count in parts.items() if count)
-
-
-def si(value: float, unit: str) -> str:
-    """Format `value` with three digits and a decimal prefix: 1,234,567 B is 1.23 MB."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if value < 999.5:
-            return f"{value:.3g} {prefix}{unit}"
-        value /= 1000
-    return f"{value:,.0f} E{unit}"

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import lm.memory
-import lm.training.plan
+import lm.planning.plan
 from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
 from lm.model.transformer import TransformerLM
+from lm.planning.memory_estimate import process_bytes, training_bytes
+from lm.planning.plan import Plan, measure_step_seconds, plan
 from lm.training.config import MAX_BATCH_SIZE
 from lm.training.loss import CHUNK_LOGITS
-from lm.training.memory_estimate import process_bytes, training_bytes
-from lm.training.plan import Plan, duration, measure_step_seconds, plan
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 61
@@ -24,8 +24,8 @@ def planned(run, runtime, tmp_path, monkeypatch):
     """Plan the small run, with `memory` bytes of CPU memory and `free` bytes of disk space available."""
 
     def planned(memory: int = 10**9, free: int = 10**9, num_processes: int = 1, batch_size: int = 8, **changes) -> Plan:
-        monkeypatch.setattr(lm.training.plan, "available_memory", lambda device, num_processes: {"CPU": memory})
-        monkeypatch.setattr(lm.training.plan.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
+        monkeypatch.setattr(lm.planning.plan, "available_memory", lambda device, num_processes: {"CPU": memory})
+        monkeypatch.setattr(lm.planning.plan.shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(free))
         settings = dataclasses.replace(runtime, **changes)
         changed = dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=batch_size))
         return plan(changed, VOCAB_SIZE, settings, CPU, tmp_path / "none yet", num_processes)
@@ -131,7 +131,7 @@ def test_the_nearest_fit_is_exact_where_a_larger_micro_batch_needs_less(run, run
     needed = {size: sum(process_bytes(run, vocab_size, changed, "cpu", 1).values()) for size, changed in sizes.items()}
     assert needed[17] < needed[16] and needed[50] < needed[49]
     for memory in sorted(needed.values()):
-        monkeypatch.setattr(lm.training.plan, "available_memory", lambda *_, memory=memory: {"CPU": memory})
+        monkeypatch.setattr(lm.planning.plan, "available_memory", lambda *_, memory=memory: {"CPU": memory})
         expected = max(size for size in needed if needed[size] <= memory)
         assert plan(run, vocab_size, runtime, CPU, tmp_path, 1).largest_micro_batch_size == expected
 
@@ -139,8 +139,8 @@ def test_the_nearest_fit_is_exact_where_a_larger_micro_batch_needs_less(run, run
 @pytest.mark.parametrize("memory", [10**5, 10**7, 10**9])
 def test_the_largest_batch_is_planned_in_few_attempts(run, planned, monkeypatch, memory):
     attempts = []
-    real = lm.training.plan.process_bytes
-    monkeypatch.setattr(lm.training.plan, "process_bytes", lambda *args: attempts.append(args) or real(*args))
+    real = lm.planning.plan.process_bytes
+    monkeypatch.setattr(lm.planning.plan, "process_bytes", lambda *args: attempts.append(args) or real(*args))
     result = planned(memory, batch_size=MAX_BATCH_SIZE)
     assert result.share == MAX_BATCH_SIZE and len(attempts) < 5000
     assert result.largest_micro_batch_size < MAX_BATCH_SIZE
@@ -198,7 +198,7 @@ def test_a_full_disk_is_refused_with_the_checkpoints_that_fit(planned):
 def test_existing_checkpoints_count_as_free_space(run, runtime, tmp_path, monkeypatch):
     asked = []
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(lm.training.plan.shutil, "disk_usage", lambda path: asked.append(path) or usage(1000))
+    monkeypatch.setattr(lm.planning.plan.shutil, "disk_usage", lambda path: asked.append(path) or usage(1000))
 
     def free() -> int:
         return plan(run, VOCAB_SIZE, runtime, CPU, tmp_path / "a" / "b", 1).free_disk
@@ -272,28 +272,8 @@ def test_of_many_micro_batches_two_are_measured(run, runtime, monkeypatch):
         assert micro_batch_size == 2
         return next(seconds)
 
-    monkeypatch.setattr(lm.training.plan, "_median_seconds", measure)
+    monkeypatch.setattr(lm.planning.plan, "_median_seconds", measure)
     changed = dataclasses.replace(run, train=dataclasses.replace(run.train, batch_size=10, document_mask=True))
     settings = dataclasses.replace(runtime, micro_batch_size=2)
     assert measure_step_seconds(changed, VOCAB_SIZE, settings, CPU) == 3 + 4 * 2
     assert sizes == [4, 2]
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [
-        (0.2, "0 s"),
-        (45, "45 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (12 * 60 + 20, "12 min"),
-        (3599, "1 h"),
-        (3 * 3600 + 20 * 60, "3 h 20 min"),
-        (86399, "1 day"),
-        (86400 + 3600, "1 day 1 h"),
-        (2 * 86400 + 4 * 3600 + 100, "2 days 4 h"),
-        (10.99 * 86400, "11 days"),
-    ],
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text

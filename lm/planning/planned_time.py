@@ -8,8 +8,8 @@ Python. The first two take turns; Python runs ahead of a GPU, and holds it up on
     memory   = bytes / bandwidth
     launches = number of kernels · LAUNCH_SECONDS
 
-The first two terms are those of a roofline (Williams et al. 2009). Their sum agrees with a published time: nanoGPT's
-about 4 days for GPT-2 with 124 million parameters on 8 A100 are planned as 3.7 days.
+The first two terms are those of a roofline (Williams et al. 2009). Their sum agrees with a published time: GPT-2 with
+124 million parameters on 8 A100 with 40 GB, which takes about 4 days by nanoGPT's README, is planned as 4.0 days.
 """
 
 import math
@@ -19,11 +19,11 @@ from lm.corpus.config import DataConfig
 from lm.model.config import ModelConfig
 from lm.model.cost import training_flops_per_token
 from lm.model.feed_forward import FEED_FORWARDS
+from lm.planning.devices import KnownDevice
+from lm.planning.memory_estimate import layer_bytes_per_token, training_bytes
 from lm.training.config import RunConfig, RuntimeConfig
-from lm.training.devices import KnownDevice
+from lm.training.console import duration, si
 from lm.training.evaluation import CONTINUATION_TOKENS, MAX_DOCUMENT_TOKENS
-from lm.training.memory_estimate import layer_bytes_per_token, training_bytes
-from lm.training.plan import duration, si
 
 COMPUTE_SHARE = 0.4
 LAUNCH_SECONDS = 10e-6  # without torch.compile, mostly Python's and autograd's time
@@ -139,7 +139,7 @@ def planned_time(
 
 
 def planned_val_tokens(data: DataConfig) -> int | None:
-    """About how many tokens the val split will have, or None if that depends on files."""
+    """An estimate of the number of tokens in the val split, or None if that depends on files."""
     size = data.val_bytes or _WHOLE_VAL_BYTES.get(data.source)
     return None if size is None else size // BYTES_PER_TOKEN
 
@@ -147,7 +147,7 @@ def planned_val_tokens(data: DataConfig) -> int | None:
 def moved_bytes(
     run: RunConfig, vocab_size: int, runtime: RuntimeConfig, tokens: float, num_micro_batches: int
 ) -> float:
-    """About how many bytes a step on `tokens` tokens reads and writes outside of matrix products.
+    """An estimate of the bytes that a step on `tokens` tokens reads and writes outside of matrix products.
 
     Weights are read by the forward and the backward pass of every micro batch, which also reads and writes gradients.
     Clipping and AdamW take 23 passes over tensors of the size of the weights, or 10 if torch.compile fuses them. What
@@ -163,10 +163,11 @@ def moved_bytes(
 
 
 def num_kernels(model: ModelConfig, num_micro_batches: int, compile: bool) -> int:
-    """About how many kernels a step launches: a count of PyTorch's operations with the default switches.
+    """An estimate of the number of kernels that a step launches.
 
-    A block has about 100 in its forward and backward pass, and the embeddings, the loss and the rest about 50. AdamW
-    has eight for each tensor, nine of which are in a block. torch.compile fuses them to about a quarter.
+    It counts PyTorch's operations with the default switches. A block has about 100 in its forward and backward pass,
+    and the embeddings, the loss and the rest about 50. AdamW has eight for each tensor, nine of which are in a block.
+    torch.compile fuses them to about a quarter.
     """
     count = num_micro_batches * _kernels_of_micro_batch(model) + 8 * (9 * model.num_layers + 3)
     return count // 4 if compile else count

@@ -54,7 +54,8 @@ class KnownDevice:
 # bfloat16 is emulated, and takes about ten times as long as float32.
 _AVX2_CORE = 32 * 3.0e9  # FLOP/s at 3 GHz
 
-# Where a data sheet lists speeds with sparsity, half of them is the dense speed.
+# All speeds are dense. The data sheets of the H100 and the H200 list bfloat16 with sparsity, at twice the speed; the
+# comments give that figure in brackets, in TFLOP/s.
 DEVICES = {
     # Two cores of a server, which share its memory with the others: the bandwidth is a guess. Two channels of DDR4-3200
     # have 51.2 GB/s.
@@ -74,11 +75,12 @@ DEVICES = {
         memory=16e9,
         bandwidth=51.2e9,
     ),
-    # NVIDIA T4 Tensor Core GPU, data sheet: 8.1 TFLOP/s in float32, 16 GB, 300 GB/s. Turing has no bfloat16.
+    # NVIDIA T4 Tensor Core GPU, data sheet; others give the theoretical bandwidth, 320 GB/s. Turing has no bfloat16.
     "t4": KnownDevice(
         title="Tesla T4", kind="cuda", float32=8.1e12, bfloat16=None, memory=16e9, bandwidth=300e9, pattern=r"\bT4$"
     ),
-    # NVIDIA Ada GPU Architecture, appendix A, with bfloat16 accumulated in float32. A laptop's 4090 is another GPU.
+    # NVIDIA Ada GPU Architecture, white paper, appendix A, with bfloat16 accumulated in float32. A laptop's 4090 is
+    # another GPU.
     "rtx-4090": KnownDevice(
         title="NVIDIA GeForce RTX 4090",
         kind="cuda",
@@ -88,7 +90,7 @@ DEVICES = {
         bandwidth=1008e9,
         pattern=r"\bRTX 4090$",
     ),
-    # NVIDIA L40S, data sheet.
+    # NVIDIA L40S, data sheet: it lists bfloat16 as 362.05 | 733 with sparsity.
     "l40s": KnownDevice(
         title="NVIDIA L40S",
         kind="cuda",
@@ -98,7 +100,7 @@ DEVICES = {
         bandwidth=864e9,
         pattern=r"\bL40S\b",
     ),
-    # NVIDIA A100 Tensor Core GPU, data sheet, 80 GB SXM. The one with 40 GB has the same speed, and 1,555 GB/s.
+    # NVIDIA A100 Tensor Core GPU, data sheet, 80 GB SXM. The one with 40 GB has the same speeds, and 1,555 GB/s.
     "a100": KnownDevice(
         title="NVIDIA A100 80 GB",
         kind="cuda",
@@ -108,7 +110,8 @@ DEVICES = {
         bandwidth=2039e9,
         pattern=r"\bA100\b",
     ),
-    # NVIDIA H100 Tensor Core GPU, data sheets. CUDA does not report the name SXM, so its pattern is the last one.
+    # NVIDIA H100 Tensor Core GPU, data sheet: PCIe [1,513], NVL [1,671] and SXM [1,979]; the edition with NVL no
+    # longer lists PCIe. CUDA does not report the name SXM, so its pattern is the last one.
     "h100-pcie": KnownDevice(
         title="NVIDIA H100 PCIe",
         kind="cuda",
@@ -136,7 +139,7 @@ DEVICES = {
         bandwidth=3350e9,
         pattern=r"\bH100\b",
     ),
-    # NVIDIA H200 Tensor Core GPU, data sheet, SXM.
+    # NVIDIA H200 Tensor Core GPU, data sheet, SXM [1,979].
     "h200": KnownDevice(
         title="NVIDIA H200 SXM",
         kind="cuda",

@@ -3,7 +3,7 @@ import torch
 
 from lm.device import check_precision
 from lm.errors import UserError
-from lm.training.devices import DEVICES, known_device, peak_flops
+from lm.planning.devices import DEVICES, known_device, peak_flops
 
 # The names that CUDA reports.
 NAMES = {

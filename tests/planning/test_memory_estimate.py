@@ -16,7 +16,7 @@ from torch.autograd import (
 )
 
 from lm.model.transformer import TransformerLM
-from lm.training.memory_estimate import training_bytes
+from lm.planning.memory_estimate import training_bytes
 from lm.training.optimizer import make_optimizer
 from lm.training.train_step import TrainStep
 
@@ -58,7 +58,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 def choose_library(monkeypatch: pytest.MonkeyPatch, onednn: bool) -> None:
     monkeypatch.setattr("lm.model.fused.onednn.prefers_onednn", lambda: onednn)
-    monkeypatch.setattr("lm.training.memory_estimate.prefers_onednn", lambda: onednn)
+    monkeypatch.setattr("lm.planning.memory_estimate.prefers_onednn", lambda: onednn)
 
 
 def saved_bytes(model: TransformerLM, inputs: torch.Tensor, precision: str) -> int:

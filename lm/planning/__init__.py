@@ -1,0 +1,1 @@
+"""What a training run will need, predicted from its configuration: FLOPs, memory, disk space and time."""
