@@ -13,7 +13,7 @@ from lm.report.numbers import count
 from lm.report.page import Report, fill
 from lm.report.parameters import flatten, shown
 from lm.report.run import METRICS, Run
-from lm.training.checkpoint import History
+from lm.training.history import History
 from lm.yaml12 import read_yaml
 
 Runs = Mapping[str, Run]

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from lm.errors import UserError
 from lm.pictures import save_figure, svg
 from lm.schema import open_file
-from lm.training.checkpoint import History
+from lm.training.history import History
 
 Curves = Mapping[str, History]  # by the name of the run, which is empty if there is only one
 

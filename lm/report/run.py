@@ -17,7 +17,7 @@ from lm.report.curve import read_curve
 from lm.schema import read_json
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens.files import open_tokens
-from lm.training.checkpoint import History
+from lm.training.history import History
 
 METRICS = {  # the file of each stage whose metrics the report shows
     "download": "download.json",

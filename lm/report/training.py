@@ -17,7 +17,7 @@ from lm.report.curve import (
 )
 from lm.report.numbers import count, short
 from lm.report.run import Run
-from lm.training.checkpoint import History
+from lm.training.history import History
 
 _COMMAND = "dvc repro train"
 

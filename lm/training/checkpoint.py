@@ -41,47 +41,11 @@ from lm.errors import UserError
 from lm.schema import open_file, read_bytes, validate
 from lm.training.console import write_line
 from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
-
-History = list[dict[str, Any]]
+from lm.training.history import HistoryRow, Progress
 
 _CODE = "model/**/*.py", "training/**/*.py", "evaluation/documents.py", "evaluation/kinds.py", "corpus/grammar*.py"
 _INDEX = "index.json"
 _NAME = "step-{:08}"
-
-
-class HistoryRow(TypedDict):
-    """A row of the loss curve; None means unknown or not finite."""
-
-    step: int
-    learning_rate: float
-    train_loss: float | None
-    val_loss: float | None
-    floor_nats: float | None
-    val_bits_per_byte: float | None
-    floor_bits_per_byte: float | None
-    document_bits_per_byte: float | None
-    later_name_nats: float | None
-    later_other_nats: float | None
-    wording_nats: float | None
-    repeated_pair_nats: float | None
-    new_pair_nats: float | None
-    grad_norm: float | None
-    continuation: str
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come. `losses` are those of the steps since the last evaluation."""
-
-    step: int
-    history: History
-    losses: list[float]
-    skipped_steps: Annotated[int, Ge(0)] = 0
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether the last evaluation was at this step."""
-        return bool(self.history) and self.history[-1]["step"] == self.step
 
 
 class _Numbers(TypedDict):

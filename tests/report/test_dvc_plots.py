@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from lm.errors import UserError
 from lm.report.dvc_plots import OFFLINE_TEMPLATE, TEMPLATE, write_offline_template
-from lm.training.checkpoint import HistoryRow
+from lm.training.history import HistoryRow
 
 PROJECT = Path(__file__).resolve().parents[2]
 PIPELINE = YAML(typ="safe").load(PROJECT / "dvc.yaml")
