@@ -7,7 +7,6 @@ from lm import config
 from lm.atomic import make_folder, write_json
 from lm.errors import exit_cleanly
 from lm.model.files import save_model
-from lm.report.curve import training_picture
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import RunConfig
 from lm.training.console import duration
@@ -42,6 +41,8 @@ def main() -> None:
         make_folder(folder)
 
     def write(result: Result) -> None:
+        from lm.report.curve import training_picture  # imports matplotlib
+
         save_model(args.model, result.model, tokenizer.hash)
         training_picture(result.history, result.metrics.get("floor_bits_per_byte"), args.picture)
         write_json(args.metrics, result.metrics)

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -38,3 +43,18 @@ def test_the_reason_not_to_compile_is_returned(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     assert why_not_compile(torch.device("cpu")) == "no C++ compiler found"
+
+
+@pytest.mark.slow  # imports the compiler of PyTorch
+def test_a_machine_without_a_compiler_of_cpp_is_one_line(tmp_path):
+    program = "import torch, lm.device; print(lm.device.why_not_compile(torch.device('cpu')))"
+    environment = {**os.environ, "CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert said.count("\n") == 1 and "compiler" in said.lower()

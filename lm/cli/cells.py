@@ -20,6 +20,8 @@ from tqdm import tqdm
 from lm.cli.path import path
 from lm.errors import UserError
 
+_GPU_DRIVERS = "/dev/nvidiactl", "/dev/kfd", "/dev/dxg"  # of NVIDIA, of AMD, and of either under Windows
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -42,10 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import torch
-
     from lm import config
-    from lm.cluster import num_cells_at_once
     from lm.studies.side_by_side import run_side_by_side
 
     params = args.study / "params.yaml"
@@ -53,11 +52,14 @@ def run(args: argparse.Namespace) -> None:
     is_pipeline = params.is_file() or (args.study / "dvc.yaml").is_file()
     cluster = config.load_any(params).runtime.cluster if is_pipeline else "none"
     on_cluster = cluster not in ("none", "local")
-    # On a cluster, its machines have the GPUs.
-    num_gpus = 0 if on_cluster else torch.cuda.device_count()
+    num_gpus = 0 if on_cluster else _num_gpus()  # on a cluster, its machines have the GPUs
     jobs = args.jobs
-    if jobs is None:
-        jobs = num_cells_at_once(cluster) if on_cluster else num_gpus or os.cpu_count() or 1
+    if jobs is None and on_cluster:
+        from lm.cluster import num_cells_at_once
+
+        jobs = num_cells_at_once(cluster)
+    elif jobs is None:
+        jobs = num_gpus or os.cpu_count() or 1
     if jobs < 1:
         raise UserError(f"--jobs: expected 1 or more, got {jobs}")
     outcome = run_side_by_side(args.study, jobs, num_gpus, tqdm.write, only=args.only, pull=args.pull)
@@ -68,3 +70,12 @@ def run(args: argparse.Namespace) -> None:
             "again when the reasons are fixed"
         )
     print(f"stages that ran: {len(outcome.done)}" if outcome.done else "nothing has changed")
+
+
+def _num_gpus() -> int:
+    """The number of CUDA devices. PyTorch, which takes seconds to import, is asked only where a driver is loaded."""
+    if not any(Path(device).exists() for device in _GPU_DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

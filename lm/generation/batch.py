@@ -9,11 +9,11 @@
 Shapes: V vocabulary.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -170,8 +170,9 @@ class Batch:
     def _extend(self, texts: list[_Text], logits: Tensor) -> list[Token]:
         """Draw the next token of every text from its logits, a row of (len(texts), V)."""
         # NumPy's argmax uses one thread, and leaves the others to the decoder.
-        token_ids = logits.numpy().argmax(-1).tolist()
-        diverged = [not math.isfinite(logits[index, token_id]) for index, token_id in enumerate(token_ids)]
+        best = logits.numpy().argmax(-1, keepdims=True)
+        diverged = ~np.isfinite(np.take_along_axis(logits.numpy(), best, -1))[:, 0]
+        token_ids = best[:, 0].tolist()
         for group in _groups(texts, diverged):
             for index, token_id in zip(group, _draw([texts[index] for index in group], logits[group])):
                 token_ids[index] = token_id
@@ -220,7 +221,7 @@ class Batch:
         return Token(token_id=None, prompt=tokens, finish="length")
 
 
-def _groups(texts: Sequence[_Text], diverged: Sequence[bool]) -> list[list[int]]:
+def _groups(texts: Sequence[_Text], diverged: np.ndarray) -> list[list[int]]:
     """The indices of the texts whose next token is drawn at random, grouped by what can be drawn together.
 
     These are texts with equal samplers, unless a sampler depends on the tokens of the text.

@@ -1,9 +1,10 @@
 """Run the stages of a DVC pipeline side by side. `dvc repro` runs one after the other.
 
-DVC allows several `dvc repro --single-item STAGE` at the same time, and decides itself whether a stage must run. So
-nothing here knows what a stage does: `dvc status` says which stages have changed, `dvc dag` which need which, and each
-round runs all changed stages that need no other changed one. After an interruption, the same call continues: finished
-stages are no longer changed, and training resumes from its checkpoint.
+DVC allows several `dvc repro --single-item STAGE ...` at the same time, and decides itself whether a stage must run. So
+nothing here knows what a stage does: `dvc dag` says which stages need which, and `dvc status` which have changed. DVC
+gets these, and the stages that need them, when what they need has finished; several at once, because it takes seconds
+to start. After an interruption, the same call continues: finished stages are no longer changed, and training resumes
+from its checkpoint.
 """
 
 import fnmatch
@@ -13,7 +14,6 @@ import re
 import signal
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,11 +29,16 @@ _LOGS = Path("data/.logs")
 _POLL_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 5.0
+# One of these lines begins the output of a stage.
+_BEGINNING = re.compile(r"^(?:Running stage|Stage) '([^']+)'(?::$| is cached| didn't change)", re.MULTILINE)
+_UNCHANGED = re.compile(r"Stage '[^']+' didn't change")
+_FAILED = re.compile(r"^ERROR: failed to reproduce '([^']+)'", re.MULTILINE)
 _OF_DVC = re.compile(
     r"Running stage |> |Stage '|(Updating|Generating) lock |To track the |To enable auto|\t|Use `dvc push|Data and pipe"
     r"|ERROR: failed to reproduce '[^']*': failed to run: "
 )
-# DVC waits three seconds for a lock that another command holds; then it ends with one of these messages.
+# DVC ends with one of these messages if another command holds a lock. `repro` waits for the lock of the project, but
+# not for the files of a stage.
 _LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|has been locked by")
 
 
@@ -48,7 +53,9 @@ class Outcome:
 
 @dataclass
 class _Job:
-    stage: str
+    """A DVC that runs `stages`, one after the other; those that have finished are taken out of the list."""
+
+    stages: list[str]
     slot: int
     process: subprocess.Popen[bytes]
     log: Path
@@ -80,22 +87,14 @@ def run_side_by_side(
     if not wanted:
         raise UserError(f"{folder / 'dvc.yaml'}: no stage matches {quote(only)}; list them with: dvc stage list")
     wanted |= _ancestors(wanted, needs)
-    command = ["dvc", "repro", *(["--pull"] if pull else []), "--single-item"]
+    changed = set(_changed(folder)) & wanted
+    # Whether a stage that needs a changed one must run, DVC decides when its turn comes.
+    waiting = (changed | _descendants(changed, needs)) & wanted
+    command = ["dvc", "--wait-for-lock", "repro", *(["--pull"] if pull else []), "--single-item"]
     make_folder(folder / _LOGS)
-    outcome = Outcome()
     bar = tqdm(unit="", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}", disable=None)
     with bar, _terminate_as_interrupt():
-        while True:
-            changed = [stage for stage in _changed(folder) if stage in wanted - set(outcome.done) - set(outcome.failed)]
-            blocked = _descendants(set(outcome.failed), needs)
-            waiting = [stage for stage in changed if stage not in blocked]
-            ready = [stage for stage in waiting if not needs[stage] & set(changed)]
-            bar.total = bar.n + sum(map(work, waiting))
-            if not ready:
-                outcome.blocked = [stage for stage in changed if stage in blocked]
-                return outcome
-            ready.sort(key=lambda stage: ("@" in stage, -work(stage)))  # so that a long one is not the last to start
-            _run_round(folder, command, ready, len(outcome.done) + len(waiting), jobs, num_gpus, outcome, bar, report)
+        return _run(folder, command, waiting, needs, jobs, num_gpus, bar, report)
 
 
 def work(stage: str) -> float:
@@ -113,64 +112,94 @@ def work(stage: str) -> float:
     return float((12 * layers * width + 2000) * width * tokens)
 
 
-def _run_round(
+def _run(
     folder: Path,
     command: list[str],
-    stages: list[str],
-    total: int,
+    waiting: set[str],
+    needs: dict[str, set[str]],
     jobs: int,
     num_gpus: int,
-    outcome: Outcome,
     bar: "tqdm[Never]",
     report: Callable[[str], None],
-) -> None:
-    """Run stages that do not depend on each other."""
-    waiting = deque(stages)
+) -> Outcome:
+    """Run the stages in `waiting`, each when those that it needs have finished."""
+    outcome = Outcome()
     running: list[_Job] = []
     free = list(range(jobs - 1, -1, -1))
     held_up: set[str] = set()
+    total = len(waiting)
+    bar.total = sum(map(work, waiting))
     try:
-        while waiting or running:
-            while waiting and free:
-                running.append(_start(folder, command, waiting.popleft(), free.pop(), jobs, num_gpus))
-            time.sleep(_POLL_SECONDS)
-            for job in [job for job in running if job.process.poll() is not None]:
-                running.remove(job)
-                free.append(job.slot)
-                text = job.log.read_text(encoding="utf-8", errors="replace")
-                if job.process.returncode and _LOCKED.search(text):
-                    if job.stage not in held_up:
-                        report(f"{job.stage} waits for DVC's lock, which another command holds")
-                        held_up.add(job.stage)
-                    time.sleep(_RETRY_SECONDS)
-                    waiting.append(job.stage)
-                    continue
-                line = _last_line(text)
-                if job.process.returncode:
-                    outcome.failed[job.stage] = f"{line or _exit_status(text)} ({job.log})"
-                    report(f"{job.stage} failed: {outcome.failed[job.stage]}")
-                else:
-                    outcome.done.append(job.stage)
-                    report(f"{len(outcome.done)} of {total}: {line or f'{job.stage}: taken from the cache'}")
-                bar.update(work(job.stage))
+        while True:
+            unfinished = waiting.union(outcome.failed, *(job.stages for job in running))
+            ready = [stage for stage in waiting if not needs[stage] & unfinished]
+            if not ready and not running:
+                outcome.blocked = sorted(waiting)
+                return outcome
+            ready.sort(key=lambda stage: ("@" in stage, -work(stage), stage))  # so that the last ones are short
+            while ready and free:
+                stages = _share(ready, jobs)
+                ready = ready[len(stages) :]
+                waiting -= set(stages)
+                running.append(_start(folder, command, stages, free.pop(), jobs, num_gpus))
             bar.set_description_str(f"{len(outcome.done)} of {total} stages")
-            bar.set_postfix_str(", ".join(job.stage for job in running))
+            bar.set_postfix_str(", ".join(job.stages[0] for job in running))
+            time.sleep(_POLL_SECONDS)
+            for job in list(running):
+                outputs, failed, has_ended = _results(job)
+                for stage, output in outputs.items():
+                    job.stages.remove(stage)
+                    if stage == failed and _LOCKED.search(output):
+                        if stage not in held_up:
+                            report(f"{stage} waits for DVC's lock, which another command holds")
+                            held_up.add(stage)
+                        time.sleep(_RETRY_SECONDS)
+                        waiting.add(stage)
+                        continue
+                    log = folder / _LOGS / f"{stage}.log"
+                    log.write_text(output, encoding="utf-8")
+                    line = _last_line(output)
+                    if stage == failed:
+                        outcome.failed[stage] = f"{line or _exit_status(output)} ({log})"
+                        report(f"{stage} failed: {outcome.failed[stage]}")
+                    elif _UNCHANGED.match(output):
+                        total -= 1
+                    else:
+                        outcome.done.append(stage)
+                        report(f"{len(outcome.done)} of {total}: {line or f'{stage}: taken from the cache'}")
+                    bar.update(work(stage))
+                if has_ended:
+                    running.remove(job)
+                    free.append(job.slot)
+                    waiting |= set(job.stages)  # those after one that has failed
     except BaseException:
         _stop(running)
         raise
 
 
-def _start(folder: Path, command: list[str], stage: str, slot: int, jobs: int, num_gpus: int) -> _Job:
+def _share(stages: list[str], jobs: int) -> list[str]:
+    """The first of `stages`: half of what one of `jobs` must do of them, so that all jobs end at about the same time.
+
+    Example: of seven stages that take equally long, two jobs get one each; of eight, two.
+    """
+    most = sum(map(work, stages)) / (2 * jobs)
+    number = 1
+    while number < len(stages) and sum(map(work, stages[: number + 1])) <= most:
+        number += 1
+    return stages[:number]
+
+
+def _start(folder: Path, command: list[str], stages: list[str], slot: int, jobs: int, num_gpus: int) -> _Job:
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     if num_gpus > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(index) for index in range(num_gpus)]
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    log = folder / _LOGS / f"{stage}.log"
+    log = folder / _LOGS / f"job-{slot}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*command, stage],
+            [*command, *stages],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -178,7 +207,25 @@ def _start(folder: Path, command: list[str], stage: str, slot: int, jobs: int, n
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that Ctrl-C reaches it once, through `_stop`
         )
-    return _Job(stage, slot, process, log)
+    return _Job(stages, slot, process, log)
+
+
+def _results(job: _Job) -> tuple[dict[str, str], str | None, bool]:
+    """The outputs of the stages that have ended, which of them has failed, and whether their DVC has ended."""
+    status = job.process.poll()  # before the output is read, which is complete then
+    text = job.log.read_text(encoding="utf-8", errors="replace")
+    beginnings = list(_BEGINNING.finditer(text))
+    ends = [match.start() for match in beginnings[1:]] + [len(text)]
+    outputs = {match[1]: text[match.start() : end] for match, end in zip(beginnings, ends)}
+    began = [stage for stage in job.stages if stage in outputs]
+    if status is None:
+        return {stage: outputs[stage] for stage in began[:-1]}, None, False
+    if status == 0:
+        return {stage: outputs.get(stage, "") for stage in job.stages}, None, True
+    match = _FAILED.search(text)
+    failed = match[1] if match and match[1] in job.stages else (began or job.stages[:1])[-1]
+    done = {stage: outputs[stage] for stage in began if stage != failed}
+    return {**done, failed: outputs.get(failed, text)}, failed, True
 
 
 def _stop(running: list[_Job]) -> None:

@@ -41,26 +41,11 @@ from lm.errors import UserError
 from lm.schema import open_file, read_bytes, validate
 from lm.training.console import write_line
 from lm.training.distributed import broadcast_from_first, is_first, wait_for_all
-from lm.training.history import History, HistoryRow
+from lm.training.history import HistoryRow, Progress
 
 _CODE = "model/**/*.py", "training/**/*.py", "evaluation/documents.py", "evaluation/kinds.py", "corpus/grammar*.py"
 _INDEX = "index.json"
 _NAME = "step-{:08}"
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run has come. `losses` are those of the steps since the last evaluation."""
-
-    step: int
-    history: History
-    losses: list[float]
-    skipped_steps: Annotated[int, Ge(0)] = 0
-
-    @property
-    def evaluated(self) -> bool:
-        """Whether the last evaluation was at this step."""
-        return bool(self.history) and self.history[-1]["step"] == self.step
 
 
 class _Numbers(TypedDict):

@@ -6,7 +6,8 @@ there is one process, and the functions here do nothing.
 
 Each process computes the gradients of its share of a batch. They are averaged by DistributedDataParallel (Li et al.
 2020), where every process holds the whole model, or by FSDP2 (Zhao et al. 2023), where every process holds a shard of
-the weights, gradients and optimizer state, and each block is gathered only while it is computed.
+the weights, gradients and optimizer state, and each block is gathered only while it is computed. Its modules take a
+second to import, so they are only imported where there are several processes.
 """
 
 import logging
@@ -19,18 +20,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.multiprocessing.spawn import ProcessException, start_processes
 from tqdm import tqdm
 
 from lm.errors import UserError
 from lm.model.transformer import TransformerLM
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 _RENDEZVOUS = "LM_RENDEZVOUS"  # the environment variable that tells processes of `launch` how to find each other
 _INTERRUPTED = 128 + signal.SIGINT
@@ -193,6 +197,8 @@ def any_process(condition: bool) -> bool:
 
 def shard(model: TransformerLM, device: torch.device) -> None:
     """Shard the weights over all processes with FSDP2, which gathers one block at a time."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     mesh = init_device_mesh(device.type, (num_processes(),))
     for layer in model.layers:
         fully_shard(layer, mesh=mesh)
@@ -200,18 +206,38 @@ def shard(model: TransformerLM, device: torch.device) -> None:
     register_fsdp_forward_method(model, "hidden")
 
 
+def as_sharded(model: TransformerLM) -> "FSDPModule | None":
+    """The model if `shard` has sharded it, or else None."""
+    if num_processes() == 1:
+        return None
+    from torch.distributed.fsdp import FSDPModule
+
+    return model if isinstance(model, FSDPModule) else None
+
+
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether this process holds only a shard of `tensor`."""
+    if num_processes() == 1:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 def local(tensor: Tensor) -> Tensor:
     """The shard of `tensor` that this process holds."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """All of `tensor`, gathered from all processes, which must call this together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def shard_like(tensor: Tensor, model: Tensor) -> Tensor:
     """The shard of `tensor`, which every process has in full, that matches this process's shard of `model`."""
-    if isinstance(model, DTensor):
-        return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None).to_local()
-    return tensor
+    if not is_sharded(model):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None).to_local()

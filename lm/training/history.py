@@ -1,10 +1,9 @@
-"""The rows of the loss curve, which checkpoints keep and metrics/train.csv shows.
+"""How far a training run has come, and its loss curve."""
 
-They are apart from the checkpoints, whose libraries take seconds to import.
-"""
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from typing import Any
-
+from annotated_types import Ge
 from typing_extensions import TypedDict
 
 History = list[dict[str, Any]]
@@ -28,3 +27,18 @@ class HistoryRow(TypedDict):
     new_pair_nats: float | None
     grad_norm: float | None
     continuation: str
+
+
+@dataclass
+class Progress:
+    """How far a run has come. `losses` are those of the steps since the last evaluation."""
+
+    step: int
+    history: History
+    losses: list[float]
+    skipped_steps: Annotated[int, Ge(0)] = 0
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the last evaluation was at this step."""
+        return bool(self.history) and self.history[-1]["step"] == self.step

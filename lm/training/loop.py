@@ -22,7 +22,7 @@ from lm.model.transformer import TransformerLM
 from lm.planning.devices import peak_flops
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.batches import batch, window_starts
-from lm.training.checkpoint import Checkpoints, Progress
+from lm.training.checkpoint import Checkpoints
 from lm.training.config import RunConfig, RuntimeConfig
 from lm.training.console import duration, write_line
 from lm.training.data import Data
@@ -37,7 +37,7 @@ from lm.training.distributed import (
     wait_for_all,
 )
 from lm.training.evaluation import DOCUMENT_LOSSES, DocumentLosses, greedy_continuation, mean_loss
-from lm.training.history import History
+from lm.training.history import History, Progress
 from lm.training.initial_model import load_initial_model
 from lm.training.interruption import Interruption
 from lm.training.metrics import evaluation_row, run_metrics, write_curve

@@ -9,11 +9,10 @@ from typing import Any
 
 from lm.atomic import write_text
 from lm.model.cost import parameters
-from lm.training.checkpoint import Progress
 from lm.training.config import RunConfig
 from lm.training.data import Data
 from lm.training.evaluation import DOCUMENT_LOSSES
-from lm.training.history import History
+from lm.training.history import History, Progress
 from lm.training.schedule import learning_rate
 
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lm.model.canon import CanonLayer
 from lm.model.transformer import TransformerLM
 from lm.training.adamw import AdamW
 from lm.training.config import OptimConfig
-from lm.training.distributed import all_reduce_sum, local
+from lm.training.distributed import all_reduce_sum, is_sharded, local
 from lm.training.muon import Muon
 
 
@@ -68,7 +67,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, eps: flo
     Example: gradients 3 and 4 have norm 5; with `max_norm` 1, they become 0.6 and 0.8.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    sharded = isinstance(gradients[0], DTensor)
+    sharded = is_sharded(gradients[0])
     gradients = [local(gradient) for gradient in gradients]
     # PyTorch's own clipping also uses the _foreach functions, which launch one kernel on a GPU for all gradients.
     norm = torch.stack(torch._foreach_norm(gradients)).norm()

@@ -6,14 +6,13 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from lm.model.transformer import TransformerLM
 from lm.training.adamw import AdamW
 from lm.training.batches import document_starts
 from lm.training.config import Precision
-from lm.training.distributed import all_reduce_sum, num_processes
+from lm.training.distributed import all_reduce_sum, as_sharded, num_processes
 from lm.training.loss import linear_cross_entropy
 from lm.training.optimizer import clip_gradients
 
@@ -63,17 +62,18 @@ class TrainStep:
         compile: bool = False,
     ) -> None:
         self.model, self.optimizer = model, optimizer
+        self.sharded = as_sharded(model)
         self.max_grad_norm = max_grad_norm
         self.loss: nn.Module = Objective(model, precision, document_separator)
         if compile:
-            if isinstance(model, FSDPModule):
+            if self.sharded:
                 # FSDP gathers and frees weights between the blocks, so each block is compiled on its own.
                 for layer in model.layers:
                     layer.compile()
             else:
                 self.loss.compile(dynamic=False)  # once for long windows and once for short ones
             optimizer.compile()
-        if num_processes() > 1 and not isinstance(model, FSDPModule):
+        if num_processes() > 1 and not self.sharded:
             self.loss = DistributedDataParallel(self.loss, gradient_as_bucket_view=True)
 
     def __call__(
@@ -108,8 +108,8 @@ class TrainStep:
     @contextmanager
     def _average_gradients(self, enabled: bool) -> Iterator[None]:
         """Let a backward pass average the gradients over the processes if `enabled`, or else only accumulate them."""
-        if isinstance(self.model, FSDPModule):
-            self.model.set_requires_gradient_sync(enabled)
+        if self.sharded:
+            self.sharded.set_requires_gradient_sync(enabled)
             yield
         elif isinstance(self.loss, DistributedDataParallel) and not enabled:
             with self.loss.no_sync():

@@ -33,13 +33,15 @@ def cells(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
 
 
 def test_the_pipeline_of_this_folder_uses_every_core_by_default(monkeypatch, calls, capsys):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("lm.cli.cells._GPU_DRIVERS", ("/nowhere",))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert cells(monkeypatch) == 0
     assert calls == [(Path("."), os.cpu_count(), 0, "*", False)]
     assert capsys.readouterr().out == "stages that ran: 1\n"
 
 
 def test_there_is_one_job_per_gpu_by_default(monkeypatch, calls):
+    monkeypatch.setattr("lm.cli.cells._GPU_DRIVERS", ("/nowhere", "/dev/null"))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     cells(monkeypatch, "--only", "cell@*", "--pull")
     assert calls == [(Path("."), 3, 3, "cell@*", True)]

@@ -22,6 +22,7 @@ SMALL = {
     "evaluate": {"num_samples": 2, "pairs_per_kind": 1},
     "ablate": {"run": ["baseline"], "points": ["16x1-256"], "seeds": [1]},
     "scale": {"points": ["16x1-1280"], "num_evaluations": 1},
+    "runtime": {"compile": False},  # it takes longer than everything else
 }
 
 NOT_COPIED = "metrics/", "studies/", "tests/", "bench/", "dvc.lock", ".dvc/"

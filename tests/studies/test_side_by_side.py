@@ -15,6 +15,7 @@ from lm.studies.side_by_side import run_side_by_side, work
 
 # Stage NAME is up to date when the file NAME exists. `plan` holds the edges, `behavior` the commands of stages.
 DVC = """#!/bin/sh
+[ "$1" = --wait-for-lock ] && shift
 case "$1" in
 dag) cat dag ;;
 status)
@@ -25,14 +26,17 @@ status)
     [ "$separator" = '{' ] && printf '{'
     echo '}' ;;
 repro)
-    for stage; do :; done  # the last argument
-    echo "$*" > arguments
-    echo "Running stage '$stage':"
-    [ -e "$stage.sh" ] && { . "./$stage.sh" || exit 255; }
-    echo "$stage $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >> started
-    echo "result of $stage"
-    echo "Updating lock file 'dvc.lock'"
-    touch "$stage" ;;
+    echo "$*" >> arguments
+    for stage; do
+        case "$stage" in repro | --*) continue ;; esac
+        [ -e "$stage.unchanged" ] && { echo "Stage '$stage' didn't change, skipping"; continue; }
+        echo "Running stage '$stage':"
+        [ -e "$stage.sh" ] && { . "./$stage.sh" || exit 255; }
+        echo "$stage $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES" >> started
+        echo "result of $stage"
+        echo "Updating lock file 'dvc.lock'"
+        touch "$stage"
+    done ;;
 esac
 """
 
@@ -82,12 +86,62 @@ def test_what_is_up_to_date_does_not_run(folder):
 def test_a_pattern_chooses_stages_with_those_that_they_need(folder):
     run_side_by_side(folder, 1, 0, print, only="b[12]")
     assert started(folder) == ["a", "b1", "b2"]
-    assert (folder / "arguments").read_text() == "repro --single-item b2\n"
+    assert (folder / "arguments").read_text().endswith("repro --single-item b2\n")
     run_side_by_side(folder, 1, 0, print, pull=True)
     assert started(folder)[3:] == ["b3", "c"]
-    assert (folder / "arguments").read_text() == "repro --pull --single-item c\n"
+    assert (folder / "arguments").read_text().endswith("repro --pull --single-item c\n")
     with pytest.raises(UserError, match="dvc.yaml: no stage matches 'cell@x'; list them with: dvc stage list"):
         run_side_by_side(folder, 1, 0, print, only="cell@x")
+
+
+@pytest.fixture
+def many(folder: Path) -> Path:
+    """A pipeline of eight stages that need nothing and take equally long."""
+    names = [f"cell@16x1-100-{number}" for number in range(1, 9)]
+    (folder / "dag").write_text("\n".join(["strict digraph {", *(f'"{name}";' for name in names), "}"]))
+    (folder / "stages").write_text(" ".join(names))
+    return folder
+
+
+def test_one_dvc_gets_several_stages(many):
+    lines: list[str] = []
+    outcome = run_side_by_side(many, 2, 0, lines.append)
+    assert len(outcome.done) == 8 and sorted(started(many)) == sorted(outcome.done)
+    assert [line.partition(":")[0] for line in lines] == [f"{number} of 8" for number in range(1, 9)]
+    calls = [line.split()[2:] for line in (many / "arguments").read_text().splitlines()]
+    assert sorted(map(len, calls)) == [1, 1, 1, 1, 1, 1, 2]
+    assert (many / "data/.logs/cell@16x1-100-1.log").read_text().splitlines()[0] == "Running stage 'cell@16x1-100-1':"
+
+
+def test_what_one_dvc_reports_is_known_while_it_runs(many):
+    (many / "cell@16x1-100-2.sh").write_text("while [ ! -e reported ]; do sleep 0.05; done")
+    outcome = run_side_by_side(many, 1, 0, lambda line: (many / "reported").touch())
+    assert outcome.done[:2] == ["cell@16x1-100-1", "cell@16x1-100-2"]
+
+
+@pytest.mark.parametrize("last", ["echo 'error: the disk is full'", "echo \"ERROR: failed to reproduce '$stage': x\""])
+def test_the_stages_that_one_dvc_would_have_run_after_one_that_failed_run_all_the_same(many, last):
+    (many / "cell@16x1-100-1.sh").write_text(f"{last}; exit 1")
+    outcome = run_side_by_side(many, 1, 0, print)
+    assert len(outcome.done) == 7 and list(outcome.failed) == ["cell@16x1-100-1"]
+
+
+def test_a_stage_that_fails_before_it_begins_is_not_taken_for_the_one_before_it(many):
+    name = "cell@16x1-100-2"
+    (many / "cell@16x1-100-1.sh").write_text(
+        f"touch $stage; echo \"ERROR: failed to reproduce '{name}': no such file\"; exit 1"
+    )
+    (many / f"{name}.sh").write_text("exit 1")
+    outcome = run_side_by_side(many, 1, 0, print)
+    assert list(outcome.failed) == [name] and len(outcome.done) == 7
+    assert outcome.failed[name].startswith(f"ERROR: failed to reproduce '{name}': no such file (")
+
+
+def test_a_stage_that_turns_out_to_be_unchanged_is_not_counted(folder):
+    (folder / "c.unchanged").touch()
+    lines: list[str] = []
+    outcome = run_side_by_side(folder, 1, 0, lines.append)
+    assert outcome.done == ["a", "b1", "b2", "b3"] and not outcome.blocked and lines[-1] == "4 of 5: result of b3"
 
 
 def test_a_failing_stage_stops_only_those_that_need_it(folder):

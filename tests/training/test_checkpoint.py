@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from lm.errors import UserError
 from lm.schema import validate
 from lm.training.adamw import AdamW
-from lm.training.checkpoint import Checkpoints, Progress, _checksum, fingerprint
+from lm.training.checkpoint import Checkpoints, _checksum, fingerprint
 from lm.training.evaluation import DOCUMENT_LOSSES
-from lm.training.history import HistoryRow
+from lm.training.history import HistoryRow, Progress
 from lm.training.metrics import evaluation_row
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lm.training.checkpoint import Progress
 from lm.training.evaluation import DOCUMENT_LOSSES
+from lm.training.history import Progress
 from lm.training.metrics import evaluation_row, run_metrics, write_curve
 
 DOCUMENT_LOSSES_OF_A_ROW = dict.fromkeys(DOCUMENT_LOSSES, 1.5)

@@ -63,6 +63,18 @@ def test_kill_minus_nine_in_every_phase_changes_nothing(start, ended, tmp_path, 
     assert_same_bits(run, undisturbed)
 
 
+@pytest.mark.slow  # the C++ compiler takes most of a minute
+def test_a_compiled_run_that_was_killed_ends_with_the_same_bits(start, ended, run, tmp_path):
+    both_lengths = dataclasses.replace(run.train, short_fraction=0.5, short_context_length=8)
+    run = dataclasses.replace(run, train=both_lengths)
+    assert ended(start(tmp_path / "undisturbed", changed=run, compile=True))[0] == 0
+    fault = "mid step", 8, 0, "die"
+    assert ended(start(tmp_path / "run", fault=fault, changed=run, compile=True))[0] == -signal.SIGKILL
+    status, said, errors = ended(start(tmp_path / "run", changed=run, compile=True))
+    assert status == 0 and "resuming from step" in said and "without torch.compile" not in said, errors
+    assert_same_bits(tmp_path / "run", tmp_path / "undisturbed")
+
+
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_if_one_process_fails_all_stop_and_its_error_is_shown(start, ended, tmp_path, rank):
     status, _, errors = ended(start(tmp_path / "run", 2, ("evaluation", 2, rank, "fail")))
