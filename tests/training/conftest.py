@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 import lm.training.evaluation
 from lm.config import Params
@@ -84,6 +85,37 @@ def runtime() -> RuntimeConfig:
 @pytest.fixture(scope="session")
 def paths_in() -> Callable[[Path], OutputPaths]:
     return training_program.paths_in
+
+
+@pytest.fixture(scope="session")
+def short_first(run: RunConfig) -> RunConfig:
+    """Short windows for 5 of 12 steps: 5 of the 16 tokens of a window, so 3 windows in place of one."""
+    train = dataclasses.replace(run.train, windows="documents", short_fraction=0.4, short_context_length=5)
+    return dataclasses.replace(run, train=train)
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a run early."""
+
+
+def weights_of(result: Result) -> dict[str, Tensor]:
+    return dict(result.model.named_parameters())
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, tmp_path_factory: pytest.TempPathFactory):
+    """Train a run that is not stopped, once for all tests; returns its weights, its result and its curve."""
+    finished: dict[RunConfig, tuple[dict[str, Tensor], Result, bytes]] = {}
+
+    def undisturbed(run: RunConfig) -> tuple[dict[str, Tensor], Result, bytes]:
+        if run not in finished:
+            results: list[Result] = []
+            folder = tmp_path_factory.mktemp("undisturbed")
+            train(run, data, tokenizer, runtime, training_program.paths_in(folder), results.append)
+            finished[run] = weights_of(results[0]), results[0], (folder / "curve.csv").read_bytes()
+        return finished[run]
+
+    return undisturbed
 
 
 @pytest.fixture
