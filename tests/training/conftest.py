@@ -166,10 +166,18 @@ class Fork:
 
 @pytest.fixture(scope="session")
 def start(run: RunConfig, data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig):
-    """Start a training in a folder, with one or more processes and perhaps a fault; `options` change the runtime."""
+    """Start a training in a folder, with one or more processes and perhaps a fault; `options` change the runtime.
+
+    The processes are forked, unless `fresh` asks for new interpreters, as users start them.
+    """
 
     def start(
-        folder: Path, processes: int = 1, fault: tuple | None = None, changed: RunConfig = run, **options
+        folder: Path,
+        processes: int = 1,
+        fault: tuple | None = None,
+        changed: RunConfig = run,
+        fresh: bool = False,
+        **options,
     ) -> Fork | subprocess.Popen[str]:
         folder.mkdir(exist_ok=True)
         job = {
@@ -180,7 +188,7 @@ def start(run: RunConfig, data: Data, tokenizer: Tokenizer, runtime: RuntimeConf
             "fault": fault,
         }
         (folder / "job").write_bytes(pickle.dumps(job))
-        if processes == 1:
+        if not fresh:
             return Fork(folder / "job", folder)
         environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
