@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,8 @@ SMALL = {
     "runtime": {"compile": False},  # it takes longer than everything else
 }
 
+# The machine code of the decoding step, if it has been compiled before: numba uses it for the same source code.
+DECODING_STEP = Path("lm/generation/__pycache__/numba_step.*.nb[ic]")
 NOT_COPIED = "metrics/", "studies/", "tests/", "bench/", "dvc.lock", ".dvc/"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -55,6 +58,10 @@ def copy_of_the_project(folder: Path) -> Path:
         if source.is_file() and not name.startswith(NOT_COPIED):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+    compiled = folder / DECODING_STEP.parent
+    compiled.mkdir(exist_ok=True)
+    for path in PROJECT.glob(str(DECODING_STEP)):
+        shutil.copy(path, compiled)
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
     for section, values in SMALL.items():
@@ -72,11 +79,10 @@ def run_in(folder: Path) -> Run:
     return run
 
 
-@pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy in which the pipeline has run once and everything is committed. A test that changes it uses `changed`."""
-    folder = copy_of_the_project(tmp_path_factory.mktemp("pipeline"))
-    run = run_in(folder)
+def run_once(folder: Path) -> Path:
+    """Run the pipeline in a new copy of the project, and commit everything."""
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier attempt that failed
+    run = run_in(copy_of_the_project(folder))
     run("git", "init", "-q")
     run("dvc", "init", "-q")
     result = run("dvc", "repro")
@@ -84,6 +90,21 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("git", "commit", "-q", "-m", "first run")
     (folder / "console").write_text(result.stdout + result.stderr)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A copy in which the pipeline has run once and everything is committed. A test that changes it uses `changed`.
+
+    Of several processes of pytest-xdist, one runs the pipeline, and each has a copy of the result.
+    """
+    if worker_id == "master":  # the only process
+        return run_once(tmp_path_factory.mktemp("pipeline"))
+    shared = tmp_path_factory.getbasetemp().with_name("pipeline")
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "console").exists():
+            run_once(shared)
+    return Path(shutil.copytree(shared, tmp_path_factory.mktemp("pipeline"), symlinks=True, dirs_exist_ok=True))
 
 
 @pytest.fixture

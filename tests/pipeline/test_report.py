@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from lm.report.blocks import Missing
-from lm.report.page import FilledSection
+from lm.report.page import FilledSection, Report
 from lm.report.run import Run
 from lm.report.write import SECTIONS, make_report, write_report
 
@@ -15,6 +15,11 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def missing(section: FilledSection) -> list[str]:
     """What a section says is missing, apart from GPT-2's tokenizer, which the pipeline does not have."""
     return [block.message for block in section.blocks if isinstance(block, Missing) and "--gpt2" not in block.message]
+
+
+@pytest.fixture(scope="module")
+def report(pipeline) -> Report:
+    return make_report(Run(pipeline))
 
 
 def test_the_last_stage_reports_on_everything(pipeline):
@@ -27,15 +32,15 @@ def test_the_last_stage_reports_on_everything(pipeline):
     assert len(html.encode()) < 2_000_000
 
 
-def test_nothing_is_missing_after_a_whole_run(pipeline):
-    for section in make_report(Run(pipeline)).sections:
+def test_nothing_is_missing_after_a_whole_run(report):
+    for section in report.sections:
         # This small pipeline has stories of a few tokens, nothing but a baseline, and too few runs for a scaling law.
         if section.name not in ("attention", "ablation", "scaling"):
             assert section.finding and missing(section) == []
 
 
-def test_the_same_results_give_the_same_files(pipeline, tmp_path):
-    write_report(make_report(Run(pipeline)), tmp_path / "report.html")
+def test_the_same_results_give_the_same_files(report, pipeline, tmp_path):
+    write_report(report, tmp_path / "report.html")
     for path in (tmp_path / "report.html", tmp_path / "report.md", *(tmp_path / "report").iterdir()):
         assert path.read_bytes() == (pipeline / "metrics" / path.relative_to(tmp_path)).read_bytes(), path.name
 

@@ -3,10 +3,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from email.message import Message
+from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import torch
 
@@ -31,6 +34,22 @@ def eventually(condition: Callable[[], bool]) -> bool:
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
     return condition()
+
+
+def client_of(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}v1", api_key="none", max_retries=0, timeout=20)
+
+
+def send(
+    server: Server, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, Message, bytes]:
+    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+    finally:
+        connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +123,30 @@ def serving(served) -> Callable[..., AbstractContextManager[Server]]:
                 thread.join()
 
     return serving
+
+
+@pytest.fixture(scope="module")
+def random_server(serving, random_model) -> Iterator[Server]:
+    with serving(random_model, rows=4) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def alphabet_server(serving, alphabet) -> Iterator[Server]:
+    with serving(alphabet, rows=2, waiting=2, choices=4, request_bytes=4096, max_tokens=200) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def random_client(random_server) -> Iterator[openai.OpenAI]:
+    with client_of(random_server) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(alphabet_server) -> Iterator[openai.OpenAI]:
+    with client_of(alphabet_server) as client:
+        yield client
 
 
 @pytest.fixture

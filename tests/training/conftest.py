@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 import lm.training.evaluation
 from lm.corpus.config import END_OF_TEXT
@@ -46,6 +47,37 @@ def data(tokenizer: Tokenizer) -> Data:
 @pytest.fixture(scope="session")
 def paths_in() -> Callable[[Path], OutputPaths]:
     return training_program.paths_in
+
+
+@pytest.fixture(scope="session")
+def short_first(run: RunConfig) -> RunConfig:
+    """Short windows for 5 of 12 steps: 5 of the 16 tokens of a window, so 3 windows in place of one."""
+    train = dataclasses.replace(run.train, windows="documents", short_fraction=0.4, short_context_length=5)
+    return dataclasses.replace(run, train=train)
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a run early."""
+
+
+def weights_of(result: Result) -> dict[str, Tensor]:
+    return dict(result.model.named_parameters())
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig, tmp_path_factory: pytest.TempPathFactory):
+    """Train a run that is not stopped, once for all tests; returns its weights, its result and its curve."""
+    finished: dict[RunConfig, tuple[dict[str, Tensor], Result, bytes]] = {}
+
+    def undisturbed(run: RunConfig) -> tuple[dict[str, Tensor], Result, bytes]:
+        if run not in finished:
+            results: list[Result] = []
+            folder = tmp_path_factory.mktemp("undisturbed")
+            train(run, data, tokenizer, runtime, training_program.paths_in(folder), results.append)
+            finished[run] = weights_of(results[0]), results[0], (folder / "curve.csv").read_bytes()
+        return finished[run]
+
+    return undisturbed
 
 
 @pytest.fixture
@@ -96,10 +128,18 @@ class Fork:
 
 @pytest.fixture(scope="session")
 def start(run: RunConfig, data: Data, tokenizer: Tokenizer, runtime: RuntimeConfig):
-    """Start a training in a folder, with one or more processes and perhaps a fault; `options` change the runtime."""
+    """Start a training in a folder, with one or more processes and perhaps a fault; `options` change the runtime.
+
+    The processes are forked, unless `fresh` asks for new interpreters, as users start them.
+    """
 
     def start(
-        folder: Path, processes: int = 1, fault: tuple | None = None, changed: RunConfig = run, **options
+        folder: Path,
+        processes: int = 1,
+        fault: tuple | None = None,
+        changed: RunConfig = run,
+        fresh: bool = False,
+        **options,
     ) -> Fork | subprocess.Popen[str]:
         folder.mkdir(exist_ok=True)
         job = {
@@ -110,7 +150,7 @@ def start(run: RunConfig, data: Data, tokenizer: Tokenizer, runtime: RuntimeConf
             "fault": fault,
         }
         (folder / "job").write_bytes(pickle.dumps(job))
-        if processes == 1:
+        if not fresh:
             return Fork(folder / "job", folder)
         environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2]), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(

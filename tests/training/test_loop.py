@@ -9,35 +9,14 @@ import pytest
 import torch
 
 import lm.training.loop
-import lm.training.train
 from lm.errors import UserError
 from lm.model.cost import training_flops_per_token
-from lm.model.files import save_model
 from lm.model.transformer import TransformerLM
 from lm.training.batches import batch, window_starts
 from lm.training.loop import TrainingLoop
 from lm.training.schedule import learning_rate
 from lm.training.train import train
-
-
-def weights_of(result):
-    return dict(result.model.named_parameters())
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data, tokenizer, runtime, paths_in, tmp_path_factory):
-    """Train a run that is not stopped, once for all tests; returns its weights, its result and its curve."""
-    finished = {}
-
-    def undisturbed(run):
-        if run not in finished:
-            results = []
-            folder = tmp_path_factory.mktemp("undisturbed")
-            train(run, data, tokenizer, runtime, paths_in(folder), results.append)
-            finished[run] = weights_of(results[0]), results[0], (folder / "curve.csv").read_bytes()
-        return finished[run]
-
-    return undisturbed
+from tests.training.conftest import weights_of
 
 
 def test_training_equals_a_plain_loop_over_torchs_own_parts(run, data, tokenizer, undisturbed):
@@ -134,156 +113,11 @@ def test_a_row_of_the_curve_is_one_line_whatever_the_model_generates(run, traine
     assert rows[0]["continuation"] == r"a\r\"b\"\n,c\u0000\\ ü"
 
 
-class Stopped(Exception):
-    """Stands for whatever ends a run early."""
-
-
-@pytest.fixture
-def assert_resumes_when_stopped(undisturbed, trained, tmp_path, monkeypatch):
-    """Stop `run` after some steps, and resume it: the result must have the bits of a run that was not stopped."""
-
-    def assert_resumes(run, steps):
-        weights, expected, curve = undisturbed(run)
-        take_step, count = TrainingLoop._take_step, 0
-
-        def stopping(self, step):
-            nonlocal count
-            if count == steps:
-                raise Stopped
-            count += 1
-            return take_step(self, step)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(TrainingLoop, "_take_step", stopping)
-            with pytest.raises(Stopped):
-                trained(run, "stopped")
-        result = trained(run, "stopped")
-        for name, weight in weights_of(result).items():
-            assert weight.equal(weights[name]), name
-        assert result.history == expected.history and result.metrics == expected.metrics
-        assert (tmp_path / "stopped" / "curve.csv").read_bytes() == curve
-
-    return assert_resumes
-
-
-# A checkpoint follows steps 3, 6 and 9, and an evaluation with a checkpoint follows steps 0, 4, 8 and 12.
-@pytest.mark.parametrize(
-    "steps", [0, 3, 4, 7, 11, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 2, 5, 6, 8, 9, 10))]
-)
-def test_a_run_stopped_after_any_step_resumes_bit_for_bit(run, assert_resumes_when_stopped, steps):
-    assert_resumes_when_stopped(run, steps)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"optim": {"optimizer": "muon", "schedule": "wsd", "decay_steps": 6, "decay_shape": "1-sqrt"}},
-        {
-            "model": {"qk_norm": True, "tie_embeddings": True, "ffn": "silu"},
-            "train": {"document_mask": True, "precision": "bfloat16"},
-        },
-    ],
-    ids=["muon", "documents"],
-)
-def test_a_stopped_run_with_other_switches_resumes_bit_for_bit(run, assert_resumes_when_stopped, changes):
-    sections = {name: dataclasses.replace(getattr(run, name), **values) for name, values in changes.items()}
-    assert_resumes_when_stopped(dataclasses.replace(run, **sections), 7)
-
-
 def test_checkpointed_activations_change_no_bit_of_a_run(run, runtime, trained, undisturbed):
     weights, plain, _ = undisturbed(run)
     checkpointed = trained(run, "checkpointed", dataclasses.replace(runtime, checkpoint_activations=True))
     assert checkpointed.history == plain.history
     assert all(weight.equal(weights[name]) for name, weight in weights_of(checkpointed).items())
-
-
-def test_a_run_stopped_while_its_outputs_are_written_only_writes_them_again(
-    run, data, tokenizer, runtime, paths_in, trained, undisturbed, tmp_path, monkeypatch
-):
-    _, expected, curve = undisturbed(run)
-
-    def stopped_write(result):
-        raise Stopped
-
-    folder = tmp_path / "stopped"
-    folder.mkdir()
-    with pytest.raises(Stopped):
-        train(run, data, tokenizer, runtime, paths_in(folder), stopped_write)
-    (folder / "curve.csv").unlink()  # as dvc does before it runs a stage again
-    monkeypatch.setattr(TrainingLoop, "_take_step", None)
-    result = trained(run, "stopped")
-    assert result.history == expected.history
-    assert (folder / "curve.csv").read_bytes() == curve
-    assert list((folder / "checkpoints").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("section", "change"),
-    [("model", {"rope_theta": 9.0}), ("optim", {"beta2": 0.9}), ("train", {"seed": 7}), ("data", {"identity": "y"})],
-)
-def test_a_checkpoint_of_another_run_is_not_resumed(run, data, trained, tmp_path, monkeypatch, section, change):
-    monkeypatch.setattr(lm.training.train.Checkpoints, "finish", lambda self: None)
-    run = dataclasses.replace(run, train=dataclasses.replace(run.train, max_steps=1))
-    trained(run)
-    folders = set((tmp_path / "run" / "checkpoints").iterdir())
-    trained(run)
-    assert set((tmp_path / "run" / "checkpoints").iterdir()) == folders
-    if section == "data":
-        trained(run, data=dataclasses.replace(data, **change))
-    else:
-        trained(dataclasses.replace(run, **{section: dataclasses.replace(getattr(run, section), **change)}))
-    assert len(set((tmp_path / "run" / "checkpoints").iterdir())) == 2
-
-
-def test_a_run_that_diverges_ends_with_the_model_of_its_last_evaluation(run, trained, undisturbed, monkeypatch, capsys):
-    _, expected, _ = undisturbed(run)
-    take_step = TrainingLoop._take_step
-
-    def exploding(self, step):
-        return take_step(self, step) if step < 11 else (math.nan, 1.0)
-
-    monkeypatch.setattr(TrainingLoop, "_take_step", exploding)
-    result = trained(run, "diverged")
-    assert result.metrics["diverged"] == 1 and result.metrics["step"] == 8
-    assert result.history == expected.history[:3]
-    assert result.metrics["val_loss"] == expected.history[2]["val_loss"]
-    assert "not finite after step 10" in capsys.readouterr().out
-
-
-def not_finite_at(monkeypatch, steps):
-    """Make the loss of these steps NaN; as in `TrainStep`, nothing else happens in them."""
-    take_step = TrainingLoop._take_step
-    monkeypatch.setattr(
-        TrainingLoop,
-        "_take_step",
-        lambda self, step: (math.nan, 1.0) if step in steps else take_step(self, step),
-    )
-
-
-def test_steps_that_are_not_finite_are_skipped_as_often_as_allowed(run, trained, monkeypatch, capsys):
-    allowed = dataclasses.replace(run, train=dataclasses.replace(run.train, max_skipped_steps=2))
-    not_finite_at(monkeypatch, {3, 7})
-    result = trained(allowed, "enough")
-    assert result.metrics["diverged"] == 0 and result.metrics["step"] == 12
-    assert result.metrics["skipped_steps"] == 2
-    assert "step 7: skipped, because the loss or the gradient is not finite (2 of at most 2 skipped steps)" in (
-        capsys.readouterr().out
-    )
-    not_finite_at(monkeypatch, {3, 7, 10})
-    result = trained(allowed, "too often")
-    assert result.metrics["diverged"] == 1 and result.metrics["step"] == 8
-
-
-def test_a_finite_spike_is_never_skipped(run, trained, monkeypatch):
-    allowed = dataclasses.replace(run, train=dataclasses.replace(run.train, max_skipped_steps=5, eval_every=1))
-    take_step = TrainingLoop._take_step
-    monkeypatch.setattr(
-        TrainingLoop,
-        "_take_step",
-        lambda self, step: (1e30, 1e30) if step == 5 else take_step(self, step),
-    )
-    result = trained(allowed)
-    assert result.history[5]["train_loss"] == 1e30 and result.metrics["skipped_steps"] == 0
 
 
 def test_the_files_grow_while_the_run_trains(run, trained, tmp_path, monkeypatch):
@@ -300,98 +134,11 @@ def test_the_files_grow_while_the_run_trains(run, trained, tmp_path, monkeypatch
     assert seen == [(step, 1 + (step - 1) // 4, (step - 1) // 4 * 4) for step in range(1, 13)]
 
 
-def test_a_learning_rate_that_is_far_too_high_is_a_result(run, trained):
-    wild = dataclasses.replace(run.optim, max_learning_rate=1e3, min_learning_rate=1e3, warmup_steps=0)
-    result = trained(dataclasses.replace(run, optim=wild))
-    assert result.metrics["diverged"] == 1
-    assert all(math.isfinite(value) for value in result.metrics.values())
-    assert all(weight.isfinite().all() for weight in result.model.parameters())
-
-
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_model_that_is_not_finite_at_the_start_is_a_result(run, trained, monkeypatch, stopped):
-    monkeypatch.setattr(lm.training.loop, "mean_loss", lambda *args: math.nan)
-    if stopped:
-        with monkeypatch.context() as patch:
-            patch.setattr(TrainingLoop, "_return_to_last_evaluation", lambda self: (_ for _ in ()).throw(Stopped))
-            with pytest.raises(Stopped):
-                trained(run)
-    result = trained(run)
-    assert result.metrics["diverged"] == 1 and result.metrics["step"] == 0
-    assert "val_loss" not in result.metrics and result.history[0]["val_loss"] is None
-
-
-def test_the_same_run_is_refused_while_it_is_training(run, trained, monkeypatch):
-    def second(self, step):
-        with pytest.raises(UserError, match="another process is training the same run"):
-            trained(run)
-        raise Stopped
-
-    monkeypatch.setattr(TrainingLoop, "_take_step", second)
-    with pytest.raises(Stopped):
-        trained(run)
-
-
 def test_too_little_text_is_reported_before_any_work(run, data, trained):
     with pytest.raises(UserError, match="model.context_length: one window needs 17 tokens, but the train split has 16"):
         trained(run, data=dataclasses.replace(data, train=data.train[:16]))
     with pytest.raises(UserError, match="the val split is empty"):
         trained(run, data=dataclasses.replace(data, val=data.val[:0]))
-
-
-def test_a_run_starts_from_the_initial_model(run, tokenizer, trained, undisturbed, tmp_path):
-    _, first, _ = undisturbed(run)
-    save_model(tmp_path / "model", first.model, tokenizer.hash)
-    continued = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(tmp_path / "model")))
-    second = trained(continued)
-    assert second.history[0]["val_loss"] == first.history[-1]["val_loss"]
-    assert second.metrics["val_loss"] < first.metrics["val_loss"]
-
-
-def test_an_initial_model_that_has_changed_begins_another_run(run, tokenizer, trained, tmp_path, monkeypatch):
-    folder = tmp_path / "model"
-    continued = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(folder), max_steps=1))
-    names = []
-    real = lm.training.train.fingerprint
-    monkeypatch.setattr(lm.training.train, "fingerprint", lambda **facts: names.append(real(**facts)) or names[-1])
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        save_model(folder, TransformerLM(run.model, tokenizer.vocab_size), tokenizer.hash)
-        trained(continued)
-    assert names[0] == names[1] != names[2]
-
-
-@pytest.mark.parametrize(
-    ("changes", "tokenizer_hash", "message"),
-    [
-        (
-            {"d_ff": 64, "qk_norm": True},
-            None,
-            r"has a different configuration than params.yaml; set model.d_ff=64 model.qk_norm=True",
-        ),
-        ({}, "another", "trained with a different tokenizer"),
-        (None, None, "train.initial_model: expected none or the folder of a model, got .*model, which is not a folder"),
-    ],
-)
-def test_an_initial_model_that_does_not_fit_is_refused(
-    run, tokenizer, trained, tmp_path, changes, tokenizer_hash, message
-):
-    folder = tmp_path / "model"
-    if changes is not None:
-        model = TransformerLM(dataclasses.replace(run.model, **changes), tokenizer.vocab_size)
-        save_model(folder, model, tokenizer_hash or tokenizer.hash)
-    continued = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(folder)))
-    with pytest.raises(UserError, match=message):
-        trained(continued)
-
-
-def test_an_initial_model_that_has_diverged_is_refused(run, tokenizer, trained, tmp_path):
-    model = TransformerLM(run.model, tokenizer.vocab_size)
-    model.lm_head.weight.data[0, 0] = math.nan
-    save_model(tmp_path / "model", model, tokenizer.hash)
-    continued = dataclasses.replace(run, train=dataclasses.replace(run.train, initial_model=str(tmp_path / "model")))
-    with pytest.raises(UserError, match="train.initial_model: .* has weights that are not finite"):
-        trained(continued)
 
 
 def test_the_plan_and_the_evaluations_are_reported(run, data, tokenizer, runtime, paths_in, tmp_path, capsys):
@@ -402,13 +149,6 @@ def test_the_plan_and_the_evaluations_are_reported(run, data, tokenizer, runtime
     assert re.fullmatch(r"about \d+ s left, not counting evaluations", remaining)
     assert [line.partition(", val loss ")[0] for line in evaluations] == ["step 4", "step 8", "step 12"]
     assert capsys.readouterr() == ("", "")  # no progress bar either, because this is not a terminal
-
-
-@pytest.fixture
-def short_first(run):
-    """Short windows for 5 of 12 steps: 5 of the 16 tokens of a window, so 3 windows in place of one."""
-    train = dataclasses.replace(run.train, windows="documents", short_fraction=0.4, short_context_length=5)
-    return dataclasses.replace(run, train=train)
 
 
 def test_short_windows_come_first_and_begin_where_documents_begin(short_first, data, tokenizer, trained, monkeypatch):
@@ -441,11 +181,6 @@ def test_while_training_reads_beginnings_so_does_the_evaluation_of_documents(sho
     trained(short_first)
     trained(dataclasses.replace(short_first, train=dataclasses.replace(short_first.train, short_fraction=0.0)), "long")
     assert lengths == [5, 5, None, None] + [None] * 4
-
-
-@pytest.mark.parametrize("stop_at", [3, 5, 8])
-def test_a_run_with_short_windows_resumes_with_the_same_bits(short_first, assert_resumes_when_stopped, stop_at):
-    assert_resumes_when_stopped(short_first, stop_at)
 
 
 def test_the_share_of_the_peak_is_that_of_all_processes_together(run, tokenizer, monkeypatch):

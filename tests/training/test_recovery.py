@@ -39,7 +39,6 @@ PHASES = {
 }
 
 
-# With two processes, every kill takes two new interpreters.
 one_and_two = pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 
 
@@ -77,7 +76,7 @@ def test_a_compiled_run_that_was_killed_ends_with_the_same_bits(start, ended, ru
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_if_one_process_fails_all_stop_and_its_error_is_shown(start, ended, tmp_path, rank):
-    status, _, errors = ended(start(tmp_path / "run", 2, ("evaluation", 2, rank, "fail")))
+    status, _, errors = ended(start(tmp_path / "run", 2, ("evaluation", 2, rank, "fail"), fresh=True))
     assert status == 1
     assert errors.endswith(f"error: process {rank} of 2: something is wrong\n") and "Traceback" not in errors
 
@@ -126,7 +125,8 @@ def test_a_second_trainer_of_the_same_run_is_refused(start, ended, longer, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_kill_minus_nine_at_random_moments_changes_nothing(start, ended, longer, tmp_path, processes):
-    process = start(tmp_path / "whole", processes, changed=longer)
+    fresh = processes == 2
+    process = start(tmp_path / "whole", processes, changed=longer, fresh=fresh)
     began = wait_for_checkpoint(tmp_path / "whole", process)
     assert ended(process)[0] == 0
     seconds = time.monotonic() - began
@@ -134,7 +134,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(start, ended, longer,
     while len(newest_checkpoints) < 20:
         folder = tmp_path / f"{len(newest_checkpoints)}"
         chance = random.Random(len(newest_checkpoints))
-        process = start(folder, processes, changed=longer)
+        process = start(folder, processes, changed=longer, fresh=fresh)
         wait_for_checkpoint(folder, process)
         time.sleep(chance.uniform(0, seconds))
         pid = int((folder / f"pid-{chance.randrange(processes)}").read_text())
@@ -147,7 +147,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(start, ended, longer,
             seconds *= 0.8
             continue
         newest_checkpoints.append(indexes[-1].parent.name)
-        status, _, errors = ended(start(folder, processes, changed=longer))
+        status, _, errors = ended(start(folder, processes, changed=longer, fresh=fresh))
         assert status == 0, errors
         assert_same_bits(folder, tmp_path / "whole")
     print(f"{processes} processes, newest checkpoint at each kill: {newest_checkpoints}")

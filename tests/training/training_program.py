@@ -11,12 +11,15 @@ import pickle
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import start_processes
 
 import lm.training.checkpoint
+import lm.training.distributed
 import lm.training.evaluation
 import lm.training.loop
 import lm.training.train_step
@@ -48,10 +51,11 @@ def main() -> None:
 
 
 def run_redirected(job: Path, folder: Path, stdout: Path, stderr: Path) -> None:
-    """Run the program in a forked process, with its output in two files."""
+    """Run the program in a forked process, with its output in two files; the processes that it starts fork, too."""
     for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
+    lm.training.distributed.start_processes = partial(start_processes, start_method="fork")
     sys.argv = [__file__, str(job), str(folder)]
     exit_cleanly(main)
 
