@@ -5,7 +5,7 @@ parameter that does not fit.
 
 Examples:
   lm export hf stories --raw data/raw --metrics metrics/train.json
-  lm export gguf stories.gguf --type q8_0
+  lm export gguf stories.gguf --type f32
 """
 
 import argparse
