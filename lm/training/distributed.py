@@ -7,7 +7,7 @@ there is one process, and the functions here do nothing.
 Each process computes the gradients of its share of a batch. They are averaged by DistributedDataParallel (Li et al.
 2020), where every process holds the whole model, or by FSDP2 (Zhao et al. 2023), where every process holds a shard of
 the weights, gradients and optimizer state, and each block is gathered only while it is computed. Its modules take a
-second to import, so they are only imported where there are several processes.
+second to import, so they are only imported in a process group, because nothing is sharded elsewhere.
 """
 
 import logging
@@ -208,7 +208,7 @@ def shard(model: TransformerLM, device: torch.device) -> None:
 
 def as_sharded(model: TransformerLM) -> "FSDPModule | None":
     """The model if `shard` has sharded it, or else None."""
-    if num_processes() == 1:
+    if not dist.is_initialized():
         return None
     from torch.distributed.fsdp import FSDPModule
 
@@ -217,7 +217,7 @@ def as_sharded(model: TransformerLM) -> "FSDPModule | None":
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether this process holds only a shard of `tensor`."""
-    if num_processes() == 1:
+    if not dist.is_initialized():
         return False
     from torch.distributed.tensor import DTensor
 
