@@ -23,7 +23,6 @@ SMALL = {
     "evaluate": {"num_samples": 2, "pairs_per_kind": 1},
     "ablate": {"run": ["baseline"], "points": ["16x1-256"], "seeds": [1]},
     "scale": {"points": ["16x1-1280"], "num_evaluations": 1},
-    "runtime": {"compile": False},  # it takes longer than everything else
 }
 
 # The machine code of the decoding step, if it has been compiled before: numba uses it for the same source code.
