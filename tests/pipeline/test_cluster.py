@@ -85,8 +85,8 @@ def results(folder: Path) -> tuple[object, str]:
 def test_a_cell_continues_on_another_node(changed: Path, run: Run, two_nodes) -> None:
     set_parameters(
         changed,
-        ablate={"points": ["16x1-256000"]},
-        runtime={"checkpoint_every": 100, "cluster": two_nodes.address},
+        ablate={"points": ["16x1-2048000"]},
+        runtime={"checkpoint_every": 1000, "cluster": two_nodes.address},
     )
     run("python", "-m", "stages.plan", "--plan", "data/plan")
     command = cell_command(changed)
