@@ -85,7 +85,7 @@ def results(folder: Path) -> tuple[object, str]:
 def test_a_cell_continues_on_another_node(changed: Path, run: Run, two_nodes) -> None:
     set_parameters(
         changed,
-        ablate={"points": ["16x1-2048000"]},
+        ablate={"points": ["16x1-512000"]},
         runtime={"checkpoint_every": 1000, "cluster": two_nodes.address},
     )
     run("python", "-m", "stages.plan", "--plan", "data/plan")
