@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from lm.atomic import make_folder, write_text
-from lm.errors import exit_cleanly
 from lm.studies.ablation.forest import forest_picture
 from lm.studies.ablation.table import markdown, table
 from lm.studies.cells_table import read_cells
+from stages import run_stage
 
 
 def main() -> None:
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lm import config
 from lm.atomic import make_folder, write_text
-from lm.errors import exit_cleanly
 from lm.studies.cell import grid_cells
 from lm.studies.collect import collect
+from stages import run_stage
 
 
 def main() -> None:
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

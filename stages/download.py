@@ -8,8 +8,8 @@ from lm.atomic import make_folder, translate_write_errors, write_json
 from lm.corpus.sources import open_corpus, story_bits, story_seeds
 from lm.corpus.transfer import check_disk
 from lm.corpus.writer import write_corpus
-from lm.errors import exit_cleanly
 from lm.progress import lock_folder
+from stages import run_stage
 
 
 def main() -> None:
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

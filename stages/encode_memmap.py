@@ -8,11 +8,11 @@ import numpy as np
 
 from lm import config
 from lm.atomic import make_folder, write_json
-from lm.errors import exit_cleanly
 from lm.progress import lock_folder
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokens.encode import encode_split, move_shards
 from lm.tokens.manifest import read_text_facts, write_manifest
+from stages import run_stage
 
 
 def main() -> None:
@@ -56,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

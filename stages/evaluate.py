@@ -6,13 +6,13 @@ from pathlib import Path
 from lm import config
 from lm.atomic import make_folder, write_json
 from lm.device import pick_device
-from lm.errors import exit_cleanly
 from lm.evaluation.calibration import write_calibration
 from lm.evaluation.evaluate import evaluate
 from lm.evaluation.picture import evaluation_picture
 from lm.evaluation.table import tables
 from lm.model.files import load_model
 from lm.tokenizer.tokenizer import Tokenizer
+from stages import run_stage
 
 
 def main() -> None:
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

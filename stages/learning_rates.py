@@ -5,11 +5,11 @@ from pathlib import Path
 
 from lm import config
 from lm.atomic import make_folder, write_json, write_text
-from lm.errors import exit_cleanly
 from lm.studies.cell import grid_cells, sweep_cells
 from lm.studies.collect import collect
 from lm.studies.plan import write_plan
 from lm.studies.sweep import choose_learning_rates, sweep_picture
+from stages import run_stage
 
 
 def main() -> None:
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lm import config
 from lm.config import StudyParams
-from lm.errors import exit_cleanly
 from lm.studies.cell import grid_cells, sweep_cells
 from lm.studies.plan import write_plan
+from stages import run_stage
 
 
 def main() -> None:
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

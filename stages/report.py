@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from lm.errors import exit_cleanly
 from lm.report.run import Run
 from lm.report.write import make_report, summary, write_report
+from stages import run_stage
 
 
 def main() -> None:
@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

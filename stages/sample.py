@@ -9,13 +9,13 @@ from tqdm import tqdm
 from lm import config
 from lm.atomic import make_folder, write_json, write_text
 from lm.device import pick_device
-from lm.errors import exit_cleanly
 from lm.generation.batch import Batch
 from lm.generation.decoder import Decoder
 from lm.generation.generate import complete, window_notice
 from lm.generation.text import Sample
 from lm.model.files import load_model
 from lm.tokenizer.tokenizer import Tokenizer
+from stages import run_stage
 
 MAX_ROWS = 64  # texts generated at the same time
 
@@ -52,4 +52,4 @@ def _readable(sample: Sample) -> str:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

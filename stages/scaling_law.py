@@ -5,13 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lm.atomic import make_folder, write_text
-from lm.errors import UserError, exit_cleanly
+from lm.errors import UserError
 from lm.studies.cells_table import read_cells
 from lm.studies.scaling.files import saved, write_fit
 from lm.studies.scaling.law import UndeterminedError
 from lm.studies.scaling.picture import runs_picture, scaling_picture
 from lm.studies.scaling.study import COUNTS, MAIN_COUNT, analyze_cells
 from lm.studies.scaling.table import markdown
+from stages import run_stage
 
 BOOTSTRAPS = 500
 UNIT = "bits per byte"
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

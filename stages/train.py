@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lm import config
 from lm.atomic import make_folder, write_json
-from lm.errors import exit_cleanly
 from lm.model.files import save_model
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.training.config import RunConfig
@@ -14,6 +13,7 @@ from lm.training.data import open_data
 from lm.training.distributed import is_launched, launch
 from lm.training.loop import OutputPaths, Result
 from lm.training.train import train
+from stages import run_stage
 
 
 def main() -> None:
@@ -56,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from lm import config
 from lm.atomic import make_folder, write_json
-from lm.errors import exit_cleanly
 from lm.progress import lock_folder
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training.bpe import train_bpe
 from lm.tokens.manifest import read_text_facts, text_paths
+from stages import run_stage
 
 _NUM_LONGEST = 10
 
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_stage(main)

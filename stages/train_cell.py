@@ -13,9 +13,11 @@ from lm.training.data import open_data
 from lm.training.distributed import is_launched, launch
 from lm.training.loop import OutputPaths, Result
 from lm.training.train import train
+from stages import start_up_seconds
 
 
 def main() -> None:
+    start_up = start_up_seconds()
     paths = parse_cell_paths(__doc__)
     params = config.load_any(paths.params)
     run = read_planned_run(paths.plan)
@@ -32,7 +34,7 @@ def main() -> None:
         write_json(paths.metrics, metrics)
         if paths.timing:
             write_json(paths.timing, result.timing)
-        print(summary(paths.plan.stem, result))
+        print(summary(paths.plan.stem, result, start_up))
 
     # Compiling would take longer than most cells.
     runtime = dataclasses.replace(params.runtime, compile=False)
@@ -42,12 +44,12 @@ def main() -> None:
     train(run, data, tokenizer, runtime, outputs, write, report=lambda line: None)
 
 
-def summary(name: str, result: Result) -> str:
+def summary(name: str, result: Result, start_up: float) -> str:
     """The line that the console shows for a cell."""
     bits = result.metrics.get("document_bits_per_byte")
     loss = "no finite loss" if bits is None else f"{bits:.4f} bits per byte"
     diverged = ", diverged" if result.metrics["diverged"] else ""
-    return f"{name}: {loss}{diverged}, {result.timing['seconds']:.1f} s"
+    return f"{name}: {loss}{diverged}, {result.timing['seconds']:.1f} s after {start_up:.1f} s of start-up"
 
 
 if __name__ == "__main__":

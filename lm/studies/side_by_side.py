@@ -33,9 +33,10 @@ _STOP_SECONDS = 5.0
 _BEGINNING = re.compile(r"^(?:Running stage|Stage) '([^']+)'(?::$| is cached| didn't change)", re.MULTILINE)
 _UNCHANGED = re.compile(r"Stage '[^']+' didn't change")
 _FAILED = re.compile(r"^ERROR: failed to reproduce '([^']+)'", re.MULTILINE)
-_OF_DVC = re.compile(
+_NOT_SHOWN = re.compile(
     r"Running stage |> |Stage '|(Updating|Generating) lock |To track the |To enable auto|\t|Use `dvc push|Data and pipe"
     r"|ERROR: failed to reproduce '[^']*': failed to run: "
+    r"|\d+\.\d s, of which \d+\.\d s were start-up"  # the last line of every stage but a cell
 )
 # DVC ends with one of these messages if another command holds a lock. `repro` waits for the lock of the project, but
 # not for the files of a stage.
@@ -283,11 +284,11 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 def _last_line(text: str) -> str | None:
-    """The last line that a stage has written itself, without those of DVC around it; of a failed one, its error.
+    """The last line of a stage about its work, without those of DVC around it; of a failed one, its error.
 
     None if it has written nothing, or did not run.
     """
-    lines = [line for line in text.splitlines() if line.strip() and not _OF_DVC.match(line)]
+    lines = [line for line in text.splitlines() if line.strip() and not _NOT_SHOWN.match(line)]
     errors = [line for line in lines if line.startswith("error: ")]
     written = errors or lines
     return written[-1] if written else None

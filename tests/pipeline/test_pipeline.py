@@ -70,7 +70,10 @@ def test_the_console_shows_one_plan_and_one_line_per_cell(pipeline):
     assert len(re.findall("^parameters ", console, re.MULTILINE)) == 1  # the table of the plan
     assert re.findall(r"^step (\d+), val loss", console, re.MULTILINE) == ["0", "3", "6"]
     (cell,) = re.findall(r"^baseline-16x1-256-1: .*", console, re.MULTILINE)
-    assert re.fullmatch(r"baseline-16x1-256-1: \d\.\d{4} bits per byte, \d+\.\d s", cell)
+    assert re.fullmatch(r"baseline-16x1-256-1: \d\.\d{4} bits per byte, \d+\.\d s after \d+\.\d s of start-up", cell)
+    stages = re.findall(r"^Running stage '(?!ablate|scale)", console, re.MULTILINE)
+    times = re.findall(r"^(\d+\.\d) s, of which (\d+\.\d) s were start-up$", console, re.MULTILINE)
+    assert len(times) >= len(stages) > 5 and all(float(start_up) <= float(total) for total, start_up in times)
     assert "%|" not in console  # no progress bar, because this is not a terminal
 
 
