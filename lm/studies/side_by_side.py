@@ -8,7 +8,6 @@ from its checkpoint.
 """
 
 import fnmatch
-import json
 import os
 import re
 import signal
@@ -24,23 +23,11 @@ from tqdm import tqdm
 
 from lm.atomic import make_folder
 from lm.errors import UserError, quote
+from lm.studies import dvc
 
 _LOGS = Path("data/.logs")
 _POLL_SECONDS = 0.1
-_RETRY_SECONDS = 1.0
 _STOP_SECONDS = 5.0
-# One of these lines begins the output of a stage.
-_BEGINNING = re.compile(r"^(?:Running stage|Stage) '([^']+)'(?::$| is cached| didn't change)", re.MULTILINE)
-_UNCHANGED = re.compile(r"Stage '[^']+' didn't change")
-_FAILED = re.compile(r"^ERROR: failed to reproduce '([^']+)'", re.MULTILINE)
-_NOT_SHOWN = re.compile(
-    r"Running stage |> |Stage '|(Updating|Generating) lock |To track the |To enable auto|\t|Use `dvc push|Data and pipe"
-    r"|ERROR: failed to reproduce '[^']*': failed to run: "
-    r"|\d+\.\d s, of which \d+\.\d s were start-up"  # the last line of every stage but a cell
-)
-# DVC ends with one of these messages if another command holds a lock. `repro` waits for the lock of the project, but
-# not for the files of a stage.
-_LOCKED = re.compile(r"Unable to acquire lock|is being blocked by|has been locked by")
 
 
 @dataclass
@@ -80,7 +67,7 @@ def run_side_by_side(
     """
     if not (folder / "dvc.yaml").is_file():
         raise UserError(f"{folder / 'dvc.yaml'}: there is no such file; expected the folder of a study or a pipeline")
-    needs = _needs(folder)
+    needs = dvc.needs(folder)
     own = [stage for stage in needs if ":" not in stage]  # a stage of another pipeline is called FILE:STAGE
     if not own:  # DVC shows the stages of all other pipelines then
         raise UserError(f"{folder / 'dvc.yaml'}: expected stages, got none; restore the file")
@@ -88,7 +75,7 @@ def run_side_by_side(
     if not wanted:
         raise UserError(f"{folder / 'dvc.yaml'}: no stage matches {quote(only)}; list them with: dvc stage list")
     wanted |= _ancestors(wanted, needs)
-    changed = set(_changed(folder)) & wanted
+    changed = set(dvc.changed(folder)) & wanted
     # Whether a stage that needs a changed one must run, DVC decides when its turn comes.
     waiting = (changed | _descendants(changed, needs)) & wanted
     command = ["dvc", "--wait-for-lock", "repro", *(["--pull"] if pull else []), "--single-item"]
@@ -150,20 +137,20 @@ def _run(
                 outputs, failed, has_ended = _results(job)
                 for stage, output in outputs.items():
                     job.stages.remove(stage)
-                    if stage == failed and _LOCKED.search(output):
+                    if stage == failed and dvc.is_locked(output):
                         if stage not in held_up:
                             report(f"{stage} waits for DVC's lock, which another command holds")
                             held_up.add(stage)
-                        time.sleep(_RETRY_SECONDS)
+                        time.sleep(dvc.RETRY_SECONDS)
                         waiting.add(stage)
                         continue
                     log = folder / _LOGS / f"{stage}.log"
                     log.write_text(output, encoding="utf-8")
-                    line = _last_line(output)
+                    line = dvc.last_line(output)
                     if stage == failed:
-                        outcome.failed[stage] = f"{line or _exit_status(output)} ({log})"
+                        outcome.failed[stage] = f"{line or dvc.exit_status(output)} ({log})"
                         report(f"{stage} failed: {outcome.failed[stage]}")
-                    elif _UNCHANGED.match(output):
+                    elif dvc.is_unchanged(output):
                         total -= 1
                     else:
                         outcome.done.append(stage)
@@ -215,16 +202,14 @@ def _results(job: _Job) -> tuple[dict[str, str], str | None, bool]:
     """The outputs of the stages that have ended, which of them has failed, and whether their DVC has ended."""
     status = job.process.poll()  # before the output is read, which is complete then
     text = job.log.read_text(encoding="utf-8", errors="replace")
-    beginnings = list(_BEGINNING.finditer(text))
-    ends = [match.start() for match in beginnings[1:]] + [len(text)]
-    outputs = {match[1]: text[match.start() : end] for match, end in zip(beginnings, ends)}
+    outputs = dvc.stage_outputs(text)
     began = [stage for stage in job.stages if stage in outputs]
     if status is None:
         return {stage: outputs[stage] for stage in began[:-1]}, None, False
     if status == 0:
         return {stage: outputs.get(stage, "") for stage in job.stages}, None, True
-    match = _FAILED.search(text)
-    failed = match[1] if match and match[1] in job.stages else (began or job.stages[:1])[-1]
+    named = dvc.failed_stage(text)
+    failed = named if named in job.stages else (began or job.stages[:1])[-1]
     done = {stage: outputs[stage] for stage in began if stage != failed}
     return {**done, failed: outputs.get(failed, text)}, failed, True
 
@@ -283,23 +268,6 @@ def _terminate_as_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _last_line(text: str) -> str | None:
-    """The last line of a stage about its work, without those of DVC around it; of a failed one, its error.
-
-    None if it has written nothing, or did not run.
-    """
-    lines = [line for line in text.splitlines() if line.strip() and not _NOT_SHOWN.match(line)]
-    errors = [line for line in lines if line.startswith("error: ")]
-    written = errors or lines
-    return written[-1] if written else None
-
-
-def _exit_status(text: str) -> str:
-    """What DVC says about a stage that failed without a word, because it was killed, for example."""
-    match = re.search(r"exited with (-?\d+)\s*$", text)
-    return f"it wrote no message{f' and exited with status {match[1]}' if match else ''}"
-
-
 def _descendants(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
     """All stages that need one of `stages`, directly or not."""
     found: set[str] = set()
@@ -314,39 +282,3 @@ def _ancestors(stages: set[str], needs: dict[str, set[str]]) -> set[str]:
     while new := set().union(*(needs[stage] for stage in stages | found)) - found:
         found |= new
     return found
-
-
-def _needs(folder: Path) -> dict[str, set[str]]:
-    """The stages of a pipeline, and which others each one needs directly."""
-    text = _dvc(folder, "dag", "--dot", "dvc.yaml")
-    needs: dict[str, set[str]] = {name: set() for name in re.findall(r'^"([^"]+)";$', text, re.MULTILINE)}
-    for needed, stage in re.findall(r'^"([^"]+)" -> "([^"]+)";$', text, re.MULTILINE):
-        needs[stage].add(needed)
-    return needs
-
-
-def _changed(folder: Path) -> list[str]:
-    """The stages that must run, in the order of the pipeline."""
-    return list(json.loads(_dvc(folder, "status", "--json", "dvc.yaml")))
-
-
-def _dvc(folder: Path, *command: str) -> str:
-    """The output of a DVC command; waits while another command holds DVC's lock."""
-    while True:
-        try:
-            result = subprocess.run(
-                ["dvc", *command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8"
-            )
-        except FileNotFoundError as error:
-            raise UserError("dvc: there is no such command; activate the environment: . .venv/bin/activate") from error
-        if result.returncode == 0:
-            return result.stdout
-        if not _LOCKED.search(result.stderr):
-            reason = " ".join(result.stderr.split()).removeprefix("ERROR: ")
-            advice = "correct it and run the same command again"
-            if "dvc.lock" in reason:
-                advice = (
-                    "keep either version of the file (git checkout --ours dvc.lock); the cache has the other results"
-                )
-            raise UserError(f"{folder}: dvc {' '.join(command)}: {reason}; {advice}")
-        time.sleep(_RETRY_SECONDS)

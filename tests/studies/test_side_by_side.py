@@ -156,7 +156,7 @@ def test_a_failing_stage_stops_only_those_that_need_it(folder):
 
 
 def test_a_stage_waits_while_another_command_holds_the_lock(folder, monkeypatch):
-    monkeypatch.setattr("lm.studies.side_by_side._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("lm.studies.dvc.RETRY_SECONDS", 0.01)
     (folder / "b1.sh").write_text("[ -e tried ] || { touch tried; echo 'ERROR: Unable to acquire lock'; exit 1; }")
     outcome = run_side_by_side(folder, 2, 0, print)
     assert not outcome.failed and "b1" in outcome.done
