@@ -339,9 +339,9 @@ def start_stage(
         clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         hub = {"HF_ENDPOINT": loopback.endpoint, "HF_HOME": str(tmp_path / "home")}
         return subprocess.Popen(
-            [sys.executable, str(STAGE), *FLAGS],
+            [sys.executable, "-m", "stages.download", *FLAGS],
             cwd=tmp_path,
-            env={**clean, **hub, **(environment or {})},
+            env={**clean, "PYTHONPATH": str(ROOT), **hub, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

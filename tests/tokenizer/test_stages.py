@@ -33,8 +33,9 @@ Run = Callable[[str], Result]
 
 
 @pytest.fixture
-def work(tmp_path: Path, text: str) -> Path:
+def work(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with params.yaml and data/raw, where `text` is the train split and its beginning the val split."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # for stages in processes of their own
     params = (PROJECT / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(params.replace("vocab_size: 2048", "vocab_size: 400"), encoding="utf-8")
     (tmp_path / "data").mkdir()
