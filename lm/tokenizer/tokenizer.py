@@ -31,7 +31,7 @@ from lm.tokenizer.text import fast as fast_text
 from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
-from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
@@ -236,9 +236,9 @@ class Tokenizer:
         num_threads = resolve_num_threads(num_threads, num_bytes)
         description = f"encoding {path.name}"
         self._total_length += num_bytes
-        if self._prefers_fast(num_bytes):
-            blocks = read_blocks(path, description)
-            yield from self._fast_encoder.encode_blocks(blocks, allow_special=True, num_threads=num_threads)
+        if path.is_file() and self._prefers_fast(num_bytes):
+            with FileSource.open(path, description) as source:
+                yield from self._fast_encoder.encode_source(source, allow_special=True, num_threads=num_threads)
             return
         ids = self._plain_encode(read_text(path, description), allow_special=True)
         while len(batch := np.fromiter(islice(ids, _IDS_PER_BATCH), self.dtype)):
@@ -279,7 +279,7 @@ class Tokenizer:
         yield from self._plain_encode(beginning(), allow_special)
         if rest:
             blocks = chain([rest], _to_blocks(slices))
-            for ids in self._fast_encoder.encode_blocks(blocks, allow_special, num_threads=1):
+            for ids in self._fast_encoder.encode_blocks(blocks, allow_special):
                 yield from ids.tolist()
 
     def decode(self, ids: Iterable[int]) -> str:

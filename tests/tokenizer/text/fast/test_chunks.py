@@ -16,9 +16,12 @@ from lm.tokenizer.text.fast.chunks import (
     code_point_classes,
     find_split,
     parallel_map,
+    piece_length,
     resolve_num_threads,
     split_blocks,
+    split_source,
 )
+from lm.tokenizer.text.fast.strings import StringSource
 
 # One is a prefix of another, one a suffix, and several contain a position where other text could be split.
 SPECIAL = ["<|a|>", "<|a|><|b|>", "|><|", "a|>x", "a b", "b ", "x x x", " c"]
@@ -97,6 +100,33 @@ def test_chunks_have_the_same_pre_tokens(text: str, tokens: list[str], sizes: li
     parts = [part.decode() for part in split_blocks(blocks, special_tokens(tokens))]
     assert "".join(parts) == text and all(parts)
     assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
+
+
+@given(text=TEXTS, tokens=TOKENS, length=st.integers(1, 40))
+def test_pieces_have_the_same_pre_tokens(text: str, tokens: list[str], length: int) -> None:
+    pieces = list(split_source(StringSource(text), length, special_tokens(tokens)))
+    parts = [text[begin:end] for begin, end in pieces]
+    assert "".join(parts) == text and all(parts)
+    assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
+
+
+@pytest.mark.parametrize("unit", ["", "<|endoftext|>", "!? ", "a1", "\U0003d000 "])
+def test_pieces_have_about_the_requested_length(text: str, unit: str) -> None:
+    source = StringSource(unit * 50_000 or text)
+    pieces = list(split_source(source, 1000, special_tokens(["<|endoftext|>"])))
+    assert max(end - begin for begin, end in pieces) < 2000 and len(pieces) > 0.8 * source.length / 1000
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "🙂", "a b"])
+def test_a_text_without_a_place_to_split_is_one_piece(unit: str) -> None:
+    source = StringSource(unit * (1_000_000 // len(unit)))
+    assert list(split_source(source, 1000, special_tokens(["a ba", "b a"]))) == [(0, source.length)]
+
+
+def test_there_are_several_pieces_per_thread_unless_they_would_be_too_short() -> None:
+    assert piece_length(10**9, 2) == 1 << 20
+    assert piece_length(8 * 10**6, 2) == 500_000
+    assert piece_length(10**6, 1) == 1 << 18
 
 
 @pytest.mark.parametrize("unit", ["", "<|endoftext|>", "!? ", "a1", "\U0003d000 "])
