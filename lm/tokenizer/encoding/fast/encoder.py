@@ -15,12 +15,12 @@ from lm.tokenizer.text.fast.chunks import (
     Source,
     SpecialTokens,
     code_point_classes,
-    parallel_map,
     piece_length,
     split_blocks,
     split_source,
 )
 from lm.tokenizer.text.fast.memory import zeros
+from lm.tokenizer.text.fast.parallel import parallel_map
 from lm.tokenizer.text.fast.strings import MAX_CHARACTER_BYTES, StringSource, read_strings
 
 MAX_SYMBOLS = (1 << SYMBOL_BITS) - 1

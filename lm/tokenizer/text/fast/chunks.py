@@ -6,11 +6,9 @@ pre-token. No special token crosses the split.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,9 +27,6 @@ PADDING = bytes(128)  # kernels may read this far past the end of the text
 
 # Each thread has its own cache or table of pre-tokens to fill first, so less text per thread than this is not faster.
 _LENGTH_PER_THREAD = 1 << 22
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class SpecialTokens(NamedTuple):
@@ -116,28 +111,6 @@ def find_split(data: bytes | np.ndarray, special: SpecialTokens) -> int:
         np.frombuffer(data, np.uint8), len(data), code_point_classes(),
         special.texts, special.bounds, special.num_tokens, special.longest,
     )  # fmt: skip
-
-
-def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """Yield the results in the order of the items, as `map` does, computed by `num_threads` threads.
-
-    Takes only a few items more from the iterable than the threads need.
-    """
-    if num_threads == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(num_threads) as threads:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(threads.submit(function, item))
-                if len(pending) > 2 * num_threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def resolve_num_threads(num_threads: int | None, length: int) -> int:

@@ -11,12 +11,12 @@ from lm.tokenizer.text.fast.chunks import (
     Source,
     SpecialTokens,
     code_point_classes,
-    parallel_map,
     piece_length,
     split_source,
 )
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS, NUM_TABLE_FIELDS
 from lm.tokenizer.text.fast.memory import zeros
+from lm.tokenizer.text.fast.parallel import parallel_map
 from lm.tokenizer.training.fast import library
 
 _THREAD_TABLE_BITS = 16  # 2 MB, of which a thread mostly uses a small part, so that it stays in the core's cache
@@ -114,6 +114,9 @@ def count_pre_tokens(source: Source, special_tokens: Sequence[str], num_threads:
 
     for _ in parallel_map(count, split_source(source, piece_length(source.length, num_threads), special), num_threads):
         pass
-    for table in thread_tables:
-        total.add_counts(table)
-    return total
+    # In a text with few distinct pre-tokens, no table has been full, so the total is still empty.
+    largest, *others = sorted([total, *thread_tables], key=lambda table: -table.state[NUM_KEYS])
+    for table in others:
+        if table.state[NUM_KEYS]:
+            largest.add_counts(table)
+    return largest
