@@ -26,7 +26,7 @@ from lm.tokenizer.encoding import files
 from lm.tokenizer.encoding.encoder import Encoder, reject_surrogates, to_utf8
 from lm.tokenizer.encoding.fast.decoder import FastDecoder
 from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
-from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols
+from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols, pair_symbols
 from lm.tokenizer.text import fast as fast_text
 from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.fast.build import can_load
@@ -90,7 +90,7 @@ class Tokenizer:
             token_id = token_ids.setdefault(text.encode(), len(token_ids))
             self._special_ids[text] = token_id
             self.vocab[token_id] = text.encode()
-        self._symbol_ids, self._pair_symbols = number_symbols(merges, token_ids)
+        self._symbol_ids, self._pairs = number_symbols(merges, token_ids)
         self._total_length = 0  # of everything encoded and decoded so far
 
     @classmethod
@@ -334,7 +334,7 @@ class Tokenizer:
 
     @cached_property
     def _fast_encoder(self) -> FastEncoder:
-        return FastEncoder(self._pair_symbols, self._symbol_ids, self._special_ids, self.dtype)
+        return FastEncoder(self._pairs, self._symbol_ids, self._special_ids, self.dtype)
 
     @cached_property
     def _fast_decoder(self) -> FastDecoder:
@@ -342,7 +342,7 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self._pair_symbols, self._symbol_ids, self._special_ids)
+        return Encoder(pair_symbols(self._pairs), self._symbol_ids, self._special_ids)
 
     def _fast_encode(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         with reject_surrogates():

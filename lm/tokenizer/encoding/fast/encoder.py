@@ -1,7 +1,7 @@
 """Encoding long texts, and many texts, with kernels and threads."""
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
 
@@ -35,8 +35,8 @@ class FastEncoder:
     All threads share a cache of pre-tokens, at most 28 MB, which is kept for the texts that follow.
 
     Args:
-        pair_symbols: The pair of symbols of each merge. Symbols 0 to 255 are the bytes; the results of the merges
-            follow in order.
+        pairs: The two symbols of each merge, one merge after the other. Symbols 0 to 255 are the bytes; the results of
+            the merges follow in order.
         symbol_ids: The id of each symbol; at most MAX_SYMBOLS of them.
         special_ids: The id of each special token.
         dtype: The dtype of the arrays of ids.
@@ -44,23 +44,21 @@ class FastEncoder:
 
     def __init__(
         self,
-        pair_symbols: Collection[tuple[int, int]],
-        symbol_ids: Sequence[int],
+        pairs: array,
+        symbol_ids: array,
         special_ids: Mapping[str, int],
         dtype: np.dtype,
     ) -> None:
         kernels = library.load()
-        num_merges = len(pair_symbols)
-        # For many Python integers, `array` takes a third of the time of NumPy.
-        self._symbol_ids = np.frombuffer(array("I", symbol_ids), np.uint32)
+        num_merges = len(pairs) // 2
+        self._symbol_ids = np.array(symbol_ids)
         self._byte_pairs = np.full(1 << 16, NO_MERGE, np.uint32)
-        lefts_and_rights = np.frombuffer(array("I", [*chain.from_iterable(pair_symbols), 0]), np.uint32)
         self._pair_bits = max(8, num_merges.bit_length())
         is_filled = False
         while not is_filled:
             self._pair_bits += 1
             self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
-            is_filled = kernels.fill_pairs(lefts_and_rights, num_merges, self._pairs, self._pair_bits, self._byte_pairs)
+            is_filled = kernels.fill_pairs(np.array(pairs), num_merges, self._pairs, self._pair_bits, self._byte_pairs)
         self._special = SpecialTokens.from_ids(special_ids)
         self._classes = code_point_classes()
         self._dtype = dtype
