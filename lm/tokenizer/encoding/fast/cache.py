@@ -10,7 +10,7 @@ from lm.tokenizer.text.fast.chunks import PADDING
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
 from lm.tokenizer.text.fast.memory import zeros
 
-_FIRST_BITS, _LAST_BITS = 16, 19  # the table starts with 2 MB and grows to 16 MB
+_FIRST_BITS, _LAST_BITS = 17, 19  # the table starts with 4 MB and grows to 16 MB
 _MAX_IDS, _MAX_BYTES = 1 << 21, 1 << 22
 
 
