@@ -95,4 +95,6 @@ class _Work(Generic[Item, Result]):
             result.set_result(self._function(item))
         except BaseException as error:
             result.set_exception(error)
+            if isinstance(error, KeyboardInterrupt):  # only in the calling thread; the results before it do not matter
+                raise
         return True
