@@ -25,7 +25,7 @@ _NEARBY = 256  # characters or bytes; most texts may be split in any part of thi
 
 PADDING = bytes(128)  # kernels may read this far past the end of the text
 
-# Each thread has its own cache or table of pre-tokens to fill first, so less text per thread than this is not faster.
+# With less text than this, a second thread made counting slower; encoding would gain from 2 MB on.
 _LENGTH_PER_THREAD = 1 << 22
 
 
