@@ -6,6 +6,7 @@ The module prints its result as a JSON object on the last line of its output.
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,29 @@ def run_job(module: str, job: dict[str, Any], timeout: float) -> dict[str, Any]:
     Raises:
         NotMeasured: the process failed or took longer than `timeout` seconds.
     """
+    return start_job(module, job)(timeout)
+
+
+def start_job(module: str, job: dict[str, Any]) -> Callable[[float], dict[str, Any]]:
+    """Start the process of `run_job` and return a function that waits for its result, given the timeout."""
     command = [sys.executable, "-m", module, json.dumps(job)]
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=timeout, cwd=_PROJECT
-        )
-    except subprocess.TimeoutExpired:
-        raise NotMeasured(f"took more than {timeout:.0f} s") from None
-    if done.returncode:
-        raise NotMeasured(f"failed with exit status {done.returncode}: {_error_message(done.stderr)}")
-    return json.loads(done.stdout.splitlines()[-1])  # libraries may print lines before it
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", cwd=_PROJECT
+    )
+
+    def finish(timeout: float) -> dict[str, Any]:
+        with process:
+            try:
+                output, errors = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                raise NotMeasured(f"took more than {timeout:.0f} s") from None
+            finally:
+                process.kill()
+        if process.returncode:
+            raise NotMeasured(f"failed with exit status {process.returncode}: {_error_message(errors)}")
+        return json.loads(output.splitlines()[-1])  # libraries may print lines before it
+
+    return finish
 
 
 def _error_message(stderr: str) -> str:

@@ -26,12 +26,12 @@ from lm.tokenizer.encoding import files
 from lm.tokenizer.encoding.encoder import Encoder, reject_surrogates, to_utf8
 from lm.tokenizer.encoding.fast.decoder import FastDecoder
 from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
-from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols
+from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols, pair_symbols
 from lm.tokenizer.text import fast as fast_text
 from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
-from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
@@ -90,7 +90,7 @@ class Tokenizer:
             token_id = token_ids.setdefault(text.encode(), len(token_ids))
             self._special_ids[text] = token_id
             self.vocab[token_id] = text.encode()
-        self._symbol_ids, self._pair_symbols = number_symbols(merges, token_ids)
+        self._symbol_ids, self._pairs = number_symbols(merges, token_ids)
         self._total_length = 0  # of everything encoded and decoded so far
 
     @classmethod
@@ -236,9 +236,9 @@ class Tokenizer:
         num_threads = resolve_num_threads(num_threads, num_bytes)
         description = f"encoding {path.name}"
         self._total_length += num_bytes
-        if self._prefers_fast(num_bytes):
-            blocks = read_blocks(path, description)
-            yield from self._fast_encoder.encode_blocks(blocks, allow_special=True, num_threads=num_threads)
+        if path.is_file() and self._prefers_fast(num_bytes):
+            with FileSource.open(path, description) as source:
+                yield from self._fast_encoder.encode_source(source, allow_special=True, num_threads=num_threads)
             return
         ids = self._plain_encode(read_text(path, description), allow_special=True)
         while len(batch := np.fromiter(islice(ids, _IDS_PER_BATCH), self.dtype)):
@@ -279,7 +279,7 @@ class Tokenizer:
         yield from self._plain_encode(beginning(), allow_special)
         if rest:
             blocks = chain([rest], _to_blocks(slices))
-            for ids in self._fast_encoder.encode_blocks(blocks, allow_special, num_threads=1):
+            for ids in self._fast_encoder.encode_blocks(blocks, allow_special):
                 yield from ids.tolist()
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -334,7 +334,7 @@ class Tokenizer:
 
     @cached_property
     def _fast_encoder(self) -> FastEncoder:
-        return FastEncoder(self._pair_symbols, self._symbol_ids, self._special_ids, self.dtype)
+        return FastEncoder(self._pairs, self._symbol_ids, self._special_ids, self.dtype)
 
     @cached_property
     def _fast_decoder(self) -> FastDecoder:
@@ -342,7 +342,7 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self._pair_symbols, self._symbol_ids, self._special_ids)
+        return Encoder(pair_symbols(self._pairs), self._symbol_ids, self._special_ids)
 
     def _fast_encode(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         with reject_surrogates():

@@ -7,6 +7,8 @@ import pytest
 
 MODULES = [
     "bench.tokenizer",
+    "bench.tokenizer.scaling",
+    "bench.tokenizer.long_pre_tokens",
     "bench.training",
     "bench.training.time_to_loss",
     "bench.training.profile_step",

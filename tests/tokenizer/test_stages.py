@@ -165,15 +165,14 @@ def test_the_stages_import_neither_torch_nor_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 
-# Runs a stage with kernels, in small blocks, and kills it before or after the n-th call of a function.
+# Runs a stage with kernels, in small pieces, and kills it before or after the n-th call of a function.
 KILLED_STAGE = """
 import importlib, os, runpy, signal, sys
-from functools import partial
 from lm.tokenizer import tokenizer
-from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.text.fast import chunks
 
 tokenizer._MIN_LENGTH_TO_COMPILE = 0
-tokenizer.read_blocks = partial(read_blocks, block_bytes=4096)
+chunks._MIN_PIECE_LENGTH = chunks._MAX_PIECE_LENGTH = 4096
 module, name, number, when = sys.argv[1].split()
 function = getattr(importlib.import_module(module), name)
 calls = 0
@@ -193,7 +192,7 @@ sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
-# For each split, a block is counted before it is written, then the token file is flushed to disk and replaced, and then
+# For each split, a piece is counted before it is written, then the token file is flushed to disk and replaced, and then
 # the record of finished files. Both token files are then moved (`os.rename`). The manifest is the fifth file that is
 # replaced. With each point: how many of the three files are in data/tokens at that point.
 POINTS = {

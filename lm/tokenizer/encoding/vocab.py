@@ -1,6 +1,8 @@
 """The vocabulary that merges make, and the checks that a vocabulary and its merges fit together."""
 
+from array import array
 from collections.abc import Sequence
+from itertools import count
 
 from lm.errors import UserError, quote
 from lm.tokenizer.text.byte_alphabet import BYTES_IN_ORDER
@@ -36,21 +38,21 @@ def invert_vocab(vocab: dict[int, bytes]) -> dict[bytes, int]:
     return token_ids
 
 
-def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[list[int], dict[tuple[int, int], int]]:
+def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[array, array]:
     """Number the tokens that merging works on: each byte by its value, and the result of each merge from 256 on.
 
     These symbols order the merges whatever ids a vocabulary gives to the tokens: of two merges, the one that makes the
     smaller symbol comes first.
 
     Returns:
-        The id of each symbol, and the symbol that each mergeable pair of symbols makes.
+        The id of each symbol, and the two symbols of each merge, one merge after the other, as 32-bit numbers.
 
     Raises:
         UserError: A merge uses a token that no earlier merge makes, or makes a token that an earlier one made or that
             is not in the vocabulary.
     """
     symbols = {bytes([byte]): byte for byte in range(256)}
-    pair_symbols = {}
+    pairs = array("I")
     for number, (left, right) in enumerate(merges, start=1):
         for token in (left, right):
             if token not in symbols:
@@ -60,8 +62,20 @@ def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[list[in
             raise UserError(f"{_name(number, left, right)}: an earlier merge makes {quote(merged)} already")
         if merged not in token_ids:
             raise UserError(f"{_name(number, left, right)}: {quote(merged)} is not in the vocabulary")
-        pair_symbols[symbols[left], symbols[right]] = symbols[merged] = len(symbols)
-    return [token_ids[token] for token in symbols], pair_symbols
+        pairs.append(symbols[left])
+        pairs.append(symbols[right])
+        symbols[merged] = len(symbols)
+    return array("I", [token_ids[token] for token in symbols]), pairs
+
+
+def pair_symbols(pairs: array) -> dict[tuple[int, int], int]:
+    """Return the symbol that each mergeable pair of symbols makes.
+
+    >>> pair_symbols(array("I", [104, 101, 116, 256]))
+    {(104, 101): 256, (116, 256): 257}
+    """
+    symbols = iter(pairs)
+    return dict(zip(zip(symbols, symbols, strict=True), count(256)))
 
 
 def _name(number: int, left: bytes, right: bytes) -> str:

@@ -57,7 +57,8 @@ def train_bpe(
         if len(token.encode()) < 2:
             raise UserError(f"tokenizer.special_tokens: expected two bytes or more, got {quote(token)}")
     paths = [Path(input_path)] if isinstance(input_path, str | os.PathLike) else list(input_path)
-    num_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    are_files = all(path.is_file() for path in paths)
+    num_bytes = sum(path.stat().st_size for path in paths) if are_files else 0
     counts = count_files(
         paths,
         special_tokens,

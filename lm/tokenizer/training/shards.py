@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lm.atomic import make_folder
 from lm.cluster import SharedPath, flat_map, share
 from lm.progress import ProgressRecord
-from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
 from lm.tokenizer.training import counting
@@ -36,8 +36,9 @@ def count_piece(piece: CountPiece) -> Iterator[Counts]:
     """Yield the counts of the pre-tokens of a file, as a single result."""
     with piece.text.local_file() as path:
         if piece.fast:
-            blocks = read_blocks(path, "counting")
-            yield fast_counting.count_pre_tokens(blocks, piece.special_tokens, piece.num_threads)
+            with FileSource.open(path, "counting") as source:
+                counts = fast_counting.count_pre_tokens(source, piece.special_tokens, piece.num_threads)
+            yield counts
         else:
             pre_tokenizer = PreTokenizer(piece.pattern, piece.special_tokens)
             yield counting.count_pre_tokens(read_text(path, "counting"), pre_tokenizer)

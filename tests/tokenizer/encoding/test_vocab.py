@@ -1,7 +1,7 @@
 import pytest
 
 from lm.errors import UserError
-from lm.tokenizer.encoding.vocab import build_vocab, invert_vocab, number_symbols
+from lm.tokenizer.encoding.vocab import build_vocab, invert_vocab, number_symbols, pair_symbols
 from lm.tokenizer.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
@@ -19,9 +19,9 @@ def test_symbols_are_numbered_by_hand() -> None:
     merges = [(b"h", b"e"), (b"t", b"he")]
     # In this vocabulary, the ids are not in the order of the merges.
     vocab = {0: b"the", 1: b"he"} | {2 + byte: bytes([byte]) for byte in range(256)}
-    symbol_ids, pair_symbols = number_symbols(merges, invert_vocab(vocab))
-    assert pair_symbols == {(ord("h"), ord("e")): 256, (ord("t"), 256): 257}
-    assert symbol_ids == [*range(2, 258), 1, 0]
+    symbol_ids, pairs = number_symbols(merges, invert_vocab(vocab))
+    assert pair_symbols(pairs) == {(ord("h"), ord("e")): 256, (ord("t"), 256): 257}
+    assert list(symbol_ids) == [*range(2, 258), 1, 0]
 
 
 def without(vocab: dict[int, bytes], token_id: int) -> dict[int, bytes]:

@@ -7,11 +7,15 @@ A hash table (see hash_table.py) caches the ids of pre-tokens. For most pre-toke
     otherwise, <= 62 bytes      key               positions in `cached_ids` and `key_bytes`   unused, number of ids
 
 Where two values share a number, the second is in the upper half. Longer pre-tokens rarely repeat and are not cached.
+
+All threads share the cache, so each pre-token is merged by the thread that meets it first. Reading takes no lock. A
+thread that adds a pre-token takes the lock in `state`; if another thread holds it, the pre-token is not added this
+time. A cache that has been replaced by a larger one stays locked.
 """
 
 import numpy as np
 
-from lm.tokenizer.encoding.fast.constants import MAX_IDS, NUM_IDS
+from lm.tokenizer.encoding.fast.constants import LOCK, MAX_IDS, NUM_IDS
 from lm.tokenizer.encoding.fast.merging import merge_long, merge_short
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
 from lm.tokenizer.text.fast.hash_table import (
@@ -33,6 +37,8 @@ from lm.tokenizer.text.fast.intrinsics import (
     kernel,
     prefetch,
     store_pair,
+    store_release,
+    try_lock,
 )
 from lm.tokenizer.text.fast.scanner import scan
 from lm.tokenizer.text.fast.utf8 import find_special
@@ -43,13 +49,21 @@ _GROUP_SIZE = 32  # the slots of this many pre-tokens are prefetched before the 
 
 
 @kernel
-def grow_cache(source: Uint64s, source_bits: Int, cache: Uint64s, cache_bits: Int, key_bytes: Bytes):
-    """Copy all cached pre-tokens to a larger, empty table."""
+def close_cache(state: Int64s):
+    """Lock a cache for good, so that nothing more is added to it."""
+    while not try_lock(state, LOCK):
+        pass
+    return 0
+
+
+@kernel
+def copy_cache(source: Uint64s, source_bits: Int, cache: Uint64s, cache_bits: Int, key_bytes: Bytes):
+    """Copy all pre-tokens of a closed cache to a larger, empty table."""
     for slot in range(0, 4 << source_bits, 4):
         first, second = source[slot], source[slot + 1]
         if second:
             position = np.int64(source[slot + 2] >> HALF)
-            target = find_slot(cache, cache_bits, first, second, key_bytes, position, key_length(second), key_bytes)
+            target = ~find_slot(cache, cache_bits, first, second, key_bytes, position, key_length(second), key_bytes)
             for field in range(4):
                 cache[target + field] = source[slot + field]
     return 0
@@ -140,15 +154,19 @@ def _encode_ordinary(
                 continue
             first, second = keys[2 * (number - group)], keys[2 * (number - group) + 1]
             slot = find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
+            if slot < 0:
+                end_of_ids = merge_short(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count)
+                if try_lock(state, LOCK):
+                    _add_to_cache(
+                        data, at, length, ids, count, end_of_ids - count, first, second,
+                        cache, cache_bits, cached_ids, key_bytes, state,
+                    )  # fmt: skip
+                    store_release(state, LOCK, 0)
+                count = end_of_ids
+                continue
             third = cache[slot + 2]
             num_ids = np.int64(cache[slot + 3] >> HALF)
-            if num_ids == 0:
-                end_of_ids = merge_short(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count)
-                num_ids = end_of_ids - count
-                _add_to_cache(
-                    data, at, length, ids, count, num_ids, slot, first, second, cache, cached_ids, key_bytes, state
-                )
-            elif num_ids <= _MAX_IDS_IN_SLOT and length <= MAX_SHORT_KEY:
+            if num_ids <= _MAX_IDS_IN_SLOT and length <= MAX_SHORT_KEY:
                 store_pair(ids, count, third)
                 ids[count + 2] = np.uint32(cache[slot + 3])
             else:
@@ -160,7 +178,10 @@ def _encode_ordinary(
 
 
 @compiled
-def _add_to_cache(data, at, length, ids, begin, num_ids, slot, first, second, cache, cached_ids, key_bytes, state):
+def _add_to_cache(
+    data, at, length, ids, begin, num_ids, first, second, cache, cache_bits, cached_ids, key_bytes, state
+):  # fmt: skip
+    """Add a pre-token and its ids; the caller holds the lock."""
     num_cached_ids, num_key_bytes = state[NUM_IDS], state[NUM_KEY_BYTES]
     if (
         state[NUM_KEYS] >= state[MAX_KEYS]
@@ -168,14 +189,17 @@ def _add_to_cache(data, at, length, ids, begin, num_ids, slot, first, second, ca
         or num_key_bytes + length > state[MAX_KEY_BYTES]
     ):
         return
+    # Since this thread found a free slot, another one may have filled it, even with the same pre-token.
+    slot = ~find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
+    if slot < 0:
+        return
     cache[slot] = first
-    cache[slot + 1] = second
-    cache[slot + 3] = np.uint64(num_ids) << HALF
     if length <= MAX_SHORT_KEY and num_ids <= _MAX_IDS_IN_SLOT:
         cache[slot + 2] = np.uint64(ids[begin]) | np.uint64(ids[begin + 1]) << HALF
-        cache[slot + 3] |= np.uint64(ids[begin + 2])
+        cache[slot + 3] = np.uint64(ids[begin + 2]) | np.uint64(num_ids) << HALF
     else:
         cache[slot + 2] = np.uint64(num_cached_ids) | np.uint64(num_key_bytes) << HALF
+        cache[slot + 3] = np.uint64(num_ids) << HALF
         for step in range(num_ids):
             cached_ids[num_cached_ids + step] = ids[begin + step]
         state[NUM_IDS] += num_ids
@@ -184,3 +208,4 @@ def _add_to_cache(data, at, length, ids, begin, num_ids, slot, first, second, ca
                 key_bytes[num_key_bytes + step] = data[at + step]
             state[NUM_KEY_BYTES] += length
     state[NUM_KEYS] += 1
+    store_release(cache, slot + 1, second)

@@ -2,4 +2,4 @@
 
 from lm.tokenizer.text.fast.build import Library
 
-library = Library(__name__, "utf8", "scanner", "splitter")
+library = Library(__name__, "utf8", "scanner", "splitter", "string_kernels")

@@ -1,16 +1,14 @@
-"""Splitting text into chunks that several threads process independently, with the same result as processing it whole.
+"""Splitting text into pieces that several threads process independently, with the same result as processing it whole.
 
-A chunk ends where a pre-token of GPT-2's pattern ends whatever the rest of the text is: after a run of letters or of
-numbers, before white space, or before a special token. The pattern never looks behind, so the next chunk begins with a
+A piece ends where a pre-token of GPT-2's pattern ends whatever the rest of the text is: after a run of letters or of
+numbers, before white space, or before a special token. The pattern never looks behind, so the next piece begins with a
 pre-token. No special token crosses the split.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,14 +17,16 @@ from lm.tokenizer.text.categories import NUM_CODE_POINTS, category_ranges
 from lm.tokenizer.text.fast import library
 from lm.tokenizer.text.fast.constants import LETTER, NUMBER, SPACE
 
-CHUNK_SIZE = 1 << 18  # characters, or bytes
+# The characters or bytes of a piece: large, so that handing it to a thread takes little of the time, unless the text is
+# too short to give each thread several of them.
+_MIN_PIECE_LENGTH, _MAX_PIECE_LENGTH = 1 << 18, 1 << 20
+_PIECES_PER_THREAD = 8
+_NEARBY = 256  # characters or bytes; most texts may be split in any part of this length
+
 PADDING = bytes(128)  # kernels may read this far past the end of the text
 
-# Each thread has its own cache or table of pre-tokens to fill first, so less text per thread than this is not faster.
+# With less text than this, a second thread made counting slower; encoding would gain from 2 MB on.
 _LENGTH_PER_THREAD = 1 << 22
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class SpecialTokens(NamedTuple):
@@ -51,6 +51,44 @@ class SpecialTokens(NamedTuple):
         )
 
 
+class Source(Protocol):
+    """A text that several threads read: a string or a file. Positions count characters or bytes."""
+
+    length: int
+
+    def max_bytes(self, begin: int, end: int) -> int:
+        """Return the greatest number of bytes that the text from `begin` to `end` may have."""
+
+    def read(self, begin: int, end: int, buffer: np.ndarray) -> int:
+        """Write the text from `begin` to `end` as UTF-8 to `buffer`; return the number of bytes."""
+
+    def find_split(self, begin: int, end: int, special: SpecialTokens) -> int | None:
+        """Return the last position between `begin` and `end` where the text may be split; None if there is none."""
+
+
+def piece_length(length: int, num_threads: int) -> int:
+    """Return the length of the pieces in which a number of threads process a text."""
+    return min(max(length // (_PIECES_PER_THREAD * num_threads), _MIN_PIECE_LENGTH), _MAX_PIECE_LENGTH)
+
+
+def split_source(source: Source, length: int, special: SpecialTokens) -> Iterator[tuple[int, int]]:
+    """Yield where pieces of about `length`, or longer, begin and end.
+
+    A piece ends at the last place before a multiple of the length where the text may be split; if there is none, the
+    piece continues to the next multiple.
+    """
+    begin = 0
+    for position in range(length, source.length, length):
+        for window in (_NEARBY, length):
+            split = source.find_split(max(begin, position - window), position, special)
+            if split:
+                yield begin, split
+                begin = split
+                break
+    if begin < source.length:
+        yield begin, source.length
+
+
 def split_blocks(blocks: Iterable[bytes], special: SpecialTokens) -> Iterator[bytes]:
     """Split the concatenation of blocks of UTF-8 into chunks of about the size of the blocks, or longer.
 
@@ -67,34 +105,12 @@ def split_blocks(blocks: Iterable[bytes], special: SpecialTokens) -> Iterator[by
         yield rest
 
 
-def find_split(data: bytes, special: SpecialTokens) -> int:
+def find_split(data: bytes | np.ndarray, special: SpecialTokens) -> int:
     """Return the last position where UTF-8 may be split, whatever precedes and follows it; 0 if there is none."""
     return library.load().find_split(
         np.frombuffer(data, np.uint8), len(data), code_point_classes(),
         special.texts, special.bounds, special.num_tokens, special.longest,
     )  # fmt: skip
-
-
-def parallel_map(function: Callable[[Item], Result], items: Iterable[Item], num_threads: int) -> Iterator[Result]:
-    """Yield the results in the order of the items, as `map` does, computed by `num_threads` threads.
-
-    Takes only a few items more from the iterable than the threads need.
-    """
-    if num_threads == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(num_threads) as threads:
-        pending: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                pending.append(threads.submit(function, item))
-                if len(pending) > 2 * num_threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def resolve_num_threads(num_threads: int | None, length: int) -> int:

@@ -8,11 +8,14 @@ It has 2^bits slots of four 64-bit numbers, searched by linear probing. The firs
 
 A short pre-token is its own key, so comparing two of them means comparing two numbers. The bytes of long ones are
 stored in the array `key_bytes`. The second number of a free slot is 0.
+
+Several threads may search a table while another one adds keys to it: the second number of a slot is written last, so
+whoever finds it there also finds the rest.
 """
 
 import numpy as np
 
-from lm.tokenizer.text.fast.intrinsics import compiled, inlined, load_8_bytes
+from lm.tokenizer.text.fast.intrinsics import compiled, inlined, load_8_bytes, load_acquire
 
 MAX_SHORT_KEY = 15
 
@@ -58,7 +61,7 @@ def home_slot(bits, first, second):
 
 @inlined
 def find_slot(table, bits, first, second, data, at, length, key_bytes):
-    """Return the index in `table` of the slot of a pre-token, or of the free slot where it belongs."""
+    """Return the index in `table` of the slot of a pre-token; if it has none, ~index of the free slot for it."""
     number = home_slot(bits, first, second)
     if length <= MAX_SHORT_KEY:
         return _probe(table, bits, number, first, second)
@@ -70,8 +73,11 @@ def find_slot(table, bits, first, second, data, at, length, key_bytes):
 def _probe(table, bits, number, first, second):
     while True:
         slot = np.int64(number) * 4
-        if (table[slot + 1] == second and table[slot] == first) or table[slot + 1] == _FREE:
+        found = load_acquire(table, slot + 1)
+        if found == second and table[slot] == first:
             return slot
+        if found == _FREE:
+            return ~slot
         number = (number + _ONE) & ((_ONE << np.uint64(bits)) - _ONE)
 
 
@@ -79,7 +85,7 @@ def _probe(table, bits, number, first, second):
 def _find_long(table, bits, number, first, second, data, at, length, key_bytes):
     while True:
         slot = _probe(table, bits, number, first, second)
-        if table[slot + 1] == _FREE:
+        if slot < 0:
             return slot
         # The hashes are equal; compare the bytes too.
         position = np.int64(table[slot + 2] >> HALF)

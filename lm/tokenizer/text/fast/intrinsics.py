@@ -106,7 +106,7 @@ def store_pair(_, numbers, at, pair):
 
 @intrinsic
 def prefetch(_, numbers, at):
-    """Start to bring numbers[at] into the processor's cache."""
+    """Start to bring numbers[at] into the processor's cache, for reading."""
 
     def generate(context, builder, signature, arguments):
         numbers, at = arguments
@@ -116,10 +116,92 @@ def prefetch(_, numbers, at):
         function = builder.module.globals.get(name) or ir.Function(
             builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number]), name
         )
-        builder.call(function, [pointer, number(1), number(3), number(1)])
+        builder.call(function, [pointer, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return types.void(numbers, types.int64), generate
+
+
+@intrinsic
+def load_acquire(_, numbers, at):
+    """Return numbers[at]; what another thread wrote before its `store_release` of that number is then visible."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load_atomic(builder.gep(arguments[0], [arguments[1]]), "acquire", align=8)
+
+    return numbers.dtype(numbers, types.int64), generate
+
+
+@intrinsic
+def store_release(_, numbers, at, value):
+    """Write a number to numbers[at], after everything that this thread has written so far."""
+
+    def generate(context, builder, signature, arguments):
+        numbers, at, value = arguments
+        builder.store_atomic(value, builder.gep(numbers, [at]), "release", align=8)
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64, numbers.dtype), generate
+
+
+@intrinsic
+def try_lock(_, numbers, at):
+    """Take the lock numbers[at] if it is free, that is 0; return whether this succeeded. `store_release` frees it."""
+
+    def generate(context, builder, signature, arguments):
+        one = ir.Constant(ir.IntType(64), 1)
+        before = builder.atomic_rmw("xchg", builder.gep(arguments[0], [arguments[1]]), one, "acquire")
+        return builder.icmp_unsigned("==", before, ir.Constant(ir.IntType(64), 0))
+
+    return types.boolean(numbers, types.int64), generate
+
+
+@intrinsic
+def narrow(_, characters, at, data, to):
+    """Write the low bytes of characters[at : at + 16] to data[to : to + 16].
+
+    Returns a mask: bit i says whether characters[at + i] is not ASCII.
+    """
+    kind = ir.VectorType(ir.IntType(characters.dtype.bitwidth), 16)
+    low_bytes = ir.VectorType(ir.IntType(8), 16)
+
+    def generate(context, builder, signature, arguments):
+        characters, at, data, to = arguments
+        loaded = _load(builder, characters, at, kind)
+        low = loaded if kind == low_bytes else builder.trunc(loaded, low_bytes)
+        builder.store(low, builder.bitcast(builder.gep(data, [to]), low_bytes.as_pointer()), align=1)
+        non_ascii = builder.icmp_unsigned(">", loaded, ir.Constant(kind, [127] * 16))
+        return builder.zext(builder.bitcast(non_ascii, ir.IntType(16)), ir.IntType(64))
+
+    return types.uint64(characters, types.int64, data, types.int64), generate
+
+
+@intrinsic
+def bytes_at(_, address):
+    """Return the memory at an address as bytes."""
+    return Bytes(address), _to_pointer
+
+
+@intrinsic
+def uint16s_at(_, address):
+    """Return the memory at an address as 16-bit numbers."""
+    return types.CPointer(types.uint16)(address), _to_pointer
+
+
+@intrinsic
+def uint32s_at(_, address):
+    """Return the memory at an address as 32-bit numbers."""
+    return Uint32s(address), _to_pointer
+
+
+@intrinsic
+def int64s_at(_, address):
+    """Return the memory at an address as 64-bit numbers."""
+    return Int64s(address), _to_pointer
+
+
+def _to_pointer(context, builder, signature, arguments):
+    return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
 
 @intrinsic

@@ -1,7 +1,8 @@
-"""Reading a UTF-8 file of any size in blocks of validated bytes."""
+"""A UTF-8 file of any size, which several threads read piece by piece."""
 
-import codecs
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,53 +10,75 @@ from tqdm import tqdm
 
 from lm.errors import UserError
 from lm.tokenizer.text.fast import library
-from lm.tokenizer.text.fast.chunks import CHUNK_SIZE, PADDING
+from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens, find_split
 
 
-def read_blocks(path: Path, description: str, block_bytes: int = CHUNK_SIZE) -> Iterator[bytes]:
-    """Yield the bytes of a file in blocks that never split a character.
+class FileSource:
+    """An open file; positions count bytes.
 
     Args:
         path: The file.
-        description: The label of the progress bar.
-        block_bytes: The largest size of a block; at least 4, the length of the longest character.
-
-    Raises:
-        UserError: The file cannot be read, or contains bytes that are not UTF-8.
+        file: Its descriptor.
+        bar: A progress bar, which counts the bytes up to the last place where the file was split.
     """
-    buffer = np.empty(block_bytes + len(PADDING), np.uint8)
-    offset = 0  # of the buffer in the file
-    kept = 0  # bytes of a character that the previous block cut
-    try:
-        with (
-            path.open("rb") as file,
-            tqdm(total=path.stat().st_size, desc=description, unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            while count := file.readinto(buffer[kept:block_bytes].data):
-                size = kept + count
-                valid = library.load().find_invalid_utf8(buffer, size)
-                rest = buffer[valid:size].tobytes()
-                if not _is_incomplete(rest):
-                    raise _not_utf8(path, offset + valid)
-                yield buffer[:valid].tobytes()
-                bar.update(count)
-                offset += valid
-                kept = len(rest)
-                buffer[:kept] = np.frombuffer(rest, np.uint8)
-            if kept:
-                raise _not_utf8(path, offset)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
+    def __init__(self, path: Path, file: int, bar: tqdm) -> None:
+        self._path = path
+        self._file = file
+        self._bar = bar
+        self.length = os.fstat(file).st_size
 
-def _not_utf8(path: Path, position: int) -> UserError:
-    return UserError(f"{path}: not UTF-8 at byte {position:,}; convert the file to UTF-8")
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, description: str) -> Iterator["FileSource"]:
+        """Open a file until the end of the block; the description is the label of its progress bar.
 
+        Raises:
+            UserError: The file cannot be read.
+        """
+        try:
+            with (
+                path.open("rb") as file,
+                tqdm(total=path.stat().st_size, desc=description, unit="B", unit_scale=True, disable=None) as bar,
+            ):
+                yield cls(path, file.fileno(), bar)
+                bar.update(path.stat().st_size - bar.n)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
-def _is_incomplete(rest: bytes) -> bool:
-    """Return whether bytes that are not UTF-8 may be the beginning of a character (or are empty)."""
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(rest)
-    except UnicodeDecodeError:
-        return False
-    return True
+    def max_bytes(self, begin: int, end: int) -> int:
+        return end - begin
+
+    def read(self, begin: int, end: int, buffer: np.ndarray) -> int:
+        """Write the bytes from `begin` to `end`, which begin and end with characters, to `buffer`; return their number.
+
+        Raises:
+            UserError: They are not UTF-8, or the file became shorter.
+        """
+        size = self._read(begin, end, buffer)
+        valid = library.load().find_invalid_utf8(buffer, size)
+        if valid < size:
+            raise UserError(f"{self._path}: not UTF-8 at byte {begin + valid:,}; convert the file to UTF-8")
+        if size < end - begin:
+            raise UserError(f"{self._path}: became shorter while it was read; run this again")
+        return size
+
+    def find_split(self, begin: int, end: int, special: SpecialTokens) -> int | None:
+        """Return the last position between `begin` and `end` where the text may be split; None if there is none."""
+        buffer = np.empty(end - begin + len(PADDING), np.uint8)
+        size = self._read(begin, end, buffer)
+        # The first character may have begun earlier, and the last one may be cut off.
+        cut = 0
+        while cut < min(size, 3) and buffer[cut] & 0xC0 == 0x80:
+            cut += 1
+        valid = library.load().find_invalid_utf8(buffer[cut:], size - cut)
+        split = find_split(buffer[cut : cut + valid], special)
+        self._bar.update(end - self._bar.n)
+        return begin + cut + split if split else None
+
+    def _read(self, begin: int, end: int, buffer: np.ndarray) -> int:
+        """Read the bytes from `begin` to `end`; return their number, which is smaller if the file ends earlier."""
+        size = 0
+        while size < end - begin and (count := os.preadv(self._file, [buffer[size : end - begin].data], begin + size)):
+            size += count
+        return size

@@ -1,13 +1,22 @@
 """Counting the pre-tokens of a large text: `lm.tokenizer.training.counting` with kernels and threads."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 import numpy as np
 
-from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens, code_point_classes, parallel_map, split_blocks
+from lm.tokenizer.text.fast.chunks import (
+    PADDING,
+    Source,
+    SpecialTokens,
+    code_point_classes,
+    piece_length,
+    split_source,
+)
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS, NUM_TABLE_FIELDS
+from lm.tokenizer.text.fast.memory import zeros
+from lm.tokenizer.text.fast.parallel import parallel_map
 from lm.tokenizer.training.fast import library
 
 _THREAD_TABLE_BITS = 16  # 2 MB, of which a thread mostly uses a small part, so that it stays in the core's cache
@@ -23,7 +32,7 @@ class CountTable:
 
     def _allocate(self, bits: int, num_key_bytes: int) -> None:
         self.bits = bits
-        self.slots = np.zeros(4 << bits, np.uint64)
+        self.slots = zeros(4 << bits, np.uint64)
         self.key_bytes = np.empty(num_key_bytes + len(PADDING), np.uint8)
         self.state = np.zeros(NUM_TABLE_FIELDS, np.int64)
         # At most half full, so that probing stays short.
@@ -65,11 +74,11 @@ class CountTable:
         )
 
 
-def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num_threads: int) -> CountTable:
+def count_pre_tokens(source: Source, special_tokens: Sequence[str], num_threads: int) -> CountTable:
     """Count how often each distinct pre-token occurs with GPT-2's pattern.
 
     Args:
-        blocks: UTF-8 text; no block splits a character.
+        source: The text.
         special_tokens: Texts that separate documents and are not counted.
         num_threads: How many threads count.
     """
@@ -80,20 +89,22 @@ def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num
     thread_tables: list[CountTable] = []
     local = threading.local()
 
-    def count(chunk: bytes) -> None:
+    def count(piece: tuple[int, int]) -> None:
+        max_bytes = source.max_bytes(*piece)
         if not hasattr(local, "table"):
-            local.table, local.starts = CountTable(_THREAD_TABLE_BITS), np.empty(0, np.uint32)
+            local.table, local.data = CountTable(_THREAD_TABLE_BITS), np.empty(0, np.uint8)
             thread_tables.append(local.table)
-        table, size = local.table, len(chunk)
-        if len(local.starts) <= size:
-            local.starts = np.empty(2 * size + 1, np.uint32)
-        if table.state[MAX_KEY_BYTES] < size:  # the whole chunk may be one pre-token
+        if len(local.data) < max_bytes + len(PADDING):
+            local.data = np.empty(max_bytes + len(PADDING), np.uint8)
+            local.starts = np.empty(max_bytes + 1, np.uint32)
+        table = local.table
+        size = source.read(*piece, local.data)
+        if table.state[MAX_KEY_BYTES] < size:  # the whole piece may be one pre-token
             table.reserve(0, size)
-        data = np.frombuffer(chunk + PADDING, np.uint8)
         at = 0
         while at < size:
             at = library.load().count_pre_tokens(
-                data, at, size, special.texts, special.bounds, special.num_tokens, classes,
+                local.data, at, size, special.texts, special.bounds, special.num_tokens, classes,
                 local.starts, table.slots, table.bits, table.key_bytes, table.state,
             )  # fmt: skip
             if at < size:
@@ -101,8 +112,11 @@ def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num
                     total.add_counts(table)
                 table.clear()
 
-    for _ in parallel_map(count, split_blocks(blocks, special), num_threads):
+    for _ in parallel_map(count, split_source(source, piece_length(source.length, num_threads), special), num_threads):
         pass
-    for table in thread_tables:
-        total.add_counts(table)
-    return total
+    # In a text with few distinct pre-tokens, no table has been full, so the total is still empty.
+    largest, *others = sorted([total, *thread_tables], key=lambda table: -table.state[NUM_KEYS])
+    for table in others:
+        if table.state[NUM_KEYS]:
+            largest.add_counts(table)
+    return largest

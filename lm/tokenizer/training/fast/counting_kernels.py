@@ -46,7 +46,8 @@ def count_pre_tokens(
             length = np.int64(starts[number + 1]) - position
             first, second = make_key(data, position, length)
             slot = find_slot(table, bits, first, second, data, position, length, key_bytes)
-            if table[slot + 1] == np.uint64(0):
+            if slot < 0:
+                slot = ~slot
                 if state[NUM_KEYS] == state[MAX_KEYS] or state[NUM_KEY_BYTES] + length > state[MAX_KEY_BYTES]:
                     return position
                 _insert(table, slot, first, second, data, position, length, key_bytes, state)
@@ -73,7 +74,8 @@ def add_counts(
             length = key_length(second)
             position = np.int64(source[slot + 2] >> HALF)
             target = find_slot(table, bits, first, second, source_key_bytes, position, length, key_bytes)
-            if table[target + 1] == np.uint64(0):
+            if target < 0:
+                target = ~target
                 _insert(table, target, first, second, source_key_bytes, position, length, key_bytes, state)
             table[target + 3] += count
     return 0

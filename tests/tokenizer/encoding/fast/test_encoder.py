@@ -3,7 +3,6 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,8 @@ from hypothesis import strategies as st
 
 from lm.errors import UserError
 from lm.tokenizer import reference
-from lm.tokenizer.encoding.fast import encoder
 from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.text.fast import chunks
-from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
@@ -52,11 +49,10 @@ def file_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("text") / "text.txt"
 
 
-def in_chunks_of(size: int) -> pytest.MonkeyPatch:
+def in_pieces_of(size: int) -> pytest.MonkeyPatch:
     patch = pytest.MonkeyPatch()
-    patch.setattr(chunks, "CHUNK_SIZE", size)
-    patch.setattr(encoder, "CHUNK_SIZE", size)
-    patch.setattr(f"{MODULE}.read_blocks", partial(read_blocks, block_bytes=max(4, size)))
+    patch.setattr(chunks, "_MIN_PIECE_LENGTH", size)
+    patch.setattr(chunks, "_MAX_PIECE_LENGTH", size)
     return patch
 
 
@@ -66,7 +62,7 @@ def ids_of_every_method(
     """Return the ids that each public method returns when it works on chunks of about `size`."""
     path.write_bytes(text.encode())
     slices = [text[begin : begin + size] for begin in range(0, len(text), size)]
-    patch = in_chunks_of(size)
+    patch = in_pieces_of(size)
     try:
         batch = tokenizer.encode_batch(["", text, "ba", text], allow_special, num_threads)
         assert batch[0].tolist() == [] and batch[2].tolist() == tokenizer.encode("ba")

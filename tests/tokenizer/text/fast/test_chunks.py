@@ -1,7 +1,5 @@
 import itertools
 import os
-import threading
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,10 +13,12 @@ from lm.tokenizer.text.fast.chunks import (
     SpecialTokens,
     code_point_classes,
     find_split,
-    parallel_map,
+    piece_length,
     resolve_num_threads,
     split_blocks,
+    split_source,
 )
+from lm.tokenizer.text.fast.strings import StringSource
 
 # One is a prefix of another, one a suffix, and several contain a position where other text could be split.
 SPECIAL = ["<|a|>", "<|a|><|b|>", "|><|", "a|>x", "a b", "b ", "x x x", " c"]
@@ -99,6 +99,33 @@ def test_chunks_have_the_same_pre_tokens(text: str, tokens: list[str], sizes: li
     assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
 
 
+@given(text=TEXTS, tokens=TOKENS, length=st.integers(1, 40))
+def test_pieces_have_the_same_pre_tokens(text: str, tokens: list[str], length: int) -> None:
+    pieces = list(split_source(StringSource(text), length, special_tokens(tokens)))
+    parts = [text[begin:end] for begin, end in pieces]
+    assert "".join(parts) == text and all(parts)
+    assert [token for part in parts for token in split(part, tokens)] == split(text, tokens)
+
+
+@pytest.mark.parametrize("unit", ["", "<|endoftext|>", "!? ", "a1", "\U0003d000 "])
+def test_pieces_have_about_the_requested_length(text: str, unit: str) -> None:
+    source = StringSource(unit * 50_000 or text)
+    pieces = list(split_source(source, 1000, special_tokens(["<|endoftext|>"])))
+    assert max(end - begin for begin, end in pieces) < 2000 and len(pieces) > 0.8 * source.length / 1000
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "🙂", "a b"])
+def test_a_text_without_a_place_to_split_is_one_piece(unit: str) -> None:
+    source = StringSource(unit * (1_000_000 // len(unit)))
+    assert list(split_source(source, 1000, special_tokens(["a ba", "b a"]))) == [(0, source.length)]
+
+
+def test_there_are_several_pieces_per_thread_unless_they_would_be_too_short() -> None:
+    assert piece_length(10**9, 2) == 1 << 20
+    assert piece_length(8 * 10**6, 2) == 500_000
+    assert piece_length(10**6, 1) == 1 << 18
+
+
 @pytest.mark.parametrize("unit", ["", "<|endoftext|>", "!? ", "a1", "\U0003d000 "])
 def test_chunks_have_about_the_size_of_the_blocks(text: str, unit: str) -> None:
     data = (unit * 50_000 or text).encode()
@@ -115,36 +142,6 @@ def test_text_without_a_place_to_split_stays_whole_in_linear_time(unit: str) -> 
 def test_empty_blocks() -> None:
     assert list(split_blocks([b"", b""], special_tokens(["<|a|>"]))) == []
     assert b"".join(split_blocks([b"", b"one two", b"", b" three"], special_tokens([]))) == b"one two three"
-
-
-@pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
-def test_results_are_in_the_order_of_the_items(num_threads: int) -> None:
-    def slow_at_first(number: int) -> int:
-        time.sleep(0.001 * (5 - number % 5))
-        return number * number
-
-    assert list(parallel_map(slow_at_first, range(40), num_threads)) == [number * number for number in range(40)]
-    assert list(parallel_map(slow_at_first, [], num_threads)) == []
-
-
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_items_are_taken_only_a_little_ahead(num_threads: int) -> None:
-    items = itertools.count()
-    results = parallel_map(lambda number: number, items, num_threads)
-    assert next(items) == 0, "no item should be taken before the first result is requested"
-    assert list(itertools.islice(results, 50)) == list(range(1, 51))
-    assert next(items) < 51 + 3 * num_threads
-    results.close()
-
-
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_an_error_is_raised_in_order_and_the_threads_end(num_threads: int) -> None:
-    before = threading.active_count()
-    results = parallel_map(lambda number: 1 // number, [1, 1, 1, 0, 1, 1, 0] + [1] * 90, num_threads)
-    assert [next(results) for _ in range(3)] == [1, 1, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-    assert threading.active_count() == before
 
 
 def test_special_tokens_are_sorted_by_their_first_byte_then_the_longest_first() -> None:

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from lm.tokenizer import reference
+from lm.tokenizer.text.fast import chunks
+from lm.tokenizer.text.fast.strings import StringSource
 from lm.tokenizer.training.fast import library
 from lm.tokenizer.training.fast.constants import BORDER
 from lm.tokenizer.training.fast.counting import CountTable, count_pre_tokens
@@ -28,28 +30,27 @@ def counts_of(table: CountTable) -> Counter[bytes]:
     return counts
 
 
-def test_counts_are_those_of_the_reference(text: str) -> None:
+def test_counts_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     expected = Counter(token.encode() for token in reference.pre_tokenize(text, [END]))
     del expected[END.encode()]
     expected = Counter({token: count for token, count in expected.items() if len(token) >= 2})
-    data = text.encode()
-    blocks = [data[begin : begin + 30_000] for begin in range(0, len(data), 30_000)]
-    whole = [b"".join(blocks)]
-    for some, num_threads in ((whole, 1), (whole, 3)):
-        assert counts_of(count_pre_tokens(some, [END], num_threads)) == expected
+    for length, num_threads in ((1 << 20, 1), (30_000, 1), (30_000, 3)):
+        monkeypatch.setattr(chunks, "_MIN_PIECE_LENGTH", length)
+        monkeypatch.setattr(chunks, "_MAX_PIECE_LENGTH", length)
+        assert counts_of(count_pre_tokens(StringSource(text), [END], num_threads)) == expected
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_tables_grow_with_the_number_and_the_length_of_pre_tokens(num_threads: int) -> None:
+def test_tables_grow_with_the_number_and_the_length_of_pre_tokens(
+    monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> None:
     rng = random.Random(1)
     words = [f" {number:x}" + "é" * (number % 40 if number % 5 == 0 else 1) for number in range(90_000)]
     words += words[::2] + words[::7]
     rng.shuffle(words)
-    data = "".join(words).encode()
-    expected = Counter(token.encode() for token in reference.pre_tokenize("".join(words)) if len(token.encode()) > 1)
-    blocks = (
-        [data]
-        if num_threads == 1
-        else ["".join(words[begin : begin + 9999]).encode() for begin in range(0, len(words), 9999)]
-    )
-    assert counts_of(count_pre_tokens(blocks, [], num_threads)) == expected
+    text = "".join(words)
+    expected = Counter(token.encode() for token in reference.pre_tokenize(text) if len(token.encode()) > 1)
+    length = len(text) // 9 if num_threads > 1 else len(text)
+    monkeypatch.setattr(chunks, "_MIN_PIECE_LENGTH", length)
+    monkeypatch.setattr(chunks, "_MAX_PIECE_LENGTH", length)
+    assert counts_of(count_pre_tokens(StringSource(text), [], num_threads)) == expected

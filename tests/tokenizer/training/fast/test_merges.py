@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from lm.tokenizer import reference
 from lm.tokenizer.encoding.vocab import Merges
-from lm.tokenizer.text.fast.text_file import read_blocks
+from lm.tokenizer.text.fast import chunks
+from lm.tokenizer.text.fast.strings import StringSource
+from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.training import counting, merges
 from lm.tokenizer.training.fast.counting import count_pre_tokens
@@ -29,12 +32,19 @@ def merges_of(
     num_merges: int,
     special_tokens: Sequence[str] = (),
     num_threads: int = 1,
-    block_length: int | None = None,
+    piece_length: int = 1 << 20,
 ) -> Merges:
-    """Return the merges of a text that is read in blocks of `block_length` characters."""
-    length = block_length or max(1, len(text))
-    blocks = [text[begin : begin + length].encode() for begin in range(0, len(text), length)]
-    return learn_merges(count_pre_tokens(blocks, special_tokens, num_threads), num_merges)
+    """Return the merges of a text that is read in pieces of `piece_length` characters."""
+    with in_pieces_of(piece_length):
+        return learn_merges(count_pre_tokens(StringSource(text), special_tokens, num_threads), num_merges)
+
+
+@contextmanager
+def in_pieces_of(length: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_MIN_PIECE_LENGTH", length)
+        patch.setattr(chunks, "_MAX_PIECE_LENGTH", length)
+        yield
 
 
 def reference_merges(text: str, num_merges: int, special_tokens: Sequence[str] = ()) -> Merges:
@@ -52,11 +62,11 @@ def plain_merges(text: str, num_merges: int, special_tokens: Sequence[str] = ())
 @given(
     words=st.dictionaries(st.text(st.sampled_from("abcé"), min_size=1, max_size=12), st.integers(1, 5), max_size=8),
     num_threads=st.sampled_from([1, 2, 3, 5]),
-    block_length=st.integers(1, 100),
+    piece_length=st.integers(1, 100),
 )
-def test_merges_of_counted_words(words: dict[str, int], num_threads: int, block_length: int) -> None:
+def test_merges_of_counted_words(words: dict[str, int], num_threads: int, piece_length: int) -> None:
     text = " ".join(word for word, count in words.items() for _ in range(count))
-    assert merges_of(text, 60, [], num_threads, block_length) == reference_merges(text, 60)
+    assert merges_of(text, 60, [], num_threads, piece_length) == reference_merges(text, 60)
 
 
 @settings(max_examples=100)
@@ -64,11 +74,11 @@ def test_merges_of_counted_words(words: dict[str, int], num_threads: int, block_
     text=st.text(max_size=80) | st.lists(st.sampled_from(PARTS), max_size=40).map("".join),
     special_tokens=st.lists(st.sampled_from(SPECIAL), unique=True),
     num_threads=st.sampled_from([1, 2, 3, 5]),
-    block_length=st.integers(1, 100),
+    piece_length=st.integers(1, 100),
 )
-def test_merges_of_any_text(text: str, special_tokens: list[str], num_threads: int, block_length: int) -> None:
+def test_merges_of_any_text(text: str, special_tokens: list[str], num_threads: int, piece_length: int) -> None:
     expected = reference_merges(text, 40, special_tokens)
-    assert merges_of(text, 40, special_tokens, num_threads, block_length) == expected
+    assert merges_of(text, 40, special_tokens, num_threads, piece_length) == expected
 
 
 @settings(max_examples=200)
@@ -145,7 +155,7 @@ def test_a_long_run_is_one_pre_token(unit: str) -> None:
     text = f"ba {unit * (200_000 // len(unit.encode()))} ke"
     expected = plain_merges(text, 60)
     assert merges_of(text, 60) == expected
-    assert merges_of(text, 60, [], num_threads=2, block_length=10_000) == expected
+    assert merges_of(text, 60, [], num_threads=2, piece_length=10_000) == expected
 
 
 def test_a_long_pre_token_without_repetition(text: str) -> None:
@@ -158,13 +168,13 @@ def test_a_pre_token_of_two_megabytes() -> None:
     assert merges_of("a" * (1 << 21), 3) == [(b"a" * size, b"a" * size) for size in (1, 2, 4)]
 
 
-def test_a_corpus_with_any_threads_and_blocks(text: str) -> None:
+def test_a_corpus_with_any_threads_and_pieces(text: str) -> None:
     words = "".join(f" {number:x}" for number in range(20_000))
     corpus = text * 2 + words + text.swapcase() * 2 + " " * 9999 + "thoke" * 9999 + text[::-1]
     expected = plain_merges(corpus, 2000, [END])
     assert len(expected) == 2000
-    for num_threads, block_length in ((1, 1 << 18), (2, 100_000), (3, 9973), (5, 1000)):
-        assert merges_of(corpus, 2000, [END], num_threads, block_length) == expected, (num_threads, block_length)
+    for num_threads, piece_length in ((1, 1 << 18), (2, 100_000), (3, 9973), (5, 1000)):
+        assert merges_of(corpus, 2000, [END], num_threads, piece_length) == expected, (num_threads, piece_length)
 
 
 def test_real_texts_give_the_merges_of_the_plain_path(shared_data: Path, tmp_path: Path) -> None:
@@ -174,6 +184,6 @@ def test_real_texts_give_the_merges_of_the_plain_path(shared_data: Path, tmp_pat
             part = source.read_bytes()[:50_000].decode(errors="ignore")
             file.write(part.encode() + END.encode())
     expected = plain_merges(path.read_bytes().decode(), 2000, [END])
-    for num_threads, block_bytes in ((1, 1 << 18), (2, 100_003)):
-        blocks = read_blocks(path, "counting", block_bytes)
-        assert learn_merges(count_pre_tokens(blocks, [END], num_threads), 2000) == expected
+    for num_threads, piece_length in ((1, 1 << 18), (2, 100_003)):
+        with in_pieces_of(piece_length), FileSource.open(path, "counting") as source:
+            assert learn_merges(count_pre_tokens(source, [END], num_threads), 2000) == expected
