@@ -28,11 +28,12 @@ from lm.tokenizer.encoding.fast.decoder import FastDecoder
 from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
 from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols
 from lm.tokenizer.text import fast as fast_text
+from lm.tokenizer.text.automaton import is_compilable
 from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import read_blocks
-from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
 
@@ -269,7 +270,7 @@ class Tokenizer:
                 length += len(text)
                 if length >= _MIN_LENGTH_TO_COMPILE:
                     data = to_utf8(text)
-                    split = find_split(data, self._fast_encoder.special(allow_special))
+                    split = find_split(data, self._fast_encoder.automaton, self._fast_encoder.special(allow_special))
                     if split:
                         rest = data[split:]
                         yield data[:split].decode()
@@ -317,7 +318,7 @@ class Tokenizer:
     @cached_property
     def _supports_fast(self) -> bool:
         """Whether the kernels can run here and support the pattern and the number of merges."""
-        return self._pre_tokenizer.pattern == PATTERNS["gpt2"] and len(self._symbol_ids) <= MAX_SYMBOLS and can_load()
+        return can_load() and len(self._symbol_ids) <= MAX_SYMBOLS and is_compilable(self._pre_tokenizer.pattern)
 
     def _prefers_fast(self, length: int) -> bool:
         """Return whether to use the kernels for a text.
@@ -334,7 +335,13 @@ class Tokenizer:
 
     @cached_property
     def _fast_encoder(self) -> FastEncoder:
-        return FastEncoder(self._pair_symbols, self._symbol_ids, self._special_ids, self.dtype)
+        return FastEncoder(
+            self._pair_symbols,
+            self._symbol_ids,
+            self._special_ids,
+            automaton_tables(self._pre_tokenizer.pattern),
+            self.dtype,
+        )
 
     @cached_property
     def _fast_decoder(self) -> FastDecoder:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lm.errors import UserError, quote
 from lm.tokenizer.encoding.vocab import Merges, build_vocab
+from lm.tokenizer.text.automaton import is_compilable
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import resolve_num_threads
-from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.training import merges
 from lm.tokenizer.training.fast import merges as fast_merges
@@ -62,7 +62,7 @@ def train_bpe(
         paths,
         special_tokens,
         pattern,
-        fast=num_bytes >= _MIN_BYTES_FOR_FAST and pre_tokenizer.pattern == PATTERNS["gpt2"] and can_load(),
+        fast=num_bytes >= _MIN_BYTES_FOR_FAST and can_load() and is_compilable(pre_tokenizer.pattern),
         num_threads=resolve_num_threads(num_threads, num_bytes),
         cluster=cluster,
         unfinished=unfinished,

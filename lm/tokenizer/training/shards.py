@@ -11,6 +11,7 @@ from tqdm import tqdm
 from lm.atomic import make_folder
 from lm.cluster import SharedPath, flat_map, share
 from lm.progress import ProgressRecord
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
@@ -37,7 +38,9 @@ def count_piece(piece: CountPiece) -> Iterator[Counts]:
     with piece.text.local_file() as path:
         if piece.fast:
             blocks = read_blocks(path, "counting")
-            yield fast_counting.count_pre_tokens(blocks, piece.special_tokens, piece.num_threads)
+            yield fast_counting.count_pre_tokens(
+                blocks, automaton_tables(piece.pattern), piece.special_tokens, piece.num_threads
+            )
         else:
             pre_tokenizer = PreTokenizer(piece.pattern, piece.special_tokens)
             yield counting.count_pre_tokens(read_text(path, "counting"), pre_tokenizer)
@@ -59,7 +62,7 @@ def count_files(
         paths: The files. None of them ends within a pre-token of the text.
         special_tokens: Texts that separate documents and are not counted.
         pattern: `gpt2`, `gpt4` or a regular expression.
-        fast: Whether to use the kernels, which know the pattern `gpt2` only.
+        fast: Whether to use the kernels; the pattern must be one that `compile_automaton` supports.
         num_threads: How many threads count without a cluster.
         cluster: Where the files are counted, as in `flat_map`.
         unfinished: A folder for the counts of the first files, from which the next call for the same files continues

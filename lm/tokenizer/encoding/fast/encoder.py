@@ -11,7 +11,6 @@ from lm.tokenizer.text.fast.chunks import (
     CHUNK_SIZE,
     PADDING,
     SpecialTokens,
-    code_point_classes,
     parallel_map,
     split_blocks,
 )
@@ -25,7 +24,7 @@ _MAX_CACHED_IDS, _MAX_CACHED_BYTES = 1 << 21, 1 << 22
 
 
 class FastEncoder:
-    """Encodes with GPT-2's pattern; the ids are the same as those of `Encoder`.
+    """Encodes with a pattern that has an automaton; the ids are the same as those of `Encoder`.
 
     Each thread keeps its cache of pre-tokens, at most 28 MB, for the texts that follow.
 
@@ -34,6 +33,7 @@ class FastEncoder:
             follow in order.
         symbol_ids: The id of each symbol; at most MAX_SYMBOLS of them.
         special_ids: The id of each special token.
+        automaton: The tables of the pattern, from `automaton_tables`.
         dtype: The dtype of the arrays of ids.
     """
 
@@ -42,6 +42,7 @@ class FastEncoder:
         pair_symbols: Collection[tuple[int, int]],
         symbol_ids: Sequence[int],
         special_ids: Mapping[str, int],
+        automaton: np.ndarray,
         dtype: np.dtype,
     ) -> None:
         kernels = library.load()
@@ -56,7 +57,7 @@ class FastEncoder:
             self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
             is_filled = kernels.fill_pairs(lefts_and_rights, num_merges, self._pairs, self._pair_bits, self._byte_pairs)
         self._special = SpecialTokens.from_ids(special_ids)
-        self._classes = code_point_classes()
+        self.automaton = automaton
         self._dtype = dtype
         self._idle_workspaces: list[_Workspace] = []
 
@@ -80,7 +81,7 @@ class FastEncoder:
 
     def encode_blocks(self, blocks: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of the concatenation of blocks of UTF-8, array by array."""
-        return self._encode_parts(split_blocks(blocks, self.special(allow_special)), allow_special, num_threads)
+        return self._encode_parts(split_blocks(blocks, self.automaton, self.special(allow_special)), allow_special, num_threads)
 
     def encode_texts(self, texts: Iterable[str], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of each text."""
@@ -99,7 +100,7 @@ class FastEncoder:
         if len(text) <= CHUNK_SIZE:
             return [text.encode()]
         blocks = (text[begin : begin + CHUNK_SIZE].encode() for begin in range(0, len(text), CHUNK_SIZE))
-        return split_blocks(blocks, self.special(allow_special))
+        return split_blocks(blocks, self.automaton, self.special(allow_special))
 
     def _encode(self, texts: list[bytes], allow_special: bool) -> list[np.ndarray]:
         """Return the ids of each text, computed by the current thread."""
@@ -115,7 +116,7 @@ class FastEncoder:
         num_ids = library.load().encode(
             data, ends, len(texts),
             special.texts, special.bounds, special.ids, special.num_tokens,
-            self._classes, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
+            self.automaton, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
             workspace.cache, workspace.cache_bits, workspace.cached_ids, workspace.key_bytes, workspace.state,
             workspace.starts, workspace.keys, workspace.work, workspace.heap, workspace.ids, id_ends,
         )  # fmt: skip

@@ -1,23 +1,20 @@
 """Splitting text into chunks that several threads process independently, with the same result as processing it whole.
 
-A chunk ends where a pre-token of GPT-2's pattern ends whatever the rest of the text is: after a run of letters or of
-numbers, before white space, or before a special token. The pattern never looks behind, so the next chunk begins with a
-pre-token. No special token crosses the split.
+A chunk ends where a pre-token of the pattern ends whatever the rest of the text is, or before a special token. With
+GPT-2's pattern, this is after a run of letters or of numbers, or before white space. No pattern that the kernels support
+looks behind, so the next chunk begins with a pre-token. No special token crosses the split.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from lm.errors import UserError
-from lm.tokenizer.text.categories import NUM_CODE_POINTS, category_ranges
 from lm.tokenizer.text.fast import library
-from lm.tokenizer.text.fast.constants import LETTER, NUMBER, SPACE
 
 CHUNK_SIZE = 1 << 18  # characters, or bytes
 PADDING = bytes(128)  # kernels may read this far past the end of the text
@@ -51,14 +48,14 @@ class SpecialTokens(NamedTuple):
         )
 
 
-def split_blocks(blocks: Iterable[bytes], special: SpecialTokens) -> Iterator[bytes]:
+def split_blocks(blocks: Iterable[bytes], automaton: np.ndarray, special: SpecialTokens) -> Iterator[bytes]:
     """Split the concatenation of blocks of UTF-8 into chunks of about the size of the blocks, or longer.
 
     A chunk ends at the last place in a block where the text may be split; if there is none, the next block is added.
     """
     pending: list[bytes] = []
     for block in blocks:
-        if split := find_split(block, special):
+        if split := find_split(block, automaton, special):
             yield b"".join([*pending, memoryview(block)[:split]])
             pending = [block[split:]]
         else:
@@ -67,10 +64,10 @@ def split_blocks(blocks: Iterable[bytes], special: SpecialTokens) -> Iterator[by
         yield rest
 
 
-def find_split(data: bytes, special: SpecialTokens) -> int:
+def find_split(data: bytes, automaton: np.ndarray, special: SpecialTokens) -> int:
     """Return the last position where UTF-8 may be split, whatever precedes and follows it; 0 if there is none."""
     return library.load().find_split(
-        np.frombuffer(data, np.uint8), len(data), code_point_classes(),
+        np.frombuffer(data, np.uint8), len(data), automaton,
         special.texts, special.bounds, special.num_tokens, special.longest,
     )  # fmt: skip
 
@@ -110,14 +107,3 @@ def resolve_num_threads(num_threads: int | None, length: int) -> int:
     if num_threads < 1:
         raise UserError(f"num_threads: expected 1 or more, got {num_threads}")
     return min(num_threads, 1 + length // _LENGTH_PER_THREAD)
-
-
-@cache
-def code_point_classes() -> np.ndarray:
-    """Return the class of every code point for the scanner."""
-    classes = np.zeros(NUM_CODE_POINTS, np.uint8)
-    class_of = {"L": LETTER, "N": NUMBER, "Z": SPACE}
-    for begin, end, category in category_ranges():
-        classes[begin:end] = class_of.get(category[0], 0)
-    classes[[ord(character) for character in "\t\n\v\f\r\x85"]] = SPACE  # white space in the category of controls
-    return classes

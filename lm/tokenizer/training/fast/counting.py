@@ -6,7 +6,7 @@ from copy import copy
 
 import numpy as np
 
-from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens, code_point_classes, parallel_map, split_blocks
+from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens, parallel_map, split_blocks
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS, NUM_TABLE_FIELDS
 from lm.tokenizer.training.fast import library
 
@@ -65,16 +65,18 @@ class CountTable:
         )
 
 
-def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num_threads: int) -> CountTable:
-    """Count how often each distinct pre-token occurs with GPT-2's pattern.
+def count_pre_tokens(
+    blocks: Iterable[bytes], automaton: np.ndarray, special_tokens: Sequence[str], num_threads: int
+) -> CountTable:
+    """Count how often each distinct pre-token occurs.
 
     Args:
         blocks: UTF-8 text; no block splits a character.
+        automaton: The tables of the pattern, from `automaton_tables`.
         special_tokens: Texts that separate documents and are not counted.
         num_threads: How many threads count.
     """
     special = SpecialTokens.from_ids(dict.fromkeys(special_tokens, 0))
-    classes = code_point_classes()
     total = CountTable(_TEXT_TABLE_BITS)
     total_lock = threading.Lock()
     thread_tables: list[CountTable] = []
@@ -93,7 +95,7 @@ def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num
         at = 0
         while at < size:
             at = library.load().count_pre_tokens(
-                data, at, size, special.texts, special.bounds, special.num_tokens, classes,
+                data, at, size, special.texts, special.bounds, special.num_tokens, automaton,
                 local.starts, table.slots, table.bits, table.key_bytes, table.state,
             )  # fmt: skip
             if at < size:
@@ -101,7 +103,7 @@ def count_pre_tokens(blocks: Iterable[bytes], special_tokens: Sequence[str], num
                     total.add_counts(table)
                 table.clear()
 
-    for _ in parallel_map(count, split_blocks(blocks, special), num_threads):
+    for _ in parallel_map(count, split_blocks(blocks, automaton, special), num_threads):
         pass
     for table in thread_tables:
         total.add_counts(table)

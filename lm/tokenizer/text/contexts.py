@@ -1,0 +1,139 @@
+r"""Where pre-tokens begin, as far as the neighboring characters say it.
+
+Most pre-tokens end where anybody can see it: with GPT-2's pattern, one begins at the space in `a b`, and none within
+`ab`, whatever the rest of the text is. Only in `a'd`, what begins at the `d` depends on more. For short contexts of
+ASCII characters, this module finds out which of the three it is, from an automaton:
+
+    >>> table = context_table(compile_automaton("gpt2"))
+    >>> table.look_up("e co"), table.look_up("comm"), table.look_up("u'll")
+    (1, 0, 2)
+
+The result is about the third of the four characters. The analysis follows all ways in which an automaton can get
+through the four characters, from every state it can be in before them. On each way, at each character the pre-token
+goes on, or a match has ended and the next one begins. A way is impossible if the pre-token that goes on cannot match
+anymore, or if one that was ended could have been longer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lm.tokenizer.text.automaton import DEAD, START, Automaton
+
+NONE, BEGINS, UNKNOWN = 0, 1, 2
+
+CONTEXT_LENGTH = 5
+_POSITION = 3  # of the character that a context is about
+_MAX_GROUP_BITS = 4
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way through the characters so far.
+
+    Attributes:
+        state: The state of the pre-token that has begun last.
+        ended: The states in which the ones before it would go on if they had not ended.
+        begins: Whether a pre-token has begun at the position that the context is about.
+    """
+
+    state: int
+    ended: frozenset[int]
+    begins: bool
+
+
+_Ways = frozenset[_Way]
+
+
+@dataclass(frozen=True)
+class ContextTable:
+    """What contexts of ASCII characters say.
+
+    Attributes:
+        groups: The group of each byte; 0 for those that are not ASCII.
+        group_bits: The number of bits of a group.
+        results: NONE, BEGINS or UNKNOWN for each context. Its index is the groups of its characters one after the
+            other, the first one in the highest bits.
+    """
+
+    group_bits: int
+    groups: np.ndarray
+    results: np.ndarray
+
+    def look_up(self, characters: str) -> int:
+        index = 0
+        for character in characters:
+            index = index << self.group_bits | int(self.groups[ord(character)])
+        return int(self.results[index])
+
+
+def context_table(automaton: Automaton) -> ContextTable:
+    """Analyze all contexts of ASCII characters."""
+    groups, classes_of_group = _group(automaton)
+    bits = max(3, (len(classes_of_group) - 1).bit_length())
+    everything = frozenset(_Way(int(state), frozenset(), False) for state in np.unique(automaton.next_states[1:, 1:]) if state != DEAD)
+    sets, numbers = [everything], {everything: 0}
+    level = np.zeros(1, int)  # for each context so far, the number of its set of ways
+    for position in range(CONTEXT_LENGTH):
+        following = np.zeros((len(sets), 1 << bits), int)
+        for number in np.unique(level):
+            for group, classes in enumerate(classes_of_group):
+                ways = _advance(automaton, sets[number], classes, position == _POSITION)
+                if ways not in numbers:
+                    numbers[ways] = len(sets)
+                    sets.append(ways)
+                following[number, group] = numbers[ways]
+        level = following[level].ravel()
+    results = np.array([_result(ways) for ways in sets], np.uint8)
+    # A context with a character that is not ASCII says nothing.
+    contexts = np.arange(1 << bits * CONTEXT_LENGTH)
+    known = np.logical_and.reduce([contexts >> bits * step & ((1 << bits) - 1) for step in range(CONTEXT_LENGTH)])
+    return ContextTable(bits, groups, np.where(known, results[level], UNKNOWN).astype(np.uint8))
+
+
+def _group(automaton: Automaton) -> tuple[np.ndarray, list[list[int]]]:
+    """Divide the ASCII characters into groups by what the automaton does with them most of the time.
+
+    Classes form a group if the beginning of a pattern, and each state that may repeat itself in ASCII text, do the same
+    with them. So the letters of contractions are in the group of all other letters.
+
+    Returns:
+        The group of each byte, and the classes of each group.
+    """
+    next_states, matches = automaton.next_states, automaton.matches
+    ascii_classes = automaton.classes[:128]
+    states = np.arange(len(matches))
+    repeats = (next_states[:, np.unique(ascii_classes)] == states[:, None]).any(axis=1)
+    rows = [START, *states[repeats & (states != DEAD)]]
+    keys = np.vstack([next_states[rows], matches[rows]])[:, ascii_classes].T
+    _, group_of_character = np.unique(keys, axis=0, return_inverse=True)
+    groups = np.zeros(256, np.uint8)
+    groups[:128] = group_of_character.ravel() + 1
+    groups[groups >= 1 << _MAX_GROUP_BITS] = 0
+    return groups, [
+        [*map(int, np.unique(ascii_classes[groups[:128] == group]))] if group else []
+        for group in range(groups.max() + 1)
+    ]
+
+
+def _advance(automaton: Automaton, ways: _Ways, classes: list[int], is_position: bool) -> _Ways:
+    """Continue ways with any character of the classes."""
+    next_states, matches = automaton.next_states, automaton.matches
+    result = set()
+    for way in ways:
+        for number in classes:
+            if any(matches[state, number] for state in way.ended):
+                continue
+            ended = frozenset(int(next_states[state, number]) for state in way.ended) - {DEAD}
+            state = int(next_states[way.state, number])
+            if state != DEAD:
+                result.add(_Way(state, ended, way.begins))
+            if matches[way.state, number]:
+                new = int(next_states[START, number])
+                result.add(_Way(new, ended | ({state} - {DEAD}), way.begins or is_position))
+    return frozenset(result)
+
+
+def _result(ways: _Ways) -> int:
+    found = {way.begins for way in ways}
+    return UNKNOWN if len(found) != 1 else BEGINS if found == {True} else NONE
