@@ -23,8 +23,8 @@ from lm.tokenizer.text.automaton import DEAD, START, Automaton
 NONE, BEGINS, UNKNOWN = 0, 1, 2
 
 CONTEXT_LENGTH = 5
+GROUP_BITS = 4
 _POSITION = 3  # of the character that a context is about
-_MAX_GROUP_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -50,48 +50,42 @@ class ContextTable:
     """What contexts of ASCII characters say.
 
     Attributes:
-        groups: The group of each byte; 0 for those that are not ASCII.
-        group_bits: The number of bits of a group.
+        groups: The group of each byte, four bits; 0 for those that are not ASCII.
         results: NONE, BEGINS or UNKNOWN for each context. Its index is the groups of its characters one after the
-            other, the first one in the highest bits.
+            other, the first one in the lowest bits.
     """
 
-    group_bits: int
     groups: np.ndarray
     results: np.ndarray
 
     def look_up(self, characters: str) -> int:
         index = 0
-        for character in characters:
-            index = index << self.group_bits | int(self.groups[ord(character)])
+        for character in reversed(characters):
+            index = index << GROUP_BITS | int(self.groups[ord(character)])
         return int(self.results[index])
 
 
 def context_table(automaton: Automaton) -> ContextTable:
     """Analyze all contexts of ASCII characters."""
     groups, classes_of_group = _group(automaton)
-    bits = max(3, (len(classes_of_group) - 1).bit_length())
-    everything = frozenset(_Way(int(state), frozenset(), False) for state in np.unique(automaton.next_states[1:, 1:]) if state != DEAD)
-    sets, numbers = [everything], {everything: 0}
-    level = np.zeros(1, int)  # for each context so far, the number of its set of ways
+    states = np.unique(automaton.next_states[1:, 1:])
+    everything = frozenset(_Way(int(state), frozenset(), False) for state in states if state != DEAD)
+    nothing: _Ways = frozenset()  # what is known of a context that has a character of group 0
+    sets, numbers = [nothing, everything], {nothing: 0, everything: 1}
+    reached = np.array([1], np.uint16)  # for each context so far, the number of its set of ways
     for position in range(CONTEXT_LENGTH):
-        following = np.zeros((len(sets), 1 << bits), int)
-        for number in np.unique(level):
-            for group, classes in enumerate(classes_of_group):
+        following = np.zeros((1 << GROUP_BITS, len(sets)), np.uint16)
+        for number in np.unique(reached):
+            for group, classes in classes_of_group.items():
                 ways = _advance(automaton, sets[number], classes, position == _POSITION)
-                if ways not in numbers:
-                    numbers[ways] = len(sets)
+                following[group, number] = numbers.setdefault(ways, len(sets))
+                if numbers[ways] == len(sets):
                     sets.append(ways)
-                following[number, group] = numbers[ways]
-        level = following[level].ravel()
-    results = np.array([_result(ways) for ways in sets], np.uint8)
-    # A context with a character that is not ASCII says nothing.
-    contexts = np.arange(1 << bits * CONTEXT_LENGTH)
-    known = np.logical_and.reduce([contexts >> bits * step & ((1 << bits) - 1) for step in range(CONTEXT_LENGTH)])
-    return ContextTable(bits, groups, np.where(known, results[level], UNKNOWN).astype(np.uint8))
+        reached = following[:, reached].ravel()
+    return ContextTable(groups, np.array([_result(ways) for ways in sets], np.uint8)[reached])
 
 
-def _group(automaton: Automaton) -> tuple[np.ndarray, list[list[int]]]:
+def _group(automaton: Automaton) -> tuple[np.ndarray, dict[int, list[int]]]:
     """Divide the ASCII characters into groups by what the automaton does with them most of the time.
 
     Classes form a group if the beginning of a pattern, and each state that may repeat itself in ASCII text, do the same
@@ -109,11 +103,10 @@ def _group(automaton: Automaton) -> tuple[np.ndarray, list[list[int]]]:
     _, group_of_character = np.unique(keys, axis=0, return_inverse=True)
     groups = np.zeros(256, np.uint8)
     groups[:128] = group_of_character.ravel() + 1
-    groups[groups >= 1 << _MAX_GROUP_BITS] = 0
-    return groups, [
-        [*map(int, np.unique(ascii_classes[groups[:128] == group]))] if group else []
-        for group in range(groups.max() + 1)
-    ]
+    groups[groups >= 1 << GROUP_BITS] = 0
+    return groups, {
+        group: [*map(int, np.unique(ascii_classes[groups[:128] == group]))] for group in range(1, groups.max() + 1)
+    }
 
 
 def _advance(automaton: Automaton, ways: _Ways, classes: list[int], is_position: bool) -> _Ways:

@@ -1,8 +1,8 @@
 """Constants that several fast folders share between kernels and their callers."""
 
 # Where the tables of an automaton are in the array that kernels take (see tables.py).
-GROUPS = 64
-TRANSITIONS = GROUPS + 256
+GROUPS = 0
+TRANSITIONS = GROUPS + (1 << 16)
 SPLITS = TRANSITIONS + 128 * 64
 CLASSES = SPLITS + 64 * 64
 CONTEXTS = CLASSES + 0x110000

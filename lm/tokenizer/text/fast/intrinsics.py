@@ -71,6 +71,16 @@ def bytes_between(_, data, at, first, last):
 
 
 @intrinsic
+def load_2_bytes(_, data, at):
+    """Return data[at] and data[at + 1] as one little-endian number."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.zext(_load(builder, *arguments, ir.IntType(16)), ir.IntType(64))
+
+    return types.uint64(data, types.int64), generate
+
+
+@intrinsic
 def load_8_bytes(_, data, at):
     """Return data[at] to data[at + 7] as one little-endian number."""
 
@@ -120,6 +130,16 @@ def prefetch(_, numbers, at):
         return context.get_dummy_value()
 
     return types.void(numbers, types.int64), generate
+
+
+@intrinsic
+def count_bits(_, mask):
+    """Return how many bits are set in `mask`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
 
 
 @intrinsic

@@ -10,11 +10,16 @@ before.
 import numpy as np
 
 from lm.tokenizer.text.fast.constants import CLASSES, CONTEXTS, GROUPS, SPLITS, TRANSITIONS
-from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Uint32s, compiled, inlined, kernel, load_8_bytes, lowest_bit
+from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Uint32s, compiled, count_bits, inlined, kernel, load_2_bytes, load_8_bytes, lowest_bit
 
 _BEFORE, _AFTER = 3, 1  # how many characters of a context are before and after the one that it is about
-_BLOCK = 16  # contexts are looked up in blocks of this many
+_BLOCK = 12  # the contexts of this many characters are looked up at once: 16 characters of 4 bits are 64 bits
+_CONTEXT = np.uint64(0xFFFFF)
 _NON_ASCII = np.uint64(0x8080808080808080)
+_ONE = np.uint64(1)
+_BEGINS = np.uint64(0x555555)  # the results of a block have two bits for each character
+_UNKNOWN = np.uint64(0xAAAAAA)
+_SENTINELS = np.uint64(0xF << 24)
 
 
 @compiled
@@ -24,44 +29,55 @@ def scan(data, begin, end, automaton, starts):
     Args:
         data: Valid UTF-8 from begin to end. Up to 128 bytes past the end may be read; they do not affect the result.
         automaton: The tables of the pattern.
-        starts: Output with space for end - begin + 1 numbers.
+        starts: Output with space for end - begin + 4 numbers.
     """
-    bits = np.int64(automaton[0])
-    mask = (1 << bits * (_BEFORE + 1 + _AFTER)) - 1
     count = 0
     at = begin
     while at < end:
         starts[count] = at
         count += 1
+        position = at + 1
         if (
-            at >= begin + _BEFORE - 1
-            and at + 1 + _BLOCK + _AFTER <= end
-            and load_8_bytes(data, at - _BEFORE + 1) & _NON_ASCII == 0
+            position - _BEFORE >= begin
+            and position + _BLOCK + _AFTER <= end
+            and load_8_bytes(data, position - _BEFORE) & _NON_ASCII == 0
         ):
-            context = 0
-            for position in range(at + 1 - _BEFORE, at + 1 + _AFTER):
-                context = context << bits | np.int64(automaton[GROUPS + np.int64(data[position])])
-            unknown = 0
-            position = at + 1
-            while position + _BLOCK + _AFTER <= end:
+            groups = _group_pair(data, position - 3, automaton) | _group_pair(data, position - 1, automaton) << np.uint64(8)
+            unknown = np.uint64(0)
+            while unknown == 0 and position + _BLOCK + _AFTER <= end:
+                for pair in range(6):
+                    two = _group_pair(data, position + 1 + 2 * pair, automaton)
+                    groups |= two << np.uint64(16 + 8 * pair)
+                results = np.uint64(0)
                 for step in range(_BLOCK):
-                    group = automaton[GROUPS + np.int64(data[position + step + _AFTER])]
-                    context = (context << bits | np.int64(group)) & mask
-                    result = np.int64(automaton[CONTEXTS + context])
-                    starts[count] = position + step
-                    count += result & 1
-                    unknown |= result >> 1 << step
-                if unknown:
-                    # The starts after the first context that does not say it are not certain.
-                    position += lowest_bit(np.uint64(unknown))
-                    while np.int64(starts[count - 1]) > position:
-                        count -= 1
-                    break
+                    context = groups >> np.uint64(4 * step) & _CONTEXT
+                    results |= np.uint64(automaton[CONTEXTS + np.int64(context)]) << np.uint64(2 * step)
+                groups >>= np.uint64(48)
+                unknown = results & _UNKNOWN
+                begins = results & _BEGINS
+                # The starts after the first context that does not say it are not certain.
+                begins &= (unknown & -unknown) - _ONE
+                num_begins = count_bits(begins)
+                # Mostly there are at most four; so many are written without a branch that the processor had to guess.
+                begins |= _SENTINELS
+                for number in range(4):
+                    starts[count + number] = position + (lowest_bit(begins) >> 1)
+                    begins &= begins - _ONE
+                for number in range(4, num_begins):
+                    starts[count + number] = position + (lowest_bit(begins) >> 1)
+                    begins &= begins - _ONE
+                count += num_begins
                 position += _BLOCK
             at = np.int64(starts[count - 1])
         at = _end_of_match(data, at, end, automaton)
     starts[count] = end
     return count
+
+
+@inlined
+def _group_pair(data, at, automaton):
+    """Return the groups of data[at] and data[at + 1], of four bits each."""
+    return np.uint64(automaton[GROUPS + np.int64(load_2_bytes(data, at))])
 
 
 @inlined

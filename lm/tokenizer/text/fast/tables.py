@@ -1,12 +1,11 @@
 """The tables of an automaton as one array for kernels.
 
     at           content
-    0            the number of bits of a group, 3 or 4
-    GROUPS       the group of each byte
+    GROUPS       at byte | next byte << 8: their groups, as group | group of the next byte << 4
     TRANSITIONS  at state << 6 | class: the next state << 1 | whether a match ends before the character of this class
     SPLITS       at class << 6 | class: whether a text may be split between two characters of these classes
     CLASSES      the class of each code point
-    CONTEXTS     what each context says: 0, no pre-token begins; 1, one begins; 2, unknown
+    CONTEXTS     the result of each context, see `lm.tokenizer.text.contexts`
 """
 
 from functools import cache
@@ -28,8 +27,7 @@ def automaton_tables(pattern: str) -> np.ndarray:
     automaton = compile_automaton(pattern)
     contexts = context_table(automaton)
     tables = np.zeros(CONTEXTS + len(contexts.results), np.uint8)
-    tables[0] = contexts.group_bits
-    tables[GROUPS:TRANSITIONS] = contexts.groups
+    tables[GROUPS:TRANSITIONS] = (contexts.groups[:, None] << 4 | contexts.groups).ravel()
     transitions = np.zeros((MAX_STATES, MAX_CLASSES), np.uint8)
     num_states, num_classes = automaton.matches.shape
     transitions[:num_states, :num_classes] = automaton.next_states << 1 | automaton.matches
