@@ -28,7 +28,7 @@ from lm.tokenizer.encoding.fast.decoder import FastDecoder
 from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
 from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols
 from lm.tokenizer.text import fast as fast_text
-from lm.tokenizer.text.automaton import is_compilable
+from lm.tokenizer.text.automaton import find_obstacle
 from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
@@ -55,15 +55,15 @@ def token_dtype(vocab_size: int) -> np.dtype:
 class Tokenizer:
     """Encodes text to token ids and decodes token ids to text.
 
-    Short texts, and patterns other than `gpt2`, are encoded in plain Python. Long texts with the `gpt2` pattern are
-    encoded by compiled kernels, which return the same ids.
+    Short texts are encoded in plain Python, long texts by compiled kernels, which return the same ids. A pattern that
+    cannot be compiled (see `lm.tokenizer.text.syntax`) always takes plain Python.
 
     Args:
         vocab: The bytes of each token, from id to bytes.
         merges: The pairs of tokens to merge, in the order in which they were learned.
         special_tokens: Texts that are always one token. One whose bytes are in the vocabulary has that id; the others
             get the next free ids, in order.
-        pattern: `gpt2`, `gpt4` or a regular expression that splits text into pre-tokens.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression that splits text into pre-tokens.
 
     Raises:
         UserError: The ids are not 0, 1, 2, ..., a token appears twice, a byte has no token, a merge uses a token that
@@ -248,8 +248,8 @@ class Tokenizer:
     def encode_iterable(self, chunks: Iterable[str], allow_special: bool = True) -> Iterator[int]:
         """Yield the ids of the concatenated chunks in constant memory, reading chunks only when needed.
 
-        After the first megabyte it reads up to 64 kB ahead. Memory is bounded as described in `PreTokenizer.stream`: a
-        custom pattern needs a whole document at once.
+        It reads a kilobyte ahead, and 64 kB after the first megabyte. Memory is bounded as described in
+        `PreTokenizer.stream`: a pattern that cannot be compiled needs a whole document at once.
 
         Raises:
             UserError: The text contains half of a surrogate pair.
@@ -318,7 +318,9 @@ class Tokenizer:
     @cached_property
     def _supports_fast(self) -> bool:
         """Whether the kernels can run here and support the pattern and the number of merges."""
-        return can_load() and len(self._symbol_ids) <= MAX_SYMBOLS and is_compilable(self._pre_tokenizer.pattern)
+        return (
+            can_load() and len(self._symbol_ids) <= MAX_SYMBOLS and find_obstacle(self._pre_tokenizer.pattern) is None
+        )
 
     def _prefers_fast(self, length: int) -> bool:
         """Return whether to use the kernels for a text.

@@ -28,7 +28,7 @@ class PreTokenizerFile:
     """The content of `pre_tokenizer.json`.
 
     Attributes:
-        pattern: `gpt2`, `gpt4` or a regular expression.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression.
         special_tokens: Texts that are always one token.
         unicode_version: The version of Unicode whose categories the pattern uses. The only one so far is 16.0.0, so a
             file from before the version was recorded is read as one with this version.

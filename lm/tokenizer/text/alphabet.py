@@ -21,9 +21,9 @@ from lm.tokenizer.text.categories import NUM_CODE_POINTS, category_ranges
 # White space in the category of controls; the rest is in the category of separators.
 _WHITE_CONTROLS = "\t\n\v\f\r\x85"
 
-# The characters beyond ASCII that a letter also matches when the case is ignored: `regex` compares them by simple case
-# folding, and the dotted capital I as in Turkish.
-_FOLDED = {"s": "ſ", "k": "\u212a", "i": "\u0130"}
+# The characters beyond ASCII that a letter also matches when `regex` ignores the case: the long s, the kelvin sign, and
+# the other i of Turkish.
+_FOLDED = {"s": "ſ", "S": "ſ", "k": "\u212a", "K": "\u212a", "i": "\u0130", "I": "\u0131"}
 
 
 def one_of(characters: str) -> int:
@@ -72,7 +72,7 @@ def end_of_text() -> int:
 
 def ignore_case(characters: str) -> str:
     """Return ASCII characters together with all that match them if the case is ignored."""
-    return "".join(both + _FOLDED.get(both[0], "") for both in (letter.lower() + letter.upper() for letter in characters))
+    return "".join(character.lower() + character.upper() + _FOLDED.get(character, "") for character in characters)
 
 
 @cache

@@ -101,12 +101,14 @@ def compile_automaton(pattern: str) -> Automaton:
     return Automaton(expand(class_of_range), next_states, matches)
 
 
-def is_compilable(pattern: str) -> bool:
+@cache
+def find_obstacle(pattern: str) -> str | None:
+    """Return the part of a pattern for which it cannot be compiled, or None if it can be compiled."""
     try:
         compile_automaton(pattern)
-    except Unsupported:
-        return False
-    return True
+    except Unsupported as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class _Program:
         numbers: dict[tuple[int, ...], int] = {(): DEAD, (self._start,): START}
         states = list(numbers)
         next_states, matches = [[DEAD] * len(members)], [[False] * len(members)]
-        for state in iter_growing(states, first=START):
+        for state in _iterate_growing(states, first=START):
             next_states.append([])
             matches.append([])
             for number in range(len(members)):
@@ -253,7 +255,7 @@ class _Program:
         return not begins_with_member
 
 
-def iter_growing(items: list[tuple[int, ...]], first: int) -> Iterator[tuple[int, ...]]:
+def _iterate_growing(items: list[tuple[int, ...]], first: int) -> Iterator[tuple[int, ...]]:
     """Yield the items of a list that grows in the meantime."""
     at = first
     while at < len(items):
@@ -318,7 +320,9 @@ def _require_total(next_states: np.ndarray, matches: np.ndarray) -> None:
         state = pending.pop()
         seen.add(state)
         first = 1 if state == START else END
-        following = {int(next_states[state, number]) for number in range(first, matches.shape[1]) if not matches[state, number]}
+        following = {
+            int(next_states[state, number]) for number in range(first, len(matches[0])) if not matches[state, number]
+        }
         if DEAD in following:
             raise Unsupported("a pattern that does not match every text")
         pending |= following - seen

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.tokenizer.text.automaton import DEAD, START, Automaton
+from lm.tokenizer.text.fast.constants import BEFORE_START
 
 NONE, BEGINS, UNKNOWN = 0, 1, 2
 
@@ -71,7 +72,8 @@ def context_table(automaton: Automaton) -> ContextTable:
     states = np.unique(automaton.next_states[1:, 1:])
     everything = frozenset(_Way(int(state), frozenset(), False) for state in states if state != DEAD)
     nothing: _Ways = frozenset()  # what is known of a context that has a character of group 0
-    sets, numbers = [nothing, everything], {nothing: 0, everything: 1}
+    start = frozenset({_Way(START, frozenset(), False)})
+    sets, numbers = [nothing, everything, start], {nothing: 0, everything: 1, start: 2}
     reached = np.array([1], np.uint16)  # for each context so far, the number of its set of ways
     for position in range(CONTEXT_LENGTH):
         following = np.zeros((1 << GROUP_BITS, len(sets)), np.uint16)
@@ -81,6 +83,7 @@ def context_table(automaton: Automaton) -> ContextTable:
                 following[group, number] = numbers.setdefault(ways, len(sets))
                 if numbers[ways] == len(sets):
                     sets.append(ways)
+            following[BEFORE_START, number] = 2
         reached = following[:, reached].ravel()
     return ContextTable(groups, np.array([_result(ways) for ways in sets], np.uint8)[reached])
 
@@ -103,7 +106,7 @@ def _group(automaton: Automaton) -> tuple[np.ndarray, dict[int, list[int]]]:
     _, group_of_character = np.unique(keys, axis=0, return_inverse=True)
     groups = np.zeros(256, np.uint8)
     groups[:128] = group_of_character.ravel() + 1
-    groups[groups >= 1 << GROUP_BITS] = 0
+    groups[groups >= BEFORE_START] = 0
     return groups, {
         group: [*map(int, np.unique(ascii_classes[groups[:128] == group]))] for group in range(1, groups.max() + 1)
     }

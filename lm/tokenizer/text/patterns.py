@@ -1,4 +1,4 @@
-"""The patterns that split text into pre-tokens."""
+"""The patterns that split text into pre-tokens, by name, equal to the published regular expressions."""
 
 import regex
 
@@ -36,18 +36,19 @@ PATTERNS = {
 }
 
 
+EXPECTED = f"{', '.join(map(repr, PATTERNS))} or a regular expression"
+
+
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
-    """Compile `gpt2`, `gpt4` or a regular expression of the `regex` module.
+    """Compile a named pattern or a regular expression of the `regex` module.
 
     Raises:
         ValueError: It is not a valid regular expression.
     """
     if not pattern:
-        raise ValueError("pattern: expected 'gpt2', 'gpt4' or a regular expression, got ''")
+        raise ValueError(f"pattern: expected {EXPECTED}, got ''")
     try:
         return regex.compile(PATTERNS.get(pattern, pattern))
     except (regex.error, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(
-            f"pattern: expected 'gpt2', 'gpt4' or a regular expression, got {quote(pattern)}: {reason}"
-        ) from error
+        raise ValueError(f"pattern: expected {EXPECTED}, got {quote(pattern)}: {reason}") from error

@@ -137,7 +137,10 @@ class _Parser:
             return self._bracket(ignores_case)
         if self._take(r"\."):
             return Character(one_of("\n") ^ all_characters())
-        return Character(self._members(ignores_case, special="^*+?{}()[]"))
+        if found := self._take(r"[\^*+?{}()\]]"):
+            raise Unsupported(f"{found.group()!r}")
+        literal = self._item()
+        return Character(_literals(literal, ignores_case) if literal else self._class(ignores_case))
 
     def _bracket(self, ignores_case: bool) -> Node:
         is_negated = bool(self._take(r"\^"))
@@ -146,38 +149,39 @@ class _Parser:
         members = 0
         is_first = True
         while is_first or not self._take(r"\]"):
-            if not self.rest:
-                raise Unsupported("a set without its end")
-            if found := self._take(r"([\w ])-([\w ])"):
-                first, last = found.groups()
+            if self._take(r"\[|--|&&|~~|\|\|"):  # in later versions of `regex`, sets in sets and operations on sets
+                raise Unsupported("a set within a set")
+            first = self._item()
+            if self._take(r"-(?![-\]])"):
+                last = self._item()
+                if not first or not last or not (first + last).isascii():
+                    raise Unsupported("a range that is not of ASCII characters")
                 members |= _literals("".join(map(chr, range(ord(first), ord(last) + 1))), ignores_case)
-            elif self._take(r"(-|&|~|\|)\1"):  # operations on sets in later versions of `regex`
-                raise Unsupported("operations on sets")
             else:
-                members |= self._members(ignores_case, special="[")
+                members |= _literals(first, ignores_case) if first else self._class(ignores_case)
             is_first = False
         return Character(members ^ all_characters() if is_negated else members)
 
-    def _members(self, ignores_case: bool, special: str) -> int:
-        """Return the set of a single character or of a class such as `\\s`."""
-        if found := self._take(r"\\([pP])(?:\{(\w\w?)\}|(\w))"):
-            name = found[2] or found[3]
-            if ignores_case:
-                raise Unsupported(f"{found.group()!r} where the case is ignored")
-            try:
-                members = category(name)
-            except KeyError:
-                raise Unsupported(f"{found.group()!r}") from None
-            return members if found[1] == "p" else members ^ all_characters()
+    def _item(self) -> str | None:
+        """Return a single character, plain or escaped, or None if the next item is none."""
+        if found := self._take(r"\\([tnrfv]|[^\w\s]|\ )"):
+            return _ESCAPES.get(found[1], found[1])
+        found = self._take(r"[^\\]")
+        return found.group() if found else None
+
+    def _class(self, ignores_case: bool) -> int:
+        r"""Return the set of a class such as `\s`."""
         if found := self._take(r"\\([sSdD])"):
             members = white_space() if found[1] in "sS" else category("Nd")
             return members if found[1] in "sd" else members ^ all_characters()
-        if found := self._take(r"\\([tnrfv]|[^\w\s])"):
-            return _literals(_ESCAPES.get(found[1], found[1]), ignores_case)
-        if found := self._take(r"[^\\]"):
-            if found.group() in special:
-                raise Unsupported(f"{found.group()!r}")
-            return _literals(found.group(), ignores_case)
+        if found := self._take(r"\\([pP])(?:\{([A-Z][a-z]?)\}|([A-Z]))"):
+            if ignores_case:
+                raise Unsupported(f"{found.group()!r} where the case is ignored")
+            try:
+                members = category(found[2] or found[3])
+            except KeyError:
+                raise Unsupported(f"{found.group()!r}") from None
+            return members if found[1] == "p" else members ^ all_characters()
         raise Unsupported(f"{self.rest[:2]!r}")
 
     def _take(self, expression: str) -> re.Match[str] | None:
@@ -188,6 +192,8 @@ class _Parser:
 
 
 def _literals(characters: str, ignores_case: bool) -> int:
+    if ignores_case and not characters.isascii():
+        raise Unsupported("a character that is not ASCII where the case is ignored")
     try:
         return one_of(ignore_case(characters) if ignores_case else characters)
     except KeyError as error:

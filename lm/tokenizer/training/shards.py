@@ -61,7 +61,7 @@ def count_files(
     Args:
         paths: The files. None of them ends within a pre-token of the text.
         special_tokens: Texts that separate documents and are not counted.
-        pattern: `gpt2`, `gpt4` or a regular expression.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression.
         fast: Whether to use the kernels; the pattern must be one that `compile_automaton` supports.
         num_threads: How many threads count without a cluster.
         cluster: Where the files are counted, as in `flat_map`.

@@ -32,7 +32,7 @@ def divided(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("special_tokens", [[], SPECIAL], ids=["no special tokens", "special tokens"])
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", r"(?s:\w+|.)"])
+@pytest.mark.parametrize("pattern", [*PATTERNS, r"(?s:\w+|.)"])
 @given(chunks=divided(TRICKY | PARTS))
 def test_pre_tokens_do_not_depend_on_the_chunks(pattern: str, special_tokens: list[str], chunks: list[str]) -> None:
     text = "".join(chunks)
@@ -41,12 +41,12 @@ def test_pre_tokens_do_not_depend_on_the_chunks(pattern: str, special_tokens: li
     assert split_streamed(list(text), pattern, special_tokens) == expected
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "llama3", "qwen2", "nanochat"])
 def test_a_contraction_may_be_split_between_two_chunks(pattern: str) -> None:
     assert split_streamed(["we'l", "l"], pattern, []) == ["we", "'ll"]
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_long_texts_and_long_runs(pattern: str, text: str) -> None:
     run = text[:30_000] + " " * 50_000 + "a" * 50_000 + "\n \n" * 20_000 + text[30_000:60_000]
     assert split_streamed([run], pattern, []) == reference.pre_tokenize(run, [], PATTERNS[pattern])

@@ -81,7 +81,9 @@ class FastEncoder:
 
     def encode_blocks(self, blocks: Iterable[bytes], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of the concatenation of blocks of UTF-8, array by array."""
-        return self._encode_parts(split_blocks(blocks, self.automaton, self.special(allow_special)), allow_special, num_threads)
+        return self._encode_parts(
+            split_blocks(blocks, self.automaton, self.special(allow_special)), allow_special, num_threads
+        )
 
     def encode_texts(self, texts: Iterable[str], allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of each text."""

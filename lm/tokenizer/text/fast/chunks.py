@@ -1,8 +1,8 @@
 """Splitting text into chunks that several threads process independently, with the same result as processing it whole.
 
 A chunk ends where a pre-token of the pattern ends whatever the rest of the text is, or before a special token. With
-GPT-2's pattern, this is after a run of letters or of numbers, or before white space. No pattern that the kernels support
-looks behind, so the next chunk begins with a pre-token. No special token crosses the split.
+GPT-2's pattern, this is after a run of letters or of numbers, or before white space. Patterns that can be compiled do
+not look behind, so the next chunk begins with a pre-token. No special token crosses the split.
 """
 
 import os

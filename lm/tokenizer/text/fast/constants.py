@@ -7,6 +7,8 @@ SPLITS = TRANSITIONS + 128 * 64
 CLASSES = SPLITS + 64 * 64
 CONTEXTS = CLASSES + 0x110000
 
+BEFORE_START = 15  # the group in a context that stands for a character after which a pre-token begins
+
 # The fields of the `state` array of a hash table of pre-tokens (see hash_table.py): the number of keys, the number of
 # bytes stored for long keys, and the limits of both.
 NUM_KEYS, NUM_KEY_BYTES, MAX_KEYS, MAX_KEY_BYTES, NUM_TABLE_FIELDS = range(5)

@@ -9,14 +9,26 @@ before.
 
 import numpy as np
 
-from lm.tokenizer.text.fast.constants import CLASSES, CONTEXTS, GROUPS, SPLITS, TRANSITIONS
-from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Uint32s, compiled, count_bits, inlined, kernel, load_2_bytes, load_8_bytes, lowest_bit
+from lm.tokenizer.text.fast.constants import BEFORE_START, CLASSES, CONTEXTS, GROUPS, SPLITS, TRANSITIONS
+from lm.tokenizer.text.fast.intrinsics import (
+    Bytes,
+    Int,
+    Uint32s,
+    compiled,
+    count_bits,
+    inlined,
+    kernel,
+    load_2_bytes,
+    load_8_bytes,
+    lowest_bit,
+)
 
-_BEFORE, _AFTER = 3, 1  # how many characters of a context are before and after the one that it is about
+_AFTER = 1  # how many characters of a context are after the one that it is about
 _BLOCK = 12  # the contexts of this many characters are looked up at once: 16 characters of 4 bits are 64 bits
 _CONTEXT = np.uint64(0xFFFFF)
 _NON_ASCII = np.uint64(0x8080808080808080)
 _ONE = np.uint64(1)
+_BEFORE_START = np.uint64(BEFORE_START << 4 | BEFORE_START)
 _BEGINS = np.uint64(0x555555)  # the results of a block have two bits for each character
 _UNKNOWN = np.uint64(0xAAAAAA)
 _SENTINELS = np.uint64(0xF << 24)
@@ -37,12 +49,8 @@ def scan(data, begin, end, automaton, starts):
         starts[count] = at
         count += 1
         position = at + 1
-        if (
-            position - _BEFORE >= begin
-            and position + _BLOCK + _AFTER <= end
-            and load_8_bytes(data, position - _BEFORE) & _NON_ASCII == 0
-        ):
-            groups = _group_pair(data, position - 3, automaton) | _group_pair(data, position - 1, automaton) << np.uint64(8)
+        if position + _BLOCK + _AFTER <= end and load_8_bytes(data, at) & _NON_ASCII == 0:
+            groups = _BEFORE_START | _group_pair(data, at, automaton) << np.uint64(8)
             unknown = np.uint64(0)
             while unknown == 0 and position + _BLOCK + _AFTER <= end:
                 for pair in range(6):

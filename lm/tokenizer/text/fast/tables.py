@@ -1,11 +1,11 @@
 """The tables of an automaton as one array for kernels.
 
-    at           content
-    GROUPS       at byte | next byte << 8: their groups, as group | group of the next byte << 4
-    TRANSITIONS  at state << 6 | class: the next state << 1 | whether a match ends before the character of this class
-    SPLITS       at class << 6 | class: whether a text may be split between two characters of these classes
-    CLASSES      the class of each code point
-    CONTEXTS     the result of each context, see `lm.tokenizer.text.contexts`
+at           content
+GROUPS       at byte | next byte << 8: their groups, as group | group of the next byte << 4
+TRANSITIONS  at state << 6 | class: the next state << 1 | whether a match ends before the character of this class
+SPLITS       at class << 6 | class: whether a text may be split between two characters of these classes
+CLASSES      the class of each code point
+CONTEXTS     the result of each context, see `lm.tokenizer.text.contexts`
 """
 
 from functools import cache

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from lm.tokenizer import reference
+from lm.tokenizer.text.fast.tables import automaton_tables
+from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.training.fast import library
 from lm.tokenizer.training.fast.constants import BORDER
 from lm.tokenizer.training.fast.counting import CountTable, count_pre_tokens
@@ -28,15 +30,16 @@ def counts_of(table: CountTable) -> Counter[bytes]:
     return counts
 
 
-def test_counts_are_those_of_the_reference(text: str) -> None:
-    expected = Counter(token.encode() for token in reference.pre_tokenize(text, [END]))
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_counts_are_those_of_the_reference(text: str, pattern: str) -> None:
+    expected = Counter(token.encode() for token in reference.pre_tokenize(text, [END], PATTERNS[pattern]))
     del expected[END.encode()]
     expected = Counter({token: count for token, count in expected.items() if len(token) >= 2})
     data = text.encode()
     blocks = [data[begin : begin + 30_000] for begin in range(0, len(data), 30_000)]
     whole = [b"".join(blocks)]
     for some, num_threads in ((whole, 1), (whole, 3)):
-        assert counts_of(count_pre_tokens(some, [END], num_threads)) == expected
+        assert counts_of(count_pre_tokens(some, automaton_tables(pattern), [END], num_threads)) == expected
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -52,4 +55,4 @@ def test_tables_grow_with_the_number_and_the_length_of_pre_tokens(num_threads: i
         if num_threads == 1
         else ["".join(words[begin : begin + 9999]).encode() for begin in range(0, len(words), 9999)]
     )
-    assert counts_of(count_pre_tokens(blocks, [], num_threads)) == expected
+    assert counts_of(count_pre_tokens(blocks, automaton_tables("gpt2"), [], num_threads)) == expected

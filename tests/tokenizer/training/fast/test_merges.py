@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lm.tokenizer import reference
 from lm.tokenizer.encoding.vocab import Merges
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import read_blocks
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.training import counting, merges
@@ -34,7 +35,7 @@ def merges_of(
     """Return the merges of a text that is read in blocks of `block_length` characters."""
     length = block_length or max(1, len(text))
     blocks = [text[begin : begin + length].encode() for begin in range(0, len(text), length)]
-    return learn_merges(count_pre_tokens(blocks, special_tokens, num_threads), num_merges)
+    return learn_merges(count_pre_tokens(blocks, automaton_tables("gpt2"), special_tokens, num_threads), num_merges)
 
 
 def reference_merges(text: str, num_merges: int, special_tokens: Sequence[str] = ()) -> Merges:
@@ -176,4 +177,4 @@ def test_real_texts_give_the_merges_of_the_plain_path(shared_data: Path, tmp_pat
     expected = plain_merges(path.read_bytes().decode(), 2000, [END])
     for num_threads, block_bytes in ((1, 1 << 18), (2, 100_003)):
         blocks = read_blocks(path, "counting", block_bytes)
-        assert learn_merges(count_pre_tokens(blocks, [END], num_threads), 2000) == expected
+        assert learn_merges(count_pre_tokens(blocks, automaton_tables("gpt2"), [END], num_threads), 2000) == expected
