@@ -248,7 +248,7 @@ class Tokenizer:
     def encode_iterable(self, chunks: Iterable[str], allow_special: bool = True) -> Iterator[int]:
         """Yield the ids of the concatenated chunks in constant memory, reading chunks only when needed.
 
-        It reads a kilobyte ahead, and 64 kB after the first megabyte. Memory is bounded as described in
+        It reads half a kilobyte ahead, and 64 kB after the first megabyte. Memory is bounded as described in
         `PreTokenizer.stream`: a pattern that cannot be compiled needs a whole document at once.
 
         Raises:

@@ -9,7 +9,7 @@ still reaches the end.
 A state moves on with the class of a character. The characters of a class are those that are in the same sets of the
 pattern. Since a look-ahead needs the next character, a match is reported when the character after it is read:
 
-    >>> automaton = compile_automaton(r"a+(?!b)|.")
+    >>> automaton = compile_automaton(r"a+(?!b)|[^a]|a")
     >>> automaton.match_length("aaab"), automaton.match_length("aaac"), automaton.match_length("b")
     (2, 3, 1)
 

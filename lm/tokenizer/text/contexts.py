@@ -1,17 +1,18 @@
 r"""Where pre-tokens begin, as far as the neighboring characters say it.
 
-Most pre-tokens end where anybody can see it: with GPT-2's pattern, one begins at the space in `a b`, and none within
-`ab`, whatever the rest of the text is. Only in `a'd`, what begins at the `d` depends on more. For short contexts of
-ASCII characters, this module finds out which of the three it is, from an automaton:
+Most pre-tokens end where it can be seen at once: with GPT-2's pattern, one begins at the space of `the cat`, and none
+within `cat`, whatever the rest of the text is. In `he'll`, whether one begins at an `l` depends on more than its
+neighbors. For contexts of five ASCII characters, this module finds out which of the three it is at the fourth one:
 
+    >>> from lm.tokenizer.text.automaton import compile_automaton
     >>> table = context_table(compile_automaton("gpt2"))
-    >>> table.look_up("e co"), table.look_up("comm"), table.look_up("u'll")
-    (1, 0, 2)
+    >>> table.look_up("the c") == BEGINS, table.look_up("e cat") == NONE, table.look_up("he'll") == UNKNOWN
+    (True, True, True)
 
-The result is about the third of the four characters. The analysis follows all ways in which an automaton can get
-through the four characters, from every state it can be in before them. On each way, at each character the pre-token
-goes on, or a match has ended and the next one begins. A way is impossible if the pre-token that goes on cannot match
-anymore, or if one that was ended could have been longer.
+The analysis follows all ways in which the automaton can get through the five characters, from every state that it can
+be in before them. On each way, at each character, the pre-token goes on, or a match has ended and the next one begins.
+A way is impossible if the pre-token that goes on cannot match anymore, or if one that has ended could have been longer.
+If a pre-token begins at the fourth character on all possible ways, or on none, the context says so.
 """
 
 from dataclasses import dataclass

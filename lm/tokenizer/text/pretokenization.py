@@ -22,7 +22,7 @@ from lm.tokenizer.text.patterns import PATTERNS, compile_pattern
 
 # So many characters are collected before the first place is looked for where the text can be split. Most prompts are
 # shorter, so they do not have to wait for their pattern to be compiled.
-_MIN_LENGTH_TO_SPLIT = 1 << 10
+_MIN_LENGTH_TO_SPLIT = 1 << 9
 
 # A text of this length takes noticeable time with a pattern that cannot be compiled.
 _LONG = 1 << 20

@@ -7,8 +7,10 @@ These patterns are regular expressions of the module `regex` in which every atom
     groups          (...)  (?:...)  (?i:...), the last one around ASCII characters only
     alternatives    a|b, in the order of preference
 
-    >>> parse("a|b+")
-    Choice(options=(Character(members=...), Repeat(body=Character(members=...), least=1, most=None, kind='greedy')))
+    >>> tree = parse("(?:ab)+|[ab]")
+    >>> a, b = Character(one_of("a")), Character(one_of("b"))
+    >>> tree == Choice((Repeat(Series((a, b)), least=1, most=None, kind="greedy"), Character(one_of("ab"))))
+    True
 
 Everything else raises `Unsupported`. Such a pattern is not wrong: it can only not be compiled.
 """

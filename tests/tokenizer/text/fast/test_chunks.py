@@ -67,8 +67,9 @@ def test_text_may_be_split_whatever_precedes_and_follows_it(
     [
         # Before white space, and where a run of letters or of numbers ends.
         ("one two three", 7), ("it's 2  \n", 6), ("中é٣!", 7), ("in 1984", 2), ("a1", 1), ("1a", 1), ("!? ?!", 2),
+        ("!a", 1), ("'a", 1),
         # A run of white space may include the next space; a contraction or the preceding space may belong to a word.
-        ("", 0), ("a", 0), ("aaaa", 0), ("123", 0), (" a", 0), ("   ", 0), ("!?", 0), ("'s", 0), ("!a", 0), (" !", 0),
+        ("", 0), ("a", 0), ("aaaa", 0), ("123", 0), (" a", 0), ("   ", 0), ("!?", 0), ("'s", 0), ("'r", 0), (" !", 0),
     ],
 )  # fmt: skip
 def test_splits_by_hand(text: str, position: int) -> None:
