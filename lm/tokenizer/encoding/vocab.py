@@ -1,6 +1,7 @@
 """The vocabulary that merges make, and the checks that a vocabulary and its merges fit together."""
 
 from collections.abc import Sequence
+from itertools import product
 
 from lm.errors import UserError, quote
 from lm.tokenizer.text.byte_alphabet import BYTES_IN_ORDER
@@ -42,27 +43,54 @@ def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[list[in
     These symbols order the merges whatever ids a vocabulary gives to the tokens: of two merges, the one that makes the
     smaller symbol comes first.
 
+    In files of other programs, several merges may make the same token, and a merge may come before one that makes a
+    part of it. Then a token has several symbols, all with its id, and each of them is merged like the others:
+
+        >>> symbol_ids, pair_symbols = number_symbols([(b"a", b"b"), (b"ab", b"c"), (b"b", b"c"), (b"a", b"bc")],
+        ...     {bytes([byte]): byte for byte in range(256)} | {b"ab": 300, b"abc": 301, b"bc": 302})
+        >>> symbol_ids[256:], pair_symbols[256, ord("c")], pair_symbols[ord("a"), 258]
+        ([300, 301, 302, 301], 257, 259)
+
     Returns:
         The id of each symbol, and the symbol that each mergeable pair of symbols makes.
 
     Raises:
-        UserError: A merge uses a token that no earlier merge makes, or makes a token that an earlier one made or that
-            is not in the vocabulary.
+        UserError: A merge appears twice, uses a token that no merge makes, or makes one that is not in the vocabulary.
     """
-    symbols = {bytes([byte]): byte for byte in range(256)}
-    pair_symbols = {}
-    for number, (left, right) in enumerate(merges, start=1):
-        for token in (left, right):
-            if token not in symbols:
-                raise UserError(f"{_name(number, left, right)}: no earlier merge makes {quote(token)}")
+    symbol_ids = [token_ids[bytes([byte])] for byte in range(256)]
+    symbols = {bytes([byte]): [byte] for byte in range(256)}  # of each token
+    first_uses: dict[bytes, int] = {}
+    for number, pair in enumerate(merges):
+        for token in pair:
+            first_uses.setdefault(token, number)
+    made: list[int] = []  # the symbol that each merge makes
+    run: Merges = []  # the merges before this one that make the same symbol
+    seen = set()
+    for number, (left, right) in enumerate(merges):
         merged = left + right
-        if merged in symbols:
-            raise UserError(f"{_name(number, left, right)}: an earlier merge makes {quote(merged)} already")
+        if (left, right) in seen:
+            raise UserError(f"{_name(number, left, right)}: this merge appears twice")
+        seen.add((left, right))
         if merged not in token_ids:
             raise UserError(f"{_name(number, left, right)}: {quote(merged)} is not in the vocabulary")
-        pair_symbols[symbols[left], symbols[right]] = symbols[merged] = len(symbols)
-    return [token_ids[token] for token in symbols], pair_symbols
+        # Merges that follow each other can make the same symbol, unless their order matters: where two of them overlap
+        # and the second one in the text comes first, or if the token takes part in a merge before the last of them.
+        is_same = bool(run) and run[0][0] + run[0][1] == merged
+        if not is_same or first_uses.get(merged, number + 1) <= number or any(right == other for other, _ in run):
+            symbols.setdefault(merged, []).append(len(symbol_ids))
+            symbol_ids.append(token_ids[merged])
+            run = []
+        run.append((left, right))
+        made.append(len(symbol_ids) - 1)
+    pair_symbols = {}
+    for number, (left, right) in enumerate(merges):
+        for token in (left, right):
+            if token not in symbols:
+                raise UserError(f"{_name(number, left, right)}: no merge makes {quote(token)}")
+        for pair_of_symbols in product(symbols[left], symbols[right]):
+            pair_symbols[pair_of_symbols] = made[number]
+    return symbol_ids, pair_symbols
 
 
 def _name(number: int, left: bytes, right: bytes) -> str:
-    return f"merge {number} ({quote(left)}, {quote(right)})"
+    return f"merge {number + 1} ({quote(left)}, {quote(right)})"

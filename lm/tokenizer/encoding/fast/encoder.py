@@ -1,6 +1,6 @@
 """Encoding long texts, and many texts, with kernels and threads."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
@@ -29,8 +29,8 @@ class FastEncoder:
     Each thread keeps its cache of pre-tokens, at most 28 MB, for the texts that follow.
 
     Args:
-        pair_symbols: The pair of symbols of each merge. Symbols 0 to 255 are the bytes; the results of the merges
-            follow in order.
+        pair_symbols: The symbol that each mergeable pair of symbols makes. Symbols 0 to 255 are the bytes; the results
+            of the merges follow in order.
         symbol_ids: The id of each symbol; at most MAX_SYMBOLS of them.
         special_ids: The id of each special token.
         automaton: The tables of the pattern, from `automaton_tables`.
@@ -39,23 +39,23 @@ class FastEncoder:
 
     def __init__(
         self,
-        pair_symbols: Collection[tuple[int, int]],
+        pair_symbols: Mapping[tuple[int, int], int],
         symbol_ids: Sequence[int],
         special_ids: Mapping[str, int],
         automaton: np.ndarray,
         dtype: np.dtype,
     ) -> None:
         kernels = library.load()
-        num_merges = len(pair_symbols)
+        num_pairs = len(pair_symbols)
         self._symbol_ids = np.array(symbol_ids, np.uint32)
         self._byte_pairs = np.full(1 << 16, NO_MERGE, np.uint32)
-        lefts_and_rights = np.fromiter(chain.from_iterable(pair_symbols), np.uint32, 2 * num_merges)
-        self._pair_bits = max(8, num_merges.bit_length())
+        pairs = np.array([(*pair, merged) for pair, merged in pair_symbols.items()], np.uint32).ravel()
+        self._pair_bits = max(8, num_pairs.bit_length())
         is_filled = False
         while not is_filled:
             self._pair_bits += 1
             self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
-            is_filled = kernels.fill_pairs(lefts_and_rights, num_merges, self._pairs, self._pair_bits, self._byte_pairs)
+            is_filled = kernels.fill_pairs(pairs, num_pairs, self._pairs, self._pair_bits, self._byte_pairs)
         self._special = SpecialTokens.from_ids(special_ids)
         self.automaton = automaton
         self._dtype = dtype
