@@ -144,8 +144,8 @@ def import_hugging_face(folder: Path, model_folder: Path, tokenizer_folder: Path
         )
     if (before := read_tokenizer_json(folder / "tokenizer.json").before_text) not in ([], [END_OF_TEXT]):
         raise UserError(
-            f"{folder}: cannot be imported, since its tokenizer puts {quote(before)} before each text; generation begins "
-            f"with {END_OF_TEXT!r}"
+            f"{folder}: cannot be imported, since its tokenizer puts {quote(before)} before each text, and ours "
+            f"{END_OF_TEXT!r}"
         )
     if tokenizer.vocab_size > values.vocab_size:
         raise UserError(

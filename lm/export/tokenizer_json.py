@@ -1,4 +1,4 @@
-"""Write `tokenizer.json`, the format of Hugging Face's library tokenizers; `lm.tokenizer.encoding.hugging_face` reads it.
+"""Write `tokenizer.json`, the format of Hugging Face's library tokenizers, which `Tokenizer.from_hugging_face` reads.
 
 The file contains the same pre-tokenization pattern, and its BPE works on bytes written in GPT-2's alphabet, so the ids
 are the same as ours. What a letter is depends on the version of Unicode that the reading library knows; in tokenizers

@@ -29,7 +29,7 @@ from lm.tokenizer.text.patterns import PATTERNS, compile_pattern
 ONIGURUMA = {name: pattern.replace("{1,3}+", "{1,3}") for name, pattern in PATTERNS.items()}
 
 # What Oniguruma may match in another way than `regex`, although the named patterns match the same text.
-_AMBIGUOUS = re.compile(r"\}\+|\$|\(\?i")
+_AMBIGUOUS = re.compile(r"[\d,]\}\+|\$|\(\?i")
 
 # GPT-2's pattern for a text that was first cut before and after each digit, or each run of digits. White space before
 # one is at the end of a part.
