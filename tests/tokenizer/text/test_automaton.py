@@ -40,10 +40,6 @@ def split(automaton: Automaton, text: str) -> list[str]:
     return pieces
 
 
-def expression(pattern: str) -> regex.Pattern[str]:
-    return regex.compile(PATTERNS.get(pattern, pattern))
-
-
 def findall_of(pattern: str) -> Callable[[str], list[str]]:
     """Return what finds all matches; groups of the pattern do not count."""
     compiled = regex.compile(regex.sub(r"(?<!\\)\((?!\?)", "(?:", PATTERNS.get(pattern, pattern)))
@@ -66,25 +62,6 @@ def test_short_strings_of_one_character_of_each_class(pattern: str) -> None:
         for codes in itertools.product(firsts.tolist(), repeat=length):
             text = "".join(map(chr, codes))
             assert split(automaton, text) == find(text), text
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_every_code_point_in_every_position_of_short_strings(pattern: str) -> None:
-    """One string per class of code points stands for all of them, so that the others must be of no other class."""
-    automaton = compile_automaton(pattern)
-    find = findall_of(pattern)
-    _, firsts = np.unique(automaton.classes, return_index=True)
-    others = [chr(code) for code in firsts.tolist() if not 0xD800 <= code < 0xE000]
-    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-    for before, after in itertools.product(["", *others], repeat=2):
-        # A special token could not separate strings better than a text that ends: all of them are searched at once,
-        # each followed by two characters after which every match ends.
-        text = "".join(f"{before}{character}{after}1\n a" for character in characters[::61])
-        assert split(automaton, text) == find(text), (before, after)
-    for character in characters:
-        text = f"x{character}'s {character}1"
-        assert split(automaton, text) == find(text), text
 
 
 @pytest.mark.parametrize("pattern", [*PATTERNS, *CUSTOM])

@@ -3,6 +3,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiktoken_ext import openai_public
 
 from lm.errors import UserError
 from lm.tokenizer import reference
@@ -107,3 +108,26 @@ def test_the_error_for_an_invalid_pattern_gives_the_position() -> None:
 def test_a_special_token_that_no_text_can_contain_is_rejected(token: str, shown: str) -> None:
     with pytest.raises(UserError, match=f"special_tokens: expected non-empty texts, got {shown}$"):
         PreTokenizer("gpt2", ["<|a|>", token])
+
+
+def test_a_pattern_that_cannot_be_compiled_is_reported_once_for_a_long_text(capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = r"\w+|\W+"
+    assert split_streamed(["short text " * 50_000], pattern, []) and not capsys.readouterr().err
+    for _ in range(2):
+        split_streamed(["a long text " * 100_000], pattern, [])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"tokenizer.pattern: {pattern!r} is slow, since it cannot be compiled because of {chr(92) + 'w'!r}"
+    split_streamed(["a long text " * 100_000], r"\s?\p{L}+|[^\p{L}]", [])
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_memory_holds_a_slice_of_a_text(pattern: str, text: str) -> None:
+    lists = [pre_tokens for pre_tokens, _ in PreTokenizer(pattern).stream([text[:200_000]])]
+    assert max(sum(map(len, pre_tokens)) for pre_tokens in lists) < 40_000
+
+
+def test_named_patterns_are_those_of_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+    assert openai_public.cl100k_base()["pat_str"] == PATTERNS["gpt4"]
+    assert openai_public.o200k_base()["pat_str"] == PATTERNS["gpt4o"]

@@ -68,6 +68,19 @@ def test_every_code_point_between_characters_of_each_class(
     assert scan(text.encode()) == starts_by_reference(text)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "context", ["'{}", "a{}'s", " {}{} ", "x  {}a", "\n{}\n", "1{}1", "!{}/", "A{}a", "a{}A", "{}LL{}"]
+)
+def test_every_code_point_in_every_position_of_short_strings(
+    scan: Scanner, starts_by_reference: Reference, context: str
+) -> None:
+    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    for begin in range(0, len(codes), 100_000):
+        text = "\n".join(context.replace("{}", chr(code)) for code in codes[begin : begin + 100_000])
+        assert scan(text.encode()) == starts_by_reference(text)
+
+
 @pytest.mark.parametrize("shift", range(4))
 def test_every_three_byte_character_at_every_offset_in_a_block(
     scan: Scanner, starts_by_reference: Reference, shift: int
@@ -157,6 +170,14 @@ def test_by_hand(scan: Scanner) -> None:
 
 def test_a_generated_text(scan: Scanner, starts_by_reference: Reference, text: str) -> None:
     assert scan(text.encode()) == starts_by_reference(text)
+
+
+@pytest.mark.slow
+def test_complete_real_texts(scan: Scanner, starts_by_reference: Reference, shared_data: Path) -> None:
+    for path in sorted(shared_data.glob("*.txt")):
+        with path.open(encoding="utf-8", newline="") as file:
+            while text := file.read(1 << 20):
+                assert scan(text.encode()) == starts_by_reference(text), path.name
 
 
 def test_real_texts(scan: Scanner, starts_by_reference: Reference, shared_data: Path) -> None:
