@@ -15,7 +15,8 @@ systems that train from a file, reading it is timed; the others get documents th
 Texts in DIR: `stories` is tinystories_train, kidstories and campfire_stories; `all` is every .txt file; `code` is
 code_python and `chinese` is chinese_sanguo. gpt2/ contains GPT-2's vocab.json and merges.txt; the merges `trained` are
 learned from `stories` by this project's tokenizer. With --patterns, encoding is also measured with other patterns and
-the same merges: `gpt2/llama3` are those of GPT-2 with the pattern of Llama 3. Without --data, generated stories take the place of all texts.
+the same merges: `gpt2/llama3` are those of GPT-2 with the pattern of Llama 3. Without --data, generated stories take
+the place of all texts.
 """
 
 import argparse
