@@ -28,6 +28,8 @@ CONTEXT_LENGTH = 5
 GROUP_BITS = 4
 _POSITION = 3  # of the character that a context is about
 
+_MAX_SETS = 1 << 12  # a pattern for which the analysis finds more is scanned more slowly
+
 
 @dataclass(frozen=True)
 class _Way:
@@ -81,6 +83,8 @@ def context_table(automaton: Automaton) -> ContextTable:
         for number in np.unique(reached):
             for group, classes in classes_of_group.items():
                 ways = _advance(automaton, sets[number], classes, position == _POSITION)
+                if len(sets) == _MAX_SETS and ways not in numbers:
+                    ways = nothing
                 following[group, number] = numbers.setdefault(ways, len(sets))
                 if numbers[ways] == len(sets):
                     sets.append(ways)
