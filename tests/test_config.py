@@ -63,7 +63,8 @@ def test_yaml_1_2_numbers_and_switches_as_dvc_writes_them(text, tmp_path):
         (
             "tokenizer.pattern",
             "'(a'",
-            "tokenizer.pattern: expected 'gpt2', 'gpt4' or a regular expression, got '(a': missing )",
+            "tokenizer.pattern: expected 'gpt2', 'gpt4', 'gpt4o', 'llama3', 'qwen2', 'nanochat' or a regular "
+            "expression, got '(a': missing )",
         ),
         (
             "tokenizer.special_tokens",

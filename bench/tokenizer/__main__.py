@@ -14,7 +14,9 @@ systems that train from a file, reading it is timed; the others get documents th
 
 Texts in DIR: `stories` is tinystories_train, kidstories and campfire_stories; `all` is every .txt file; `code` is
 code_python and `chinese` is chinese_sanguo. gpt2/ contains GPT-2's vocab.json and merges.txt; the merges `trained` are
-learned from `stories` by this project's tokenizer. Without --data, generated stories take the place of all texts.
+learned from `stories` by this project's tokenizer. With --patterns, encoding is also measured with other patterns and
+the same merges: `gpt2/llama3` are those of GPT-2 with the pattern of Llama 3. Without --data, generated stories take
+the place of all texts.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from bench.tokenizer.report import report
 from bench.tokenizer.systems import SYSTEMS
 from lm.atomic import write_json
 from lm.errors import UserError, exit_cleanly
+from lm.tokenizer.text.patterns import PATTERNS
 
 _GENERATED_BYTES = 20_000_000
 _QUICK_BYTES = 8_000_000
@@ -44,7 +47,7 @@ def main() -> None:
     installed = [name for name in args.systems if name == OURS or version_of(name)]
     missing = [Problem(name, "not installed") for name in args.systems if name not in installed]
     with TemporaryDirectory() as folder:
-        tokenizers = write_inputs(Path(folder), texts, args.data, args.quick)
+        tokenizers = write_inputs(Path(folder), texts, args.data, args.patterns, args.quick)
         cases = [
             case
             for task in args.tasks
@@ -61,6 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, metavar="DIR", help="the folder of the texts")
     parser.add_argument("--quick", action="store_true", help="one call per result, 8 MB per text, one tokenizer")
     add_choices(parser, "--tasks", TASKS, TASKS)
+    add_choices(parser, "--patterns", [name for name in PATTERNS if name != "gpt2"], [])
     add_choices(parser, "--systems", SYSTEMS, list(SYSTEMS))
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="default: 1 2")
     add_json(parser)

@@ -23,7 +23,7 @@ _TIMEOUT = 900.0  # seconds
 class Case:
     """What the systems are compared on: a row of a table.
 
-    `merges` is `gpt2` or `trained`; it is empty for training.
+    `merges` is `gpt2` or `trained`, or one of them with a pattern, as in `gpt2/llama3`; it is empty for training.
     """
 
     task: str
@@ -57,6 +57,7 @@ def cases_of(
     else:
         vocabularies = list(tokenizers.items())
     if task == "decode":
+        vocabularies = [(name, size) for name, size in vocabularies if "/" not in name]  # patterns make no difference
         threads = threads[:1]  # no system decodes one text with several threads
     return [Case(task, text, *vocabulary, n) for text in texts for vocabulary in vocabularies for n in threads]
 

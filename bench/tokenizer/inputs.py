@@ -61,11 +61,13 @@ def generated_text(seed: int, size: int) -> str:
     return "".join(documents())
 
 
-def write_inputs(folder: Path, texts: dict[str, str], data: Path | None, quick: bool) -> dict[str, int]:
+def write_inputs(
+    folder: Path, texts: dict[str, str], data: Path | None, patterns: list[str], quick: bool
+) -> dict[str, int]:
     """Write the inputs of the measuring processes and return the names of the tokenizers with their vocabulary sizes.
 
     The files are TEXT.txt and warm_up.txt, and for each tokenizer a folder with its files and the token ids to decode,
-    TEXT.npy and warm_up.npy.
+    TEXT.npy and warm_up.npy. With each of `patterns`, the tokenizer NAME is also written as NAME/PATTERN.
     """
     texts = texts | {"warm_up": generated_text(0, _WARM_UP_BYTES)}
     for name, text in texts.items():
@@ -77,9 +79,13 @@ def write_inputs(folder: Path, texts: dict[str, str], data: Path | None, quick: 
     if not (data and quick):
         name, size = ("stories", VOCAB_SIZES[0]) if data else ("generated", GENERATED_VOCAB_SIZE)
         tokenizers["trained"] = Tokenizer(*train_bpe(folder / f"{name}.txt", size, [END_OF_TEXT]), [END_OF_TEXT])
+    for merges, tokenizer in list(tokenizers.items()):
+        for pattern in patterns:
+            name = f"{merges}/{pattern}"
+            tokenizers[name] = Tokenizer(tokenizer.vocab, tokenizer.merges, [END_OF_TEXT], pattern)
     for merges, tokenizer in tokenizers.items():
         write_files(tokenizer, folder / merges)
-        for name in {"warm_up", "generated", *DECODED_TEXTS} & texts.keys():
+        for name in {"warm_up", "generated", *DECODED_TEXTS} & texts.keys() if "/" not in merges else ():
             ids = list(islice(tokenizer.encode_iterable([texts[name]]), _DECODED_TOKENS))
             while tokenizer.decode(ids[-4:]).endswith("\ufffd"):
                 ids.pop()  # the beginning of a character

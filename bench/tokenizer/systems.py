@@ -29,6 +29,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 
 _HUGGING_FACE = "tokenizer.json"  # read by tokenizers, fastokens, snaptokens, tuetoken
 _RANKS = "ranks.tiktoken"  # read by gigatoken and tiktoken
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 
 
 def write_files(tokenizer: Tokenizer, folder: Path) -> None:
@@ -41,8 +42,9 @@ def write_files(tokenizer: Tokenizer, folder: Path) -> None:
     ]
     (folder / _RANKS).write_text("".join(lines), encoding="utf-8")
     content = tokenizer_json(tokenizer)
-    # The same cuts as GPT-2's own file writes them, which the systems recognize and have fast code for.
-    content["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    if tokenizer.pattern == "gpt2":
+        # The same cuts as GPT-2's own file writes them, which the systems recognize and have fast code for.
+        content["pre_tokenizer"] = {**_BYTE_LEVEL, "trim_offsets": True, "use_regex": True}
     (folder / _HUGGING_FACE).write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -53,7 +55,8 @@ class Tiktoken:
         from tiktoken import Encoding
 
         ranks, special = _read_ranks(folder)
-        self._encoding = Encoding("bench", pat_str=PATTERNS["gpt2"], mergeable_ranks=ranks, special_tokens=special)
+        pattern = PATTERNS[_read_pattern(folder)]
+        self._encoding = Encoding("bench", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
         self._threads = threads
 
     def encode(self, text: str) -> np.ndarray:
@@ -73,7 +76,7 @@ class Lm:
     decodes = "array"
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._tokenizer = Tokenizer.from_files(folder / "vocab.json", folder / "merges.txt", [END_OF_TEXT])
+        self._tokenizer = Tokenizer.load(folder)
         self._threads = threads
 
     @staticmethod
@@ -94,7 +97,7 @@ class Lm:
 
 
 class Gigatoken:
-    """It uses a second thread only for several documents."""
+    """It uses a second thread only for several documents. It is measured with GPT-2's pattern only."""
 
     trains_from = "path"
     decodes = "array"
@@ -102,6 +105,8 @@ class Gigatoken:
     def __init__(self, folder: Path, threads: int) -> None:
         from gigatoken import Tokenizer as Gigatokenizer
 
+        if (pattern := _read_pattern(folder)) != "gpt2":
+            raise ValueError(f"not measured with the pattern {pattern}")
         special = _read_ranks(folder)[1]
         self._tokenizer = Gigatokenizer.from_tiktoken(folder / _RANKS, "gpt2", special)
         self._parallel = threads > 1
@@ -264,3 +269,7 @@ def _read_ranks(folder: Path) -> tuple[dict[bytes, int], dict[str, int]]:
     ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
     special_id = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))[END_OF_TEXT]
     return ranks, {END_OF_TEXT: special_id}
+
+
+def _read_pattern(folder: Path) -> str:
+    return json.loads((folder / "pre_tokenizer.json").read_text(encoding="utf-8"))["pattern"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from tqdm import tqdm
 
 from lm.atomic import check_folder, make_folder, translate_write_errors
-from lm.errors import UserError
+from lm.errors import UserError, quote
 from lm.export.llama import check_layout, llama_weights, norm_eps
 from lm.export.tokenizer_json import merge_texts, pattern_name, token_texts
 from lm.model.config import ModelConfig
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 WeightType = Literal["f32", "f16", "q8_0"]
+
+# What llama.cpp calls the patterns.
+_PRE_TOKENIZERS = {"gpt2": "gpt-2", "llama3": "llama-bpe", "qwen2": "qwen2"}
 
 _Q8_0_BLOCK = 32  # consecutive weights of a row that share one scale
 _LARGEST = {"f32": math.inf, "f16": 65504.0, "q8_0": 127 * 65504.0}  # the scale of a block is in f16
@@ -63,10 +66,17 @@ def export_gguf(model_folder: Path, tokenizer_folder: Path, out: Path, weight_ty
 
 
 def _check_tokenizer(tokenizer: Tokenizer) -> None:
-    if pattern_name(tokenizer) != "gpt2":
+    if pattern_name(tokenizer) not in _PRE_TOKENIZERS:
         raise UserError(
-            "tokenizer.pattern: expected gpt2, got gpt4, with which llama.cpp splits white space at the end of a text "
-            "differently; train a tokenizer with gpt2, or export to Hugging Face's format"
+            f"tokenizer.pattern: expected {', '.join(_PRE_TOKENIZERS)}, got {quote(tokenizer.pattern)}, for which "
+            "llama.cpp has no name, or with which it splits some texts differently; train a tokenizer with one of the "
+            "expected patterns, or export to Hugging Face's format"
+        )
+    # llama.cpp ignores merges with the pattern of Llama 3, and never with the others.
+    if tokenizer.ignore_merges != (pattern_name(tokenizer) == "llama3") and tokenizer.token_without_merges:
+        raise UserError(
+            f"the merges do not make the token {quote(tokenizer.token_without_merges)}, so that llama.cpp would encode "
+            "texts differently; export to Hugging Face's format"
         )
     if not tokenizer.merges:
         raise UserError("the tokenizer has no merges, and llama.cpp needs at least one; raise tokenizer.vocab_size")
@@ -105,7 +115,7 @@ def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type:
     texts = token_texts(tokenizer)
     special = set(tokenizer.special_tokens)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(_PRE_TOKENIZERS[pattern_name(tokenizer) or ""])
     writer.add_token_list(texts)
     writer.add_token_types([gguf.TokenType.CONTROL if text in special else gguf.TokenType.NORMAL for text in texts])
     writer.add_token_merges(merge_texts(tokenizer))

@@ -17,11 +17,12 @@ from lm.atomic import require_new_folder
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError, quote
 from lm.export.llama import is_rotary, llama_name, to_interleaved
-from lm.export.tokenizer_json import read_tokenizer_json
 from lm.model.config import ModelConfig
 from lm.model.files import build_model, open_tensors, read_tensor, save_model
 from lm.model.transformer import TransformerLM
 from lm.schema import check_range, read_json
+from lm.tokenizer.encoding.hugging_face import read_tokenizer_json
+from lm.tokenizer.tokenizer import Tokenizer
 
 _ADVICE = "this model cannot be imported"
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -135,11 +136,16 @@ def import_hugging_face(folder: Path, model_folder: Path, tokenizer_folder: Path
         config = values.model_config()
     except ValueError as error:
         raise UserError(f"{path}: {error}; {_ADVICE}") from error
-    tokenizer = read_tokenizer_json(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_hugging_face(folder / "tokenizer.json")
     if END_OF_TEXT not in tokenizer.special_tokens:
         raise UserError(
             f"{folder}: cannot be imported, since its tokenizer has no special token {END_OF_TEXT!r}, which training "
             "and generation need"
+        )
+    if (before := read_tokenizer_json(folder / "tokenizer.json").before_text) not in ([], [END_OF_TEXT]):
+        raise UserError(
+            f"{folder}: cannot be imported, since its tokenizer puts {quote(before)} before each text, and ours "
+            f"{END_OF_TEXT!r}"
         )
     if tokenizer.vocab_size > values.vocab_size:
         raise UserError(

@@ -7,7 +7,7 @@ import regex
 
 from lm.corpus.config import END_OF_TEXT, MAX_LIMIT
 from lm.errors import quote
-from lm.tokenizer.text.patterns import PATTERNS, compile_pattern
+from lm.tokenizer.text.patterns import EXPECTED, PATTERNS, compile_pattern
 
 # The largest vocabularies in use have about 260,000 tokens, and some models thousands of special tokens.
 _MAX_VOCAB_SIZE = 1 << 21
@@ -23,7 +23,7 @@ class TokenizerConfig:
 
     Attributes:
         vocab_size: The number of tokens: 256 bytes, the merges, and the special tokens.
-        pattern: `gpt2`, `gpt4` or a regular expression that never matches the empty text.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression that never matches the empty text.
         special_tokens: Texts that are always one token; must include the end-of-text token.
         train_bytes: The bytes of text to learn from: the first files of the train split that have as many together.
             0 means the whole split.
@@ -84,10 +84,7 @@ def _check_expression(pattern: str) -> None:
     if regex.fullmatch(r"[\w -]*\w[\w -]*", pattern):
         close = difflib.get_close_matches(pattern.lower(), PATTERNS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"pattern: expected 'gpt2', 'gpt4' or a regular expression, got {quote(pattern)}, which matches only this "
-            f"text{hint}"
-        )
+        raise ValueError(f"pattern: expected {EXPECTED}, got {quote(pattern)}, which matches only this text{hint}")
     try:
         is_empty = any(not match.group() for text in ("", _SAMPLE) for match in compiled.finditer(text, timeout=1))
     except (MemoryError, TimeoutError):

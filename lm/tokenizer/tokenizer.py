@@ -26,13 +26,15 @@ from lm.tokenizer.encoding import files
 from lm.tokenizer.encoding.encoder import Encoder, reject_surrogates, to_utf8
 from lm.tokenizer.encoding.fast.decoder import FastDecoder
 from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
+from lm.tokenizer.encoding.hugging_face import read_tokenizer_json
 from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols, pair_symbols
 from lm.tokenizer.text import fast as fast_text
+from lm.tokenizer.text.automaton import find_obstacle
 from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import FileSource
-from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
 
@@ -54,20 +56,21 @@ def token_dtype(vocab_size: int) -> np.dtype:
 class Tokenizer:
     """Encodes text to token ids and decodes token ids to text.
 
-    Short texts, and patterns other than `gpt2`, are encoded in plain Python. Long texts with the `gpt2` pattern are
-    encoded by compiled kernels, which return the same ids.
+    Short texts are encoded in plain Python, long texts by compiled kernels, which return the same ids. A pattern that
+    cannot be compiled (see `lm.tokenizer.text.syntax`) always takes plain Python.
 
     Args:
         vocab: The bytes of each token, from id to bytes.
         merges: The pairs of tokens to merge, in the order in which they were learned.
         special_tokens: Texts that are always one token. One whose bytes are in the vocabulary has that id; the others
             get the next free ids, in order.
-        pattern: `gpt2`, `gpt4` or a regular expression that splits text into pre-tokens.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression that splits text into pre-tokens.
+        ignore_merges: Whether a pre-token that is in `vocab` is one token, even if the merges do not make it.
 
     Raises:
-        UserError: The ids are not 0, 1, 2, ..., a token appears twice, a byte has no token, a merge uses a token that
-            no earlier merge makes, or makes one that is not in the vocabulary, or the pattern is not a valid regular
-            expression.
+        UserError: The ids are not 0, 1, 2, ..., a token appears twice, a byte has no token, a merge appears twice, uses
+            a token that no merge makes, or makes one that is not in the vocabulary, or the pattern is not a valid
+            regular expression.
     """
 
     def __init__(
@@ -76,15 +79,18 @@ class Tokenizer:
         merges: Merges,
         special_tokens: Sequence[str] | None = None,
         pattern: str = "gpt2",
+        ignore_merges: bool = False,
     ) -> None:
         self.vocab = dict(vocab)
         self.merges = merges
         self.special_tokens = list(special_tokens or [])
         self.pattern = pattern
+        self.ignore_merges = ignore_merges
         self._pre_tokenizer = PreTokenizer(pattern, self.special_tokens)
         self._ordinary_pre_tokenizer = PreTokenizer(pattern)
 
         token_ids = invert_vocab(self.vocab)
+        self._whole_ids = dict(token_ids) if ignore_merges else {}
         self._special_ids = {}
         for text in self.special_tokens:
             token_id = token_ids.setdefault(text.encode(), len(token_ids))
@@ -101,7 +107,13 @@ class Tokenizer:
             UserError: A file is missing or damaged, or does not fit the others.
         """
         settings = files.read_pre_tokenizer(folder / "pre_tokenizer.json")
-        return cls.from_files(folder / "vocab.json", folder / "merges.txt", settings.special_tokens, settings.pattern)
+        return cls.from_files(
+            folder / "vocab.json",
+            folder / "merges.txt",
+            settings.special_tokens,
+            settings.pattern,
+            settings.ignore_merges,
+        )
 
     @classmethod
     def from_files(
@@ -110,6 +122,7 @@ class Tokenizer:
         merges_path: str | Path,
         special_tokens: Sequence[str] | None = None,
         pattern: str = "gpt2",
+        ignore_merges: bool = False,
     ) -> "Tokenizer":
         """Read files in GPT-2's formats, such as the files of GPT-2 itself.
 
@@ -120,9 +133,28 @@ class Tokenizer:
         """
         vocab, merges = files.read_vocab(Path(vocab_path)), files.read_merges(Path(merges_path))
         try:
-            return cls(vocab, merges, special_tokens, pattern)
+            return cls(vocab, merges, special_tokens, pattern, ignore_merges)
         except UserError as error:
             raise UserError(f"{vocab_path} and {merges_path}: {error}") from error
+
+    @classmethod
+    def from_hugging_face(cls, path: str | Path) -> "Tokenizer":
+        """Read `tokenizer.json`, the format of Hugging Face's library tokenizers.
+
+        The ids of a text are those of the library. What its post-processor puts before a text is left out, as with
+        `encode(text, add_special_tokens=False)`.
+
+        >>> Tokenizer.from_hugging_face("tokenizer.json")  # doctest: +SKIP
+
+        Raises:
+            UserError: The file is missing or damaged, or has a setting that changes the ids in a way that this
+                tokenizer cannot reproduce, such as a normalizer; the message names the setting.
+        """
+        found = read_tokenizer_json(Path(path))
+        try:
+            return cls(found.vocab, found.merges, found.special_tokens, found.pattern, found.ignore_merges)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer as `vocab.json`, `merges.txt` and `pre_tokenizer.json`.
@@ -133,7 +165,7 @@ class Tokenizer:
         make_folder(folder)
         files.write_vocab(folder / "vocab.json", self.vocab)
         files.write_merges(folder / "merges.txt", self.merges)
-        files.write_pre_tokenizer(folder / "pre_tokenizer.json", self.pattern, self.special_tokens)
+        files.write_pre_tokenizer(folder / "pre_tokenizer.json", self.pattern, self.special_tokens, self.ignore_merges)
 
     @property
     def vocab_size(self) -> int:
@@ -167,6 +199,8 @@ class Tokenizer:
         # The first version is left out, so that tokenizers from before it was recorded keep their hash.
         if UNICODE_VERSION != "16.0.0":
             content["unicode_version"] = UNICODE_VERSION
+        if self.ignore_merges:
+            content["ignore_merges"] = True
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def encode(self, text: str, allow_special: bool = True) -> list[int]:
@@ -247,8 +281,8 @@ class Tokenizer:
     def encode_iterable(self, chunks: Iterable[str], allow_special: bool = True) -> Iterator[int]:
         """Yield the ids of the concatenated chunks in constant memory, reading chunks only when needed.
 
-        After the first megabyte it reads up to 64 kB ahead. Memory is bounded as described in `PreTokenizer.stream`: a
-        custom pattern needs a whole document at once.
+        It reads half a kilobyte ahead, and 64 kB after the first megabyte. Memory is bounded as described in
+        `PreTokenizer.stream`: a pattern that cannot be compiled needs a whole document at once.
 
         Raises:
             UserError: The text contains half of a surrogate pair.
@@ -269,7 +303,7 @@ class Tokenizer:
                 length += len(text)
                 if length >= _MIN_LENGTH_TO_COMPILE:
                     data = to_utf8(text)
-                    split = find_split(data, self._fast_encoder.special(allow_special))
+                    split = find_split(data, self._fast_encoder.automaton, self._fast_encoder.special(allow_special))
                     if split:
                         rest = data[split:]
                         yield data[:split].decode()
@@ -316,8 +350,27 @@ class Tokenizer:
 
     @cached_property
     def _supports_fast(self) -> bool:
-        """Whether the kernels can run here and support the pattern and the number of merges."""
-        return self._pre_tokenizer.pattern == PATTERNS["gpt2"] and len(self._symbol_ids) <= MAX_SYMBOLS and can_load()
+        """Whether the kernels can run here and support the pattern and the merges."""
+        return (
+            can_load()
+            and len(self._symbol_ids) <= MAX_SYMBOLS
+            and find_obstacle(self._pre_tokenizer.pattern) is None
+            and (not self.ignore_merges or self.token_without_merges is None)
+        )
+
+    @cached_property
+    def token_without_merges(self) -> bytes | None:
+        """A token that is a text but does not result from applying the merges to it, except for special tokens.
+
+        With `ignore_merges`, such tokens have an effect, which the kernels do not know.
+        """
+        encoder = Encoder(pair_symbols(self._pairs), self._symbol_ids, {}, {})
+        for token_id, token in self.vocab.items():
+            text = token.decode(errors="replace")
+            # Parts of characters are never pre-tokens.
+            if text not in self._special_ids and text.encode() == token and encoder.merge(text) != (token_id,):
+                return token
+        return None
 
     def _prefers_fast(self, length: int) -> bool:
         """Return whether to use the kernels for a text.
@@ -334,7 +387,8 @@ class Tokenizer:
 
     @cached_property
     def _fast_encoder(self) -> FastEncoder:
-        return FastEncoder(self._pairs, self._symbol_ids, self._special_ids, self.dtype)
+        automaton = automaton_tables(self._pre_tokenizer.pattern)
+        return FastEncoder(self._pairs, self._symbol_ids, self._special_ids, automaton, self.dtype)
 
     @cached_property
     def _fast_decoder(self) -> FastDecoder:
@@ -342,7 +396,7 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(pair_symbols(self._pairs), self._symbol_ids, self._special_ids)
+        return Encoder(pair_symbols(self._pairs), self._symbol_ids, self._special_ids, self._whole_ids)
 
     def _fast_encode(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         with reject_surrogates():

@@ -15,6 +15,7 @@ from bench.tokenizer.report import report
 from bench.tokenizer.systems import SYSTEMS, write_files
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
+from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training.bpe import train_bpe
 
@@ -38,6 +39,16 @@ def test_other_systems_read_the_same_tokenizer_from_the_files(files: Path, name:
     assert list(system.encode(TEXT)) == ids
     assert [list(ids) for ids in system.encode_documents([TEXT, TEXT])] == [ids, ids]
     assert system.decode(ids) == TEXT
+
+
+@pytest.mark.parametrize("name", ["tiktoken", "lm", "tokenizers"])
+@pytest.mark.parametrize("pattern", [name for name in PATTERNS if name != "gpt2"])
+def test_systems_read_the_pattern_from_the_files(files: Path, name: str, pattern: str) -> None:
+    trained = Tokenizer.load(files / "trained")
+    tokenizer = Tokenizer(trained.vocab, trained.merges, [END_OF_TEXT], pattern)
+    write_files(tokenizer, files / "trained" / pattern)
+    text = TEXT + "It'S 1234567!\n\n  Yes"
+    assert list(SYSTEMS[name](files / "trained" / pattern, threads=1).encode(text)) == tokenizer.encode(text)
 
 
 def test_every_system_declares_what_its_tasks_take() -> None:
@@ -127,6 +138,9 @@ def test_every_text_is_measured_with_every_vocabulary_and_number_of_threads() ->
     assert {(case.text, case.vocab_size, case.threads) for case in train} == {
         (text, size, threads) for text in ("stories", "all") for size in (10_000, 32_000) for threads in (1, 2)
     }
+    patterns = merges | {"gpt2/llama3": 50257}
+    assert any(case.merges == "gpt2/llama3" for case in cases_of("encode", texts, patterns, [1]))
+    assert all(case.merges in merges for case in cases_of("decode", texts, patterns, [1])), "cuts make no difference"
     for task in ("encode", "encode_documents"):
         cases = cases_of(task, texts, merges, [1, 2])
         assert {(case.text, case.merges, case.threads) for case in cases} == {

@@ -99,7 +99,7 @@ def test_unsupported_models_are_refused_before_writing(folders, tmp_path, switch
 def test_unsupported_tokenizers_are_refused(folders, small, train_tokenizer, tmp_path, reason):
     model, tokenizer_folder = folders()
     if reason == "pattern":
-        tokenizer, message = train_tokenizer("gpt4", [END]), "pattern: expected gpt2, got gpt4"
+        tokenizer, message = train_tokenizer("gpt4", [END]), "pattern: expected gpt2, llama3, qwen2, got 'gpt4'"
     else:
         tokenizer, message = Tokenizer({byte: bytes([byte]) for byte in range(256)}, [], [END]), "has no merges"
     save_model(model, TransformerLM(small, tokenizer.vocab_size), tokenizer.hash)

@@ -260,7 +260,7 @@ def test_a_folder_without_a_readable_configuration_is_refused(exported, tmp_path
 
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(exported, tmp_path):
     content = json.loads((exported / "tokenizer.json").read_text())
-    content["added_tokens"] = []
+    content["added_tokens"], content["post_processor"] = [], None
     (exported / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"no special token '<\|endoftext\|>'"):
         read_back(exported, tmp_path)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,12 +47,12 @@ def text() -> str:
 def trained(text: str) -> Callable[[str], Tokenizer]:
     """Return a function that returns the tokenizer trained on `text` with a named pattern."""
 
+    @cache
     def train(pattern: str) -> Tokenizer:
         merges = learn_merges(count_pre_tokens([text], PreTokenizer(pattern, [END])), 700)
         return Tokenizer(build_vocab(merges, [END]), merges, [END], pattern)
 
-    tokenizers = {pattern: train(pattern) for pattern in PATTERNS}
-    return tokenizers.__getitem__
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,10 @@ import pytest
 
 @pytest.mark.parametrize(
     "name",
-    ["reference", "tokenizer", "text.byte_alphabet", "text.categories", "text.pretokenization", "training.merges"],
+    [
+        *("reference", "tokenizer", "training.merges", "text.byte_alphabet", "text.categories"),
+        *("text.pretokenization", "text.alphabet", "text.syntax", "text.automaton", "text.contexts"),
+    ],
 )
 def test_the_examples_in_docstrings_are_correct(name: str) -> None:
     results = doctest.testmod(importlib.import_module(f"lm.tokenizer.{name}"))

@@ -1,7 +1,6 @@
 """Encoding in plain Python, one pre-token at a time: for short texts such as prompts, and for every pattern."""
 
 import heapq
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
@@ -20,15 +19,21 @@ class Encoder:
             of the merges follow in order.
         symbol_ids: The id of each symbol.
         special_ids: The id of each special token.
+        whole_ids: The id of each token that a pre-token with its bytes becomes without any merges.
     """
 
     def __init__(
-        self, pair_symbols: Mapping[tuple[int, int], int], symbol_ids: Sequence[int], special_ids: Mapping[str, int]
+        self,
+        pair_symbols: Mapping[tuple[int, int], int],
+        symbol_ids: Sequence[int],
+        special_ids: Mapping[str, int],
+        whole_ids: Mapping[bytes, int],
     ) -> None:
+        self._whole_ids = whole_ids
         self._pair_symbols = pair_symbols
         self._symbol_ids = symbol_ids
         self._special_ids = special_ids
-        self._cache = _Cache(self._encode_pre_token)
+        self._cache = _Cache(self.merge)
 
     def encode(self, chunks: Iterable[str], pre_tokenizer: PreTokenizer) -> Iterator[int]:
         """Yield the ids of the concatenated chunks."""
@@ -37,40 +42,37 @@ class Encoder:
             if follower:
                 yield self._special_ids[follower]
 
-    def _encode_pre_token(self, pre_token: str) -> tuple[int, ...]:
-        """Apply the merges in order, each to all occurrences of its pair, from left to right.
+    def merge(self, pre_token: str) -> tuple[int, ...]:
+        """Return the ids of a pre-token: repeatedly merge the pair that makes the smallest symbol, the leftmost first.
 
-        An index holds the positions of every pair that can be merged, so the time is roughly linear in the length,
-        even for a pre-token of a million letters. The index is keyed by the symbol that a merge makes. A symbol takes
-        part only in later merges, so the next merge is always the one with the smallest symbol in the index.
+        A heap holds `merged, position` for every pair that can be merged, and for some that are broken up already. So
+        the time is roughly linear in the length, even for a pre-token of a million letters.
         """
+        data = to_utf8(pre_token)
+        if data in self._whole_ids:
+            return (self._whole_ids[data],)
         pair_symbols = self._pair_symbols
-        symbols = [*to_utf8(pre_token), _NO_SYMBOL]
-        positions = defaultdict(list)
-        for position, pair in enumerate(pairwise(symbols)):
-            if pair in pair_symbols:
-                positions[pair_symbols[pair]].append(position)
-        pending = list(positions)
+        symbols = [*data, _NO_SYMBOL]
+        pending = [
+            (pair_symbols[pair], position) for position, pair in enumerate(pairwise(symbols)) if pair in pair_symbols
+        ]
         heapq.heapify(pending)
         # The links form a ring: the end, at index -1, comes before the first symbol.
         next_position = [*range(1, len(symbols)), 0]
         previous_position = list(range(-1, len(symbols) - 1))
         while pending:
-            merged = heapq.heappop(pending)
-            for position in positions.pop(merged):
-                second = next_position[position]
-                # Another merge may have broken up the pair after it was added to the index.
-                if pair_symbols.get((symbols[position], symbols[second])) != merged:
-                    continue
-                symbols[position], symbols[second] = merged, _NO_SYMBOL
-                before, after = previous_position[position], next_position[second]
-                next_position[position], previous_position[after] = after, position
-                for left in (before, position):
-                    next_merged = pair_symbols.get((symbols[left], symbols[next_position[left]]))
-                    if next_merged is not None:
-                        if next_merged not in positions:
-                            heapq.heappush(pending, next_merged)
-                        positions[next_merged].append(left)
+            merged, position = heapq.heappop(pending)
+            second = next_position[position]
+            # Another merge may have broken up the pair after it was added to the heap.
+            if pair_symbols.get((symbols[position], symbols[second])) != merged:
+                continue
+            symbols[position], symbols[second] = merged, _NO_SYMBOL
+            before, after = previous_position[position], next_position[second]
+            next_position[position], previous_position[after] = after, position
+            for left in (before, position):
+                next_merged = pair_symbols.get((symbols[left], symbols[next_position[left]]))
+                if next_merged is not None:
+                    heapq.heappush(pending, (next_merged, left))
         return tuple([self._symbol_ids[symbol] for symbol in symbols if symbol != _NO_SYMBOL])
 
 

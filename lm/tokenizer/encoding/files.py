@@ -28,15 +28,18 @@ class PreTokenizerFile:
     """The content of `pre_tokenizer.json`.
 
     Attributes:
-        pattern: `gpt2`, `gpt4` or a regular expression.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression.
         special_tokens: Texts that are always one token.
         unicode_version: The version of Unicode whose categories the pattern uses. The only one so far is 16.0.0, so a
             file from before the version was recorded is read as one with this version.
+        ignore_merges: Whether a pre-token that is in the vocabulary is one token, even if the merges do not make it.
+            Only files of tokenizers that do so contain it.
     """
 
     pattern: str
     special_tokens: list[str]
     unicode_version: str = UNICODE_VERSION
+    ignore_merges: bool = False
 
     def __post_init__(self) -> None:
         compile_pattern(self.pattern)
@@ -90,8 +93,11 @@ def write_merges(path: Path, merges: list[tuple[bytes, bytes]]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def write_pre_tokenizer(path: Path, pattern: str, special_tokens: list[str]) -> None:
-    write_json(path, asdict(PreTokenizerFile(pattern=pattern, special_tokens=special_tokens)))
+def write_pre_tokenizer(path: Path, pattern: str, special_tokens: list[str], ignore_merges: bool) -> None:
+    content = asdict(PreTokenizerFile(pattern=pattern, special_tokens=special_tokens, ignore_merges=ignore_merges))
+    if not ignore_merges:
+        del content["ignore_merges"]
+    write_json(path, content)
 
 
 def _token(text: str, where: str) -> bytes:

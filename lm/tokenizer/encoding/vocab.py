@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
-from itertools import count
+from itertools import product
 
 from lm.errors import UserError, quote
 from lm.tokenizer.text.byte_alphabet import BYTES_IN_ORDER
@@ -44,39 +44,64 @@ def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[array, 
     These symbols order the merges whatever ids a vocabulary gives to the tokens: of two merges, the one that makes the
     smaller symbol comes first.
 
+    In files of other programs, several merges may make the same token, and a merge may come before one that makes a
+    part of it. Then a token has several symbols, all with its id, and each of them is merged like the others:
+
+        >>> symbol_ids, pairs = number_symbols([(b"a", b"b"), (b"ab", b"c"), (b"b", b"c"), (b"a", b"bc")],
+        ...     {bytes([byte]): byte for byte in range(256)} | {b"ab": 300, b"abc": 301, b"bc": 302})
+        >>> symbol_ids[256:], pairs
+        (array('I', [300, 301, 302, 301]), array('I', [97, 98, 256, 256, 99, 257, 98, 99, 258, 97, 258, 259]))
+
     Returns:
-        The id of each symbol, and the two symbols of each merge, one merge after the other, as 32-bit numbers.
+        The id of each symbol, and the two symbols of each pair that can be merged and the symbol that it makes, one
+        pair after the other, as 32-bit numbers.
 
     Raises:
-        UserError: A merge uses a token that no earlier merge makes, or makes a token that an earlier one made or that
-            is not in the vocabulary.
+        UserError: A merge appears twice, uses a token that no merge makes, or makes one that is not in the vocabulary.
     """
-    symbols = {bytes([byte]): byte for byte in range(256)}
-    pairs = array("I")
-    for number, (left, right) in enumerate(merges, start=1):
-        for token in (left, right):
-            if token not in symbols:
-                raise UserError(f"{_name(number, left, right)}: no earlier merge makes {quote(token)}")
+    symbol_ids = array("I", [token_ids[bytes([byte])] for byte in range(256)])
+    symbols = {bytes([byte]): [byte] for byte in range(256)}  # of each token
+    first_uses: dict[bytes, int] = {}
+    for number, pair in enumerate(merges):
+        for token in pair:
+            first_uses.setdefault(token, number)
+    made: list[int] = []  # the symbol that each merge makes
+    run: Merges = []  # the merges before this one that make the same symbol
+    seen = set()
+    for number, (left, right) in enumerate(merges):
         merged = left + right
-        if merged in symbols:
-            raise UserError(f"{_name(number, left, right)}: an earlier merge makes {quote(merged)} already")
+        if (left, right) in seen:
+            raise UserError(f"{_name(number, left, right)}: this merge appears twice")
+        seen.add((left, right))
         if merged not in token_ids:
             raise UserError(f"{_name(number, left, right)}: {quote(merged)} is not in the vocabulary")
-        pairs.append(symbols[left])
-        pairs.append(symbols[right])
-        symbols[merged] = len(symbols)
-    return array("I", [token_ids[token] for token in symbols]), pairs
+        # Merges that follow each other can make the same symbol, unless their order matters: where two of them overlap
+        # and the second one in the text comes first, or if the token takes part in a merge before the last of them.
+        is_same = bool(run) and run[0][0] + run[0][1] == merged
+        if not is_same or first_uses.get(merged, number + 1) <= number or any(right == other for other, _ in run):
+            symbols.setdefault(merged, []).append(len(symbol_ids))
+            symbol_ids.append(token_ids[merged])
+            run = []
+        run.append((left, right))
+        made.append(len(symbol_ids) - 1)
+    pairs = array("I")
+    for number, (left, right) in enumerate(merges):
+        for token in (left, right):
+            if token not in symbols:
+                raise UserError(f"{_name(number, left, right)}: no merge makes {quote(token)}")
+        for left_symbol, right_symbol in product(symbols[left], symbols[right]):
+            pairs.extend((left_symbol, right_symbol, made[number]))
+    return symbol_ids, pairs
 
 
 def pair_symbols(pairs: array) -> dict[tuple[int, int], int]:
     """Return the symbol that each mergeable pair of symbols makes.
 
-    >>> pair_symbols(array("I", [104, 101, 116, 256]))
+    >>> pair_symbols(array("I", [104, 101, 256, 116, 256, 257]))
     {(104, 101): 256, (116, 256): 257}
     """
-    symbols = iter(pairs)
-    return dict(zip(zip(symbols, symbols, strict=True), count(256)))
+    return dict(zip(zip(pairs[::3], pairs[1::3], strict=True), pairs[2::3], strict=True))
 
 
 def _name(number: int, left: bytes, right: bytes) -> str:
-    return f"merge {number} ({quote(left)}, {quote(right)})"
+    return f"merge {number + 1} ({quote(left)}, {quote(right)})"

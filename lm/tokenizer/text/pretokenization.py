@@ -9,15 +9,23 @@ number is does not depend on the installed version of `regex`, but on the Unicod
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+
+import numpy as np
 
 from lm.errors import UserError, quote
+from lm.tokenizer.text.automaton import compile_automaton, find_obstacle
 from lm.tokenizer.text.categories import findall, with_stand_ins
 from lm.tokenizer.text.patterns import PATTERNS, compile_pattern
 
-# With a named pattern, a pre-token cannot change anymore once this many characters after it are known: `'` needs both
-# letters of `'ll`, and a run of white space includes all but its last character if text follows.
-_LOOKAHEAD = 2
+# So many characters are collected before the first place is looked for where the text can be split. Most prompts are
+# shorter, so they do not have to wait for their pattern to be compiled.
+_MIN_LENGTH_TO_SPLIT = 1 << 9
+
+# A text of this length takes noticeable time with a pattern that cannot be compiled.
+_LONG = 1 << 20
 
 # Long chunks are processed in slices of this many characters, so that memory does not depend on the size of the chunks.
 _SLICE_LENGTH = 1 << 14
@@ -32,7 +40,7 @@ class PreTokenizer:
     pre-tokens too, so no text is ever lost.
 
     Args:
-        pattern: `gpt2`, `gpt4` or a regular expression of the `regex` module.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression of the `regex` module.
         special_tokens: Texts that are never split or merged.
 
     Raises:
@@ -61,26 +69,38 @@ class PreTokenizer:
 
         A list is followed by a special token, by END_OF_INPUT, or by None if the document continues.
 
-        With a named pattern, memory holds one slice of the text and the longest pre-token. A custom pattern may look
-        ahead or behind any distance, so it gets a whole document at once, and memory holds the longest text between
-        two special tokens.
+        If the pattern can be compiled, memory holds one slice of the text and the longest pre-token. Another pattern
+        may look ahead or behind any distance, so it gets a whole document at once, and memory holds the longest text
+        between two special tokens.
         """
         buffer = ""
-        searched_length = 0
+        searched_length = _MIN_LENGTH_TO_SPLIT
+        total_length = 0
         for text, follower in self._split_at_special(chunks):
             buffer += text
+            total_length += len(text)
             if follower is not None:
                 yield self._split(buffer), follower
                 buffer = ""
-                searched_length = 0
-            elif self._is_named and len(buffer) > searched_length:
-                pre_tokens = self._split(buffer)
-                buffer = ""
-                while pre_tokens and len(buffer) < _LOOKAHEAD:
-                    buffer = pre_tokens.pop() + buffer
-                # Split again only when the buffer has doubled, so that one endless pre-token takes linear time.
-                searched_length = 2 * len(buffer)
-                yield pre_tokens, None
+                searched_length = _MIN_LENGTH_TO_SPLIT
+            elif len(buffer) >= searched_length:
+                split = self._last_split(buffer, total_length)
+                # Search again only when the buffer has doubled, so that one endless pre-token takes linear time.
+                searched_length = max(_MIN_LENGTH_TO_SPLIT, 2 * (len(buffer) - split))
+                if split:
+                    yield self._split(buffer[:split]), None
+                    buffer = buffer[split:]
+
+    def _last_split(self, text: str, total_length: int) -> int:
+        """Return the last position where a text can be split, whatever follows; 0 if there is none."""
+        if obstacle := find_obstacle(self.pattern):
+            if total_length >= _LONG:
+                _report_slow(self.pattern, obstacle)
+            return 0
+        automaton = compile_automaton(self.pattern)
+        classes = automaton.classes[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")]
+        positions = np.flatnonzero(automaton.splits[classes[:-1], classes[1:]])
+        return int(positions[-1]) + 1 if len(positions) else 0
 
     def _split_at_special(self, chunks: Iterable[str]) -> Iterator[tuple[str, str | None]]:
         """Yield text with its follower as in `stream`; the leftmost special token wins, then the longest."""
@@ -116,3 +136,12 @@ class PreTokenizer:
             end = stop
         pre_tokens.append(text[end:])
         return [pre_token for pre_token in pre_tokens if pre_token]
+
+
+@cache
+def _report_slow(pattern: str, obstacle: str) -> None:
+    """Say once that a pattern takes plain Python."""
+    print(
+        f"tokenizer.pattern: {quote(pattern)} is slow, since it cannot be compiled because of {obstacle}",
+        file=sys.stderr,
+    )

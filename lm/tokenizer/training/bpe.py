@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lm.errors import UserError, quote
 from lm.tokenizer.encoding.vocab import Merges, build_vocab
+from lm.tokenizer.text.automaton import find_obstacle
 from lm.tokenizer.text.fast.build import can_load
 from lm.tokenizer.text.fast.chunks import resolve_num_threads
-from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.training import merges
 from lm.tokenizer.training.fast import merges as fast_merges
@@ -35,8 +35,9 @@ def train_bpe(
         vocab_size: The number of tokens: 256 bytes, the merges, and the special tokens. If the text runs out of pairs
             to merge, the vocabulary is smaller.
         special_tokens: Different strings of at least two bytes.
-        pattern: `gpt2`, `gpt4` or a regular expression.
-        num_threads: How many threads count pre-tokens, by default one per core. Only used with `gpt2`.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression.
+        num_threads: How many threads count pre-tokens, by default one per core. A pattern that cannot be compiled is
+            counted by one thread.
         cluster: Where the pre-tokens of several files are counted, as in `lm.cluster.flat_map`.
         unfinished: A folder from which counting several files continues after an interruption.
 
@@ -63,7 +64,7 @@ def train_bpe(
         paths,
         special_tokens,
         pattern,
-        fast=num_bytes >= _MIN_BYTES_FOR_FAST and pre_tokenizer.pattern == PATTERNS["gpt2"] and can_load(),
+        fast=num_bytes >= _MIN_BYTES_FOR_FAST and can_load() and find_obstacle(pre_tokenizer.pattern) is None,
         num_threads=resolve_num_threads(num_threads, num_bytes),
         cluster=cluster,
         unfinished=unfinished,

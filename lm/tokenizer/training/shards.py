@@ -11,6 +11,7 @@ from tqdm import tqdm
 from lm.atomic import make_folder
 from lm.cluster import SharedPath, flat_map, share
 from lm.progress import ProgressRecord
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.text.text_file import read_text
@@ -36,8 +37,9 @@ def count_piece(piece: CountPiece) -> Iterator[Counts]:
     """Yield the counts of the pre-tokens of a file, as a single result."""
     with piece.text.local_file() as path:
         if piece.fast:
+            automaton = automaton_tables(piece.pattern)
             with FileSource.open(path, "counting") as source:
-                counts = fast_counting.count_pre_tokens(source, piece.special_tokens, piece.num_threads)
+                counts = fast_counting.count_pre_tokens(source, automaton, piece.special_tokens, piece.num_threads)
             yield counts
         else:
             pre_tokenizer = PreTokenizer(piece.pattern, piece.special_tokens)
@@ -59,8 +61,8 @@ def count_files(
     Args:
         paths: The files. None of them ends within a pre-token of the text.
         special_tokens: Texts that separate documents and are not counted.
-        pattern: `gpt2`, `gpt4` or a regular expression.
-        fast: Whether to use the kernels, which know the pattern `gpt2` only.
+        pattern: A name in `PATTERNS`, such as `gpt2`, or a regular expression.
+        fast: Whether to use the kernels; the pattern must be one that `compile_automaton` supports.
         num_threads: How many threads count without a cluster.
         cluster: Where the files are counted, as in `flat_map`.
         unfinished: A folder for the counts of the first files, from which the next call for the same files continues

@@ -16,7 +16,7 @@ END = "<|endoftext|>"
 def test_ids_are_those_of_the_reference(training_text: str, chunks: list[str]) -> None:
     vocab, merges = reference.train(training_text, 300, [END])
     symbol_ids, pairs = number_symbols(merges, invert_vocab(vocab))
-    encoder = Encoder(pair_symbols(pairs), symbol_ids, {END: len(vocab) - 1})
+    encoder = Encoder(pair_symbols(pairs), symbol_ids, {END: len(vocab) - 1}, {})
     expected = reference.encode("".join(chunks), vocab, merges, [END])
     assert list(encoder.encode(chunks, PreTokenizer("gpt2", [END]))) == expected
 
@@ -24,6 +24,6 @@ def test_ids_are_those_of_the_reference(training_text: str, chunks: list[str]) -
 def test_merges_are_applied_in_order_by_hand() -> None:
     merges = [(b"b", b"c"), (b"a", b"b"), (b"bc", b"d"), (b"a", b"a")]
     symbol_ids, pairs = number_symbols(merges, invert_vocab(build_vocab(merges, [])))
-    encoder = Encoder(pair_symbols(pairs), symbol_ids, {})
+    encoder = Encoder(pair_symbols(pairs), symbol_ids, {}, {})
     a = 64
     assert list(encoder.encode(["abcd abab aaaaa"], PreTokenizer())) == [a, 258, 220, 257, 257, 220, 259, 259, a]

@@ -10,9 +10,9 @@ import tiktoken
 import tokenizers
 
 from lm.tokenizer import reference
-from lm.tokenizer.text import categories
+from lm.tokenizer.text import alphabet, categories
+from lm.tokenizer.text.automaton import compile_automaton, find_obstacle
 from lm.tokenizer.text.categories import category_ranges, findall, with_stand_ins
-from lm.tokenizer.text.fast.chunks import code_point_classes
 from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ def ends_of_ranges_unlike_regex() -> list[str]:
     return [chr(code) for code in codes if not {code - 1, code + 1} <= codes]
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_ids_of_characters_that_regex_classifies_otherwise(byte_pairs, pattern: str) -> None:
     ours, theirs = byte_pairs(pattern)
     text = in_contexts([NEWER_LETTER, NEWER_ASTRAL_LETTER, *ends_of_ranges_unlike_regex()], CONTEXTS)
@@ -93,20 +93,21 @@ def test_ids_of_characters_that_regex_classifies_otherwise(byte_pairs, pattern: 
 
 
 @pytest.mark.usefixtures("kernels")
-def test_ids_from_kernels(byte_pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_ids_from_kernels(byte_pairs, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
     monkeypatch.setattr("lm.tokenizer.tokenizer._MIN_LENGTH_TO_COMPILE", 0)
-    test_ids_of_characters_that_regex_classifies_otherwise(byte_pairs, "gpt2")
+    test_ids_of_characters_that_regex_classifies_otherwise(byte_pairs, pattern)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_ids_of_all_characters_are_those_of_tiktoken(byte_pairs, pattern: str) -> None:
     ours, theirs = byte_pairs(pattern)
     for begin in range(0, len(CHARACTERS), 20_000):
         text = in_contexts(CHARACTERS[begin : begin + 20_000], ["a{0}'s {0}1"])
         expected = theirs.encode_ordinary(text)
         assert list(ours._plain_encode([text], allow_special=True)) == expected
-        assert ours.encode(text) == expected, "with kernels for GPT-2's pattern"
+        assert ours.encode(text) == expected
 
 
 def test_newer_letters_by_hand() -> None:
@@ -115,7 +116,7 @@ def test_newer_letters_by_hand() -> None:
         assert split(f"a{letter}'s", "gpt4") == ["a", f"{letter}'", "s"]
         assert split(f"a{letter}'s", r"\w+") == ["a", f"{letter}'", "s"]
         assert reference.pre_tokenize(f"a{letter}'s") == ["a", f"{letter}'", "s"]
-        assert code_point_classes()[ord(letter)] == 0
+        assert compile_automaton("gpt2").match_length(f" {letter}a") == 2
 
 
 def test_text_without_such_characters_is_not_copied() -> None:
@@ -129,7 +130,11 @@ def use_categories(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
     With categories that no `regex` knows, `regex` is in the position of a release that is older than the categories.
     """
-    caches = (category_ranges, categories._stand_ins, code_point_classes)
+    caches = (
+        *(category_ranges, categories._stand_ins, compile_automaton, find_obstacle),
+        *(alphabet.begins, alphabet.category, alphabet.white_space, alphabet.all_characters, alphabet.end_of_text),
+        *(alphabet._categories, alphabet._single_ranges),
+    )
 
     def use(names: list[str]) -> None:
         lines = [f"{code:X} {name}" for code, name in enumerate(names) if code == 0 or name != names[code - 1]]
@@ -153,7 +158,9 @@ def test_letters_and_numbers_that_regex_does_not_know_yet(use_categories) -> Non
     expected = [f"a{letter}{astral_letter}", "'s", f" {number}1", letter, space, "\u0381!"]
     assert split(text, "gpt2") == split(text, r"'s| ?\p{L}+| ?\p{Nd}+|\s|\W+") == expected
     assert reference.pre_tokenize(text) == expected
-    assert [int(code_point_classes()[ord(character)]) for character in (letter, astral_letter, number)] == [1, 1, 2]
+    automaton = compile_automaton("gpt2")
+    assert automaton.match_length(text) == len(expected[0])
+    assert [automaton.match_length(character + "a1") for character in (letter, astral_letter, number)] == [2, 2, 1]
     assert split(f"a{NEWER_LETTER}'s", "gpt2") == ["a", f"{NEWER_LETTER}'", "s"], "as before"
 
 

@@ -3,6 +3,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiktoken_ext import openai_public
 
 from lm.errors import UserError
 from lm.tokenizer import reference
@@ -32,7 +33,7 @@ def divided(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("special_tokens", [[], SPECIAL], ids=["no special tokens", "special tokens"])
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", r"(?s:\w+|.)"])
+@pytest.mark.parametrize("pattern", [*PATTERNS, r"(?s:\w+|.)"])
 @given(chunks=divided(TRICKY | PARTS))
 def test_pre_tokens_do_not_depend_on_the_chunks(pattern: str, special_tokens: list[str], chunks: list[str]) -> None:
     text = "".join(chunks)
@@ -41,12 +42,12 @@ def test_pre_tokens_do_not_depend_on_the_chunks(pattern: str, special_tokens: li
     assert split_streamed(list(text), pattern, special_tokens) == expected
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "llama3", "qwen2", "nanochat"])
 def test_a_contraction_may_be_split_between_two_chunks(pattern: str) -> None:
     assert split_streamed(["we'l", "l"], pattern, []) == ["we", "'ll"]
 
 
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_long_texts_and_long_runs(pattern: str, text: str) -> None:
     run = text[:30_000] + " " * 50_000 + "a" * 50_000 + "\n \n" * 20_000 + text[30_000:60_000]
     assert split_streamed([run], pattern, []) == reference.pre_tokenize(run, [], PATTERNS[pattern])
@@ -107,3 +108,26 @@ def test_the_error_for_an_invalid_pattern_gives_the_position() -> None:
 def test_a_special_token_that_no_text_can_contain_is_rejected(token: str, shown: str) -> None:
     with pytest.raises(UserError, match=f"special_tokens: expected non-empty texts, got {shown}$"):
         PreTokenizer("gpt2", ["<|a|>", token])
+
+
+def test_a_pattern_that_cannot_be_compiled_is_reported_once_for_a_long_text(capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = r"\w+|\W+"
+    assert split_streamed(["short text " * 50_000], pattern, []) and not capsys.readouterr().err
+    for _ in range(2):
+        split_streamed(["a long text " * 100_000], pattern, [])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"tokenizer.pattern: {pattern!r} is slow, since it cannot be compiled because of {chr(92) + 'w'!r}"
+    split_streamed(["a long text " * 100_000], r"\s?\p{L}+|[^\p{L}]", [])
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_memory_holds_a_slice_of_a_text(pattern: str, text: str) -> None:
+    lists = [pre_tokens for pre_tokens, _ in PreTokenizer(pattern).stream([text[:200_000]])]
+    assert max(sum(map(len, pre_tokens)) for pre_tokens in lists) < 40_000
+
+
+def test_named_patterns_are_those_of_tiktoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+    assert openai_public.cl100k_base()["pat_str"] == PATTERNS["gpt4"]
+    assert openai_public.o200k_base()["pat_str"] == PATTERNS["gpt4o"]

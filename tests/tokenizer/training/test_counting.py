@@ -12,7 +12,7 @@ END = "<|endoftext|>"
 SPECIAL = [END, "text|>ba", "\n\n"]
 
 
-@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), pattern=st.sampled_from(["gpt2", "gpt4"]))
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), pattern=st.sampled_from([*PATTERNS]))
 def test_counts_are_those_of_the_reference_for_any_chunks(text: str, sizes: list[int], pattern: str) -> None:
     part = text[:600]
     chunks = []

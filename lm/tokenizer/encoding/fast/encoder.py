@@ -14,7 +14,6 @@ from lm.tokenizer.text.fast.chunks import (
     PADDING,
     Source,
     SpecialTokens,
-    code_point_classes,
     piece_length,
     split_blocks,
     split_source,
@@ -30,15 +29,16 @@ _MAX_IDLE_BYTES = 1 << 23  # of text; scratch arrays for more are not kept
 
 
 class FastEncoder:
-    """Encodes with GPT-2's pattern; the ids are the same as those of `Encoder`.
+    """Encodes with a pattern that has an automaton; the ids are the same as those of `Encoder`.
 
     All threads share a cache of pre-tokens, at most 28 MB, which is kept for the texts that follow.
 
     Args:
-        pairs: The two symbols of each merge, one merge after the other. Symbols 0 to 255 are the bytes; the results of
-            the merges follow in order.
+        pairs: The two symbols of each pair that can be merged, and the symbol that it makes, one pair after the other.
+            Symbols 0 to 255 are the bytes; the results of the merges follow in order.
         symbol_ids: The id of each symbol; at most MAX_SYMBOLS of them.
         special_ids: The id of each special token.
+        automaton: The tables of the pattern, from `automaton_tables`.
         dtype: The dtype of the arrays of ids.
     """
 
@@ -47,20 +47,21 @@ class FastEncoder:
         pairs: array,
         symbol_ids: array,
         special_ids: Mapping[str, int],
+        automaton: np.ndarray,
         dtype: np.dtype,
     ) -> None:
         kernels = library.load()
-        num_merges = len(pairs) // 2
+        num_pairs = len(pairs) // 3
         self._symbol_ids = np.array(symbol_ids)
         self._byte_pairs = np.full(1 << 16, NO_MERGE, np.uint32)
-        self._pair_bits = max(8, num_merges.bit_length())
+        self._pair_bits = max(8, num_pairs.bit_length())
         is_filled = False
         while not is_filled:
             self._pair_bits += 1
             self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
-            is_filled = kernels.fill_pairs(np.array(pairs), num_merges, self._pairs, self._pair_bits, self._byte_pairs)
+            is_filled = kernels.fill_pairs(np.array(pairs), num_pairs, self._pairs, self._pair_bits, self._byte_pairs)
         self._special = SpecialTokens.from_ids(special_ids)
-        self._classes = code_point_classes()
+        self.automaton = automaton
         self._dtype = dtype
         self._cache = SharedCache()
         self._idle_workspaces: list[_Workspace] = []
@@ -90,12 +91,14 @@ class FastEncoder:
                 size = source.read(*piece, workspace.data)
                 return self._encode(workspace, np.array([size]), allow_special)[0]
 
-        pieces = split_source(source, piece_length(source.length, num_threads), self.special(allow_special))
+        pieces = split_source(
+            source, piece_length(source.length, num_threads), self.automaton, self.special(allow_special)
+        )
         return parallel_map(encode, pieces, num_threads)
 
     def encode_blocks(self, blocks: Iterable[bytes], allow_special: bool) -> Iterator[np.ndarray]:
         """Yield the ids of the concatenation of blocks of UTF-8, array by array, computed by the current thread."""
-        for block in split_blocks(blocks, self.special(allow_special)):
+        for block in split_blocks(blocks, self.automaton, self.special(allow_special)):
             with self._workspace(len(block)) as workspace:
                 workspace.data[: len(block)] = np.frombuffer(block, np.uint8)
                 yield self._encode(workspace, np.array([len(block)]), allow_special)[0]
@@ -139,7 +142,7 @@ class FastEncoder:
         num_ids = library.load().encode(
             workspace.data, ends, len(ends),
             special.texts, special.bounds, special.ids, special.num_tokens,
-            self._classes, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
+            self.automaton, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
             cache.slots, cache.bits, cache.ids, cache.key_bytes, cache.state,
             workspace.starts, workspace.keys, workspace.work, workspace.heap, workspace.ids, id_ends,
         )  # fmt: skip

@@ -78,7 +78,7 @@ def encode(
     special_bounds: Int64s,
     special_ids: Uint32s,
     num_special: Int,
-    classes: Bytes,
+    automaton: Bytes,
     byte_pairs: Uint32s,
     pairs: Uint64s,
     pair_bits: Int,
@@ -101,6 +101,7 @@ def encode(
         data: The texts one after the other, valid UTF-8; up to 128 bytes past the end are read.
         ends: Where each text ends in `data`.
         special_texts, special_bounds, special_ids: See `find_special`.
+        automaton: The tables of the pattern, see `lm.tokenizer.text.fast.tables`.
         byte_pairs, pairs: See pair_table.py.
         symbol_ids: The id of each symbol.
         cache, cached_ids, key_bytes, state: The cache, see above. When it is full, nothing is added to it.
@@ -116,7 +117,7 @@ def encode(
         while True:
             stop, special = find_special(data, at, ends[text], special_texts, special_bounds, num_special)
             count = _encode_ordinary(
-                data, at, stop, classes, byte_pairs, pairs, pair_bits, symbol_ids,
+                data, at, stop, automaton, byte_pairs, pairs, pair_bits, symbol_ids,
                 cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap, ids, count,
             )  # fmt: skip
             if stop == ends[text]:
@@ -131,11 +132,11 @@ def encode(
 
 @compiled
 def _encode_ordinary(
-    data, begin, end, classes, byte_pairs, pairs, pair_bits, symbol_ids,
+    data, begin, end, automaton, byte_pairs, pairs, pair_bits, symbol_ids,
     cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap, ids, count,
 ):  # fmt: skip
     """Write the ids of data[begin:end], which contains no special token, from ids[count] on; return the new count."""
-    num_pre_tokens = scan(data, begin, end, classes, starts)
+    num_pre_tokens = scan(data, begin, end, automaton, starts)
     for group in range(0, num_pre_tokens, _GROUP_SIZE):
         stop = min(group + _GROUP_SIZE, num_pre_tokens)
         for number in range(group, stop):

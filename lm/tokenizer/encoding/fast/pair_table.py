@@ -23,16 +23,16 @@ _MAX_DISPLACEMENTS = 500
 
 
 @kernel
-def fill_pairs(pair_symbols: Uint32s, num_merges: Int, pairs: Uint64s, pair_bits: Int, byte_pairs: Uint32s):
-    """Write all merges into both tables; return whether there was space for them in the hash table.
+def fill_pairs(pair_symbols: Uint32s, num_pairs: Int, pairs: Uint64s, pair_bits: Int, byte_pairs: Uint32s):
+    """Write all pairs into both tables; return whether there was space for them in the hash table.
 
     Args:
-        pair_symbols: The left and the right symbol of each merge.
-        pairs: The hash table, 2^pair_bits numbers, more than twice as many as there are merges; all bits set.
+        pair_symbols: The left and the right symbol of each pair, and the symbol that it makes.
+        pairs: The hash table, 2^pair_bits numbers, more than twice as many as there are pairs; all bits set.
         byte_pairs: The table of pairs of bytes, 256 x 256 numbers; all NO_MERGE.
     """
-    for merge in range(num_merges):
-        left, right, merged = pair_symbols[2 * merge], pair_symbols[2 * merge + 1], np.uint64(256 + merge)
+    for number in range(0, 3 * num_pairs, 3):
+        left, right, merged = pair_symbols[number], pair_symbols[number + 1], np.uint64(pair_symbols[number + 2])
         if left < 256 and right < 256:
             byte_pairs[np.int64(left) << 8 | np.int64(right)] = merged
         entry = (np.uint64(left) << _SYMBOL_BITS | np.uint64(right)) << _SYMBOL_BITS | merged

@@ -1,21 +1,18 @@
 """Splitting text into pieces that several threads process independently, with the same result as processing it whole.
 
-A piece ends where a pre-token of GPT-2's pattern ends whatever the rest of the text is: after a run of letters or of
-numbers, before white space, or before a special token. The pattern never looks behind, so the next piece begins with a
-pre-token. No special token crosses the split.
+A piece ends where a pre-token of the pattern ends whatever the rest of the text is, or before a special token. With
+GPT-2's pattern, this is after a run of letters or of numbers, or before white space. Patterns that can be compiled do
+not look behind, so the next piece begins with a pre-token. No special token crosses the split.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from lm.errors import UserError
-from lm.tokenizer.text.categories import NUM_CODE_POINTS, category_ranges
 from lm.tokenizer.text.fast import library
-from lm.tokenizer.text.fast.constants import LETTER, NUMBER, SPACE
 
 # The characters or bytes of a piece: large, so that handing it to a thread takes little of the time, unless the text is
 # too short to give each thread several of them.
@@ -62,7 +59,7 @@ class Source(Protocol):
     def read(self, begin: int, end: int, buffer: np.ndarray) -> int:
         """Write the text from `begin` to `end` as UTF-8 to `buffer`; return the number of bytes."""
 
-    def find_split(self, begin: int, end: int, special: SpecialTokens) -> int | None:
+    def find_split(self, begin: int, end: int, automaton: np.ndarray, special: SpecialTokens) -> int | None:
         """Return the last position between `begin` and `end` where the text may be split; None if there is none."""
 
 
@@ -71,7 +68,9 @@ def piece_length(length: int, num_threads: int) -> int:
     return min(max(length // (_PIECES_PER_THREAD * num_threads), _MIN_PIECE_LENGTH), _MAX_PIECE_LENGTH)
 
 
-def split_source(source: Source, length: int, special: SpecialTokens) -> Iterator[tuple[int, int]]:
+def split_source(
+    source: Source, length: int, automaton: np.ndarray, special: SpecialTokens
+) -> Iterator[tuple[int, int]]:
     """Yield where pieces of about `length`, or longer, begin and end.
 
     A piece ends at the last place before a multiple of the length where the text may be split; if there is none, the
@@ -80,7 +79,7 @@ def split_source(source: Source, length: int, special: SpecialTokens) -> Iterato
     begin = 0
     for position in range(length, source.length, length):
         for window in (_NEARBY, length):
-            split = source.find_split(max(begin, position - window), position, special)
+            split = source.find_split(max(begin, position - window), position, automaton, special)
             if split:
                 yield begin, split
                 begin = split
@@ -89,14 +88,14 @@ def split_source(source: Source, length: int, special: SpecialTokens) -> Iterato
         yield begin, source.length
 
 
-def split_blocks(blocks: Iterable[bytes], special: SpecialTokens) -> Iterator[bytes]:
+def split_blocks(blocks: Iterable[bytes], automaton: np.ndarray, special: SpecialTokens) -> Iterator[bytes]:
     """Split the concatenation of blocks of UTF-8 into chunks of about the size of the blocks, or longer.
 
     A chunk ends at the last place in a block where the text may be split; if there is none, the next block is added.
     """
     pending: list[bytes] = []
     for block in blocks:
-        if split := find_split(block, special):
+        if split := find_split(block, automaton, special):
             yield b"".join([*pending, memoryview(block)[:split]])
             pending = [block[split:]]
         else:
@@ -105,10 +104,10 @@ def split_blocks(blocks: Iterable[bytes], special: SpecialTokens) -> Iterator[by
         yield rest
 
 
-def find_split(data: bytes | np.ndarray, special: SpecialTokens) -> int:
+def find_split(data: bytes | np.ndarray, automaton: np.ndarray, special: SpecialTokens) -> int:
     """Return the last position where UTF-8 may be split, whatever precedes and follows it; 0 if there is none."""
     return library.load().find_split(
-        np.frombuffer(data, np.uint8), len(data), code_point_classes(),
+        np.frombuffer(data, np.uint8), len(data), automaton,
         special.texts, special.bounds, special.num_tokens, special.longest,
     )  # fmt: skip
 
@@ -126,14 +125,3 @@ def resolve_num_threads(num_threads: int | None, length: int) -> int:
     if num_threads < 1:
         raise UserError(f"num_threads: expected 1 or more, got {num_threads}")
     return min(num_threads, 1 + length // _LENGTH_PER_THREAD)
-
-
-@cache
-def code_point_classes() -> np.ndarray:
-    """Return the class of every code point for the scanner."""
-    classes = np.zeros(NUM_CODE_POINTS, np.uint8)
-    class_of = {"L": LETTER, "N": NUMBER, "Z": SPACE}
-    for begin, end, category in category_ranges():
-        classes[begin:end] = class_of.get(category[0], 0)
-    classes[[ord(character) for character in "\t\n\v\f\r\x85"]] = SPACE  # white space in the category of controls
-    return classes

@@ -1,7 +1,13 @@
 """Constants that several fast folders share between kernels and their callers."""
 
-# The classes of code points; all others have class 0.
-LETTER, NUMBER, SPACE = 1, 2, 3
+# Where the tables of an automaton are in the array that kernels take (see tables.py).
+GROUPS = 0
+TRANSITIONS = GROUPS + (1 << 16)
+SPLITS = TRANSITIONS + 128 * 64
+CLASSES = SPLITS + 64 * 64
+CONTEXTS = CLASSES + 0x110000
+
+BEFORE_START = 15  # the group in a context that stands for a character after which a pre-token begins
 
 # The fields of the `state` array of a hash table of pre-tokens (see hash_table.py): the number of keys, the number of
 # bytes stored for long keys, and the limits of both.

@@ -71,6 +71,16 @@ def bytes_between(_, data, at, first, last):
 
 
 @intrinsic
+def load_2_bytes(_, data, at):
+    """Return data[at] and data[at + 1] as one little-endian number."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.zext(_load(builder, *arguments, ir.IntType(16)), ir.IntType(64))
+
+    return types.uint64(data, types.int64), generate
+
+
+@intrinsic
 def load_8_bytes(_, data, at):
     """Return data[at] to data[at + 7] as one little-endian number."""
 
@@ -202,6 +212,16 @@ def int64s_at(_, address):
 
 def _to_pointer(context, builder, signature, arguments):
     return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+
+@intrinsic
+def count_bits(_, mask):
+    """Return how many bits are set in `mask`."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
 
 
 @intrinsic

@@ -1,135 +1,128 @@
-r"""GPT-2's pattern as a scanner that finds where pre-tokens start, 64 bytes at a time, at gigabytes per second.
+"""The scanner: finds where the pre-tokens of a pattern start, with the tables of its automaton (see tables.py).
 
-    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-
-Every character is a letter, a number, white space, or other. A mask has one bit for each of 64 bytes; all bytes of a
-multi-byte character get the character's class. A character's neighbors determine whether a pre-token starts there:
-
-- At a letter, number, or other, a pre-token starts unless the previous character has the same class or is the space
-  that belongs to it.
-- At white space, a pre-token starts if the previous character is not white space, or if this is the last character of
-  its run and text follows: `\s+(?!\S)` leaves it out, so it is a pre-token by itself or the space before a word.
-- `'` at the start of a pre-token, followed by one of the seven endings, is a contraction, and a pre-token starts after
-  it.
-
-    text    I 've  it's
-    starts  ^^   ^^ ^   (" 've" is a space, a run of others and a run of letters: not a contraction)
+In ASCII text, five neighboring characters nearly always say whether a pre-token starts at the fourth of them (see
+`lm.tokenizer.text.contexts`). So the scanner looks up one context after the other, which the processor does for several
+of them at once. Only where a context does not say it, near characters that are not ASCII, and at both ends of the text,
+the automaton runs from the start of the pre-token to its end, character by character, where each step waits for the one
+before.
 """
 
 import numpy as np
 
-from lm.tokenizer.text.fast.constants import LETTER, NUMBER, SPACE
-from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Uint32s, bytes_between, compiled, inlined, kernel, lowest_bit
+from lm.tokenizer.text.fast.constants import BEFORE_START, CLASSES, CONTEXTS, GROUPS, SPLITS, TRANSITIONS
+from lm.tokenizer.text.fast.intrinsics import (
+    Bytes,
+    Int,
+    Uint32s,
+    compiled,
+    count_bits,
+    inlined,
+    kernel,
+    load_2_bytes,
+    load_8_bytes,
+    lowest_bit,
+)
 
-_D, _E, _L, _M, _R, _S, _T, _V = b"delmrstv"
+_AFTER = 1  # how many characters of a context are after the one that it is about
+_BLOCK = 12  # the contexts of this many characters are looked up at once: 16 characters of 4 bits are 64 bits
+_CONTEXT = np.uint64(0xFFFFF)
+_NON_ASCII = np.uint64(0x8080808080808080)
 _ONE = np.uint64(1)
-_LAST = np.uint64(63)
-_NO_BITS = np.uint64(0)
-_ALL_BITS = ~np.uint64(0)
+_BEFORE_START = np.uint64(BEFORE_START << 4 | BEFORE_START)
+_BEGINS = np.uint64(0x555555)  # the results of a block have two bits for each character
+_UNKNOWN = np.uint64(0xAAAAAA)
+_SENTINELS = np.uint64(0xF << 24)
 
 
 @compiled
-def scan(data, begin, end, classes, starts):
+def scan(data, begin, end, automaton, starts):
     """Write the positions where the pre-tokens of data[begin:end] start, then `end`; return the number of pre-tokens.
 
     Args:
         data: Valid UTF-8 from begin to end. Up to 128 bytes past the end may be read; they do not affect the result.
-        classes: The class of every code point.
-        starts: Output with space for end - begin + 1 numbers.
+        automaton: The tables of the pattern.
+        starts: Output with space for end - begin + 4 numbers.
     """
     count = 0
-    # The class of the last byte of the previous block, as bit 0.
-    letter_before = number_before = space_before = other_before = ascii_space_before = _NO_BITS
-    # The bytes in this block of a character that began in the previous block, by class and all together.
-    letter_rest = number_rest = space_rest = rest = _NO_BITS
-    # For a contraction that began in the previous block: where no pre-token starts in this block, and where one does.
-    inside_contraction = after_contraction = _NO_BITS
-    for at in range(begin, end, 64):
-        valid = _ALL_BITS if end - at >= 64 else (_ONE << np.uint64(end - at)) - _ONE
-        letters = bytes_between(data, at, 65, 90) | bytes_between(data, at, 97, 122)
-        numbers = bytes_between(data, at, 48, 57)
-        ascii_spaces = bytes_between(data, at, 32, 32)
-        spaces = ascii_spaces | bytes_between(data, at, 9, 13)
-        quotes = bytes_between(data, at, 39, 39)
-        space_tails = space_rest
-        starting_spaces = _NO_BITS
-
-        non_ascii = bytes_between(data, at, 128, 255) & valid
-        if non_ascii | rest:
-            non_ascii &= ~rest
-            letters |= letter_rest
-            numbers |= number_rest
-            spaces |= space_rest
-            letter_rest = number_rest = space_rest = rest = _NO_BITS
-            while non_ascii:
-                position = lowest_bit(non_ascii)
-                code, length = character(data, at + position)
-                first = _ONE << np.uint64(position)
-                span = (_ONE << np.uint64(length)) - _ONE
-                in_block = span << np.uint64(position)
-                in_next = (span >> _ONE) >> np.uint64(63 - position)
-                non_ascii &= ~in_block
-                rest |= in_next
-                character_class = classes[code]
-                if character_class == LETTER:
-                    letters |= in_block
-                    letter_rest |= in_next
-                elif character_class == NUMBER:
-                    numbers |= in_block
-                    number_rest |= in_next
-                elif character_class == SPACE:
-                    spaces |= in_block
-                    space_rest |= in_next
-                    space_tails |= in_block & ~first
-                    if not _is_space(data, at + position + length, end, classes):
-                        starting_spaces |= first
-
-        # Treat everything past the end as white space, so that a run of white space at the end is one pre-token.
-        letters &= valid
-        numbers &= valid
-        ascii_spaces &= valid
-        spaces |= ~valid
-        others = ~(letters | numbers | spaces)
-        after_other = others << _ONE | other_before
-        after_ascii_space = ascii_spaces << _ONE | ascii_space_before
-        before_space = spaces >> _ONE
-        if space_rest or _is_space(data, at + 64, end, classes):
-            before_space |= _ONE << _LAST
-
-        first_of_run = (
-            letters & ~(letters << _ONE | letter_before)
-            | numbers & ~(numbers << _ONE | number_before)
-            | others & ~after_other
-        )
-        start_mask = first_of_run & ~after_ascii_space
-        apostrophes = quotes & start_mask
-        start_mask |= spaces & ~space_tails & ~((spaces << _ONE | space_before) & before_space)
-        start_mask |= starting_spaces
-        start_mask = start_mask & ~inside_contraction | after_contraction
-        inside_contraction = after_contraction = _NO_BITS
-        while apostrophes:
-            position = lowest_bit(apostrophes)
-            apostrophes &= apostrophes - _ONE
-            length = _contraction(data, at + position, end)
-            if length:
-                second = _ONE << np.uint64(position) << _ONE
-                start_mask = start_mask & ~second | second << np.uint64(length - 1)
-                if position == 63:
-                    inside_contraction = _ONE
-                after_contraction |= _ONE << np.uint64(position) >> _ONE >> np.uint64(63 - length)
-        start_mask &= valid
-        while start_mask:
-            starts[count] = at + lowest_bit(start_mask)
-            count += 1
-            start_mask &= start_mask - _ONE
-
-        letter_before = letters >> _LAST
-        number_before = numbers >> _LAST
-        space_before = spaces >> _LAST
-        other_before = others >> _LAST
-        ascii_space_before = ascii_spaces >> _LAST
+    at = begin
+    while at < end:
+        starts[count] = at
+        count += 1
+        position = at + 1
+        if position + _BLOCK + _AFTER <= end and load_8_bytes(data, at) & _NON_ASCII == 0:
+            groups = _BEFORE_START | _group_pair(data, at, automaton) << np.uint64(8)
+            unknown = np.uint64(0)
+            while unknown == 0 and position + _BLOCK + _AFTER <= end:
+                for pair in range(6):
+                    two = _group_pair(data, position + 1 + 2 * pair, automaton)
+                    groups |= two << np.uint64(16 + 8 * pair)
+                results = np.uint64(0)
+                for step in range(_BLOCK):
+                    context = groups >> np.uint64(4 * step) & _CONTEXT
+                    results |= np.uint64(automaton[CONTEXTS + np.int64(context)]) << np.uint64(2 * step)
+                groups >>= np.uint64(48)
+                unknown = results & _UNKNOWN
+                begins = results & _BEGINS
+                # The starts after the first context that does not say it are not certain.
+                begins &= (unknown & -unknown) - _ONE
+                num_begins = count_bits(begins)
+                # Mostly there are at most four; so many are written without a branch that the processor had to guess.
+                begins |= _SENTINELS
+                for number in range(4):
+                    starts[count + number] = position + (lowest_bit(begins) >> 1)
+                    begins &= begins - _ONE
+                for number in range(4, num_begins):
+                    starts[count + number] = position + (lowest_bit(begins) >> 1)
+                    begins &= begins - _ONE
+                count += num_begins
+                position += _BLOCK
+            at = np.int64(starts[count - 1])
+        at = _end_of_match(data, at, end, automaton)
     starts[count] = end
     return count
+
+
+@inlined
+def _group_pair(data, at, automaton):
+    """Return the groups of data[at] and data[at + 1], of four bits each."""
+    return np.uint64(automaton[GROUPS + np.int64(load_2_bytes(data, at))])
+
+
+@inlined
+def _end_of_match(data, at, end, automaton):
+    """Return the end of the pre-token that starts at data[at]."""
+    stop = at
+    state = 1 << 6
+    while True:
+        length = 0
+        character_class = 0
+        if at < end:
+            code, length = character(data, at)
+            character_class = np.int64(automaton[CLASSES + code])
+        transition = np.int64(automaton[TRANSITIONS + (state | character_class)])
+        if transition & 1:
+            stop = at
+        state = transition >> 1 << 6
+        if state == 0:
+            return stop
+        at += length
+
+
+@inlined
+def may_split(data, at, automaton):
+    """Return whether a text may be split before data[at], whatever the rest of it is."""
+    before = at - 1
+    while is_continuation(data, before):
+        before -= 1
+    first = np.int64(automaton[CLASSES + character(data, before)[0]])
+    second = np.int64(automaton[CLASSES + character(data, at)[0]])
+    return automaton[SPLITS + (first << 6 | second)] != 0
+
+
+@inlined
+def is_continuation(data, at):
+    """Return whether data[at] is a byte of a character after its first one."""
+    return data[at] & 0xC0 == 0x80
 
 
 @inlined
@@ -147,28 +140,7 @@ def character(data, at):
     return (lead & 0x07) << 18 | second << 12 | third << 6 | np.int64(data[at + 3]) & 0x3F, 4
 
 
-@inlined
-def _is_space(data, at, end, classes):
-    return at >= end or classes[character(data, at)[0]] == SPACE
-
-
-@inlined
-def _contraction(data, at, end):
-    """Return the length of 's, 't, 're, 've, 'm, 'll or 'd if one starts at data[at], an apostrophe; otherwise 0."""
-    if at + 1 >= end:
-        return 0
-    first = data[at + 1]
-    if first in (_D, _M, _S, _T):
-        return 2
-    if at + 2 >= end:
-        return 0
-    second = data[at + 2]
-    if (first in (_R, _V) and second == _E) or (first == _L and second == _L):
-        return 3
-    return 0
-
-
 @kernel
-def find_starts(data: Bytes, begin: Int, end: Int, classes: Bytes, starts: Uint32s):
+def find_starts(data: Bytes, begin: Int, end: Int, automaton: Bytes, starts: Uint32s):
     """Run the scanner; only tests call this kernel."""
-    return scan(data, begin, end, classes, starts)
+    return scan(data, begin, end, automaton, starts)

@@ -1,49 +1,30 @@
 """A kernel that finds where a text can be split, so that several threads process the parts."""
 
-from lm.tokenizer.text.fast.constants import LETTER, NUMBER, SPACE
-from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Int64s, compiled, inlined, kernel
-from lm.tokenizer.text.fast.scanner import character
+from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Int64s, compiled, kernel
+from lm.tokenizer.text.fast.scanner import is_continuation, may_split
 from lm.tokenizer.text.fast.utf8 import is_special
 
 
 @kernel
 def find_split(
-    data: Bytes, size: Int, classes: Bytes, texts: Bytes, bounds: Int64s, num_special: Int, longest_special: Int
+    data: Bytes, size: Int, automaton: Bytes, texts: Bytes, bounds: Int64s, num_special: Int, longest_special: Int
 ):
     """Return the last position where data[:size] may be split, whatever precedes and follows it; 0 if there is none.
 
     Args:
         data: Valid UTF-8.
-        classes: The class of every code point.
+        automaton: The tables of the pattern, see tables.py.
         texts, bounds, num_special, longest_special: See `SpecialTokens`.
     """
     # Stay this far from both ends, so that every special token that might cross the split is seen completely.
     for at in range(size - longest_special, longest_special - 1, -1):
-        if _is_continuation(data, at):
+        if is_continuation(data, at):
             continue
-        if not _ends_pre_token(data, at, classes) and not _starts_special(data, at, size, texts, bounds, num_special):
+        if not may_split(data, at, automaton) and not _starts_special(data, at, size, texts, bounds, num_special):
             continue
         if not _is_crossed(data, at, size, texts, bounds, num_special):
             return at
     return 0
-
-
-@inlined
-def _is_continuation(data, at):
-    """Return whether data[at] is a byte of a character after its first one."""
-    return data[at] & 0xC0 == 0x80
-
-
-@inlined
-def _ends_pre_token(data, at, classes):
-    """Return whether a pre-token ends before data[at], whatever the rest of the text."""
-    before = at - 1
-    while _is_continuation(data, before):
-        before -= 1
-    class_before, class_after = classes[character(data, before)[0]], classes[character(data, at)[0]]
-    if class_before in (LETTER, NUMBER):
-        return class_after != class_before
-    return class_before != SPACE and class_after == SPACE
 
 
 @compiled

@@ -37,11 +37,11 @@ class StringSource:
         read_strings(self._text, np.array([begin]), np.array([end]), buffer, ends)
         return int(ends[0])
 
-    def find_split(self, begin: int, end: int, special: SpecialTokens) -> int | None:
+    def find_split(self, begin: int, end: int, automaton: np.ndarray, special: SpecialTokens) -> int | None:
         """Return the last position between `begin` and `end` where the text may be split; None if there is none."""
         # A surrogate becomes an error only when the piece with it is read: the first one of the text is reported.
         data = self._text[0][begin:end].encode("utf-8", "surrogatepass")
-        split = find_split(data, special)
+        split = find_split(data, automaton, special)
         return begin + len(data[:split].decode("utf-8", "surrogatepass")) if split else None
 
 

@@ -63,7 +63,7 @@ class FileSource:
             raise UserError(f"{self._path}: became shorter while it was read; run this again")
         return size
 
-    def find_split(self, begin: int, end: int, special: SpecialTokens) -> int | None:
+    def find_split(self, begin: int, end: int, automaton: np.ndarray, special: SpecialTokens) -> int | None:
         """Return the last position between `begin` and `end` where the text may be split; None if there is none."""
         buffer = np.empty(end - begin + len(PADDING), np.uint8)
         size = self._read(begin, end, buffer)
@@ -72,7 +72,7 @@ class FileSource:
         while cut < min(size, 3) and buffer[cut] & 0xC0 == 0x80:
             cut += 1
         valid = library.load().find_invalid_utf8(buffer[cut:], size - cut)
-        split = find_split(buffer[cut : cut + valid], special)
+        split = find_split(buffer[cut : cut + valid], automaton, special)
         self._bar.update(end - self._bar.n)
         return begin + cut + split if split else None
 

@@ -6,14 +6,7 @@ from copy import copy
 
 import numpy as np
 
-from lm.tokenizer.text.fast.chunks import (
-    PADDING,
-    Source,
-    SpecialTokens,
-    code_point_classes,
-    piece_length,
-    split_source,
-)
+from lm.tokenizer.text.fast.chunks import PADDING, Source, SpecialTokens, piece_length, split_source
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS, NUM_TABLE_FIELDS
 from lm.tokenizer.text.fast.memory import zeros
 from lm.tokenizer.text.fast.parallel import parallel_map
@@ -74,16 +67,18 @@ class CountTable:
         )
 
 
-def count_pre_tokens(source: Source, special_tokens: Sequence[str], num_threads: int) -> CountTable:
-    """Count how often each distinct pre-token occurs with GPT-2's pattern.
+def count_pre_tokens(
+    source: Source, automaton: np.ndarray, special_tokens: Sequence[str], num_threads: int
+) -> CountTable:
+    """Count how often each distinct pre-token occurs.
 
     Args:
         source: The text.
+        automaton: The tables of the pattern, from `automaton_tables`.
         special_tokens: Texts that separate documents and are not counted.
         num_threads: How many threads count.
     """
     special = SpecialTokens.from_ids(dict.fromkeys(special_tokens, 0))
-    classes = code_point_classes()
     total = CountTable(_TEXT_TABLE_BITS)
     total_lock = threading.Lock()
     thread_tables: list[CountTable] = []
@@ -104,7 +99,7 @@ def count_pre_tokens(source: Source, special_tokens: Sequence[str], num_threads:
         at = 0
         while at < size:
             at = library.load().count_pre_tokens(
-                local.data, at, size, special.texts, special.bounds, special.num_tokens, classes,
+                local.data, at, size, special.texts, special.bounds, special.num_tokens, automaton,
                 local.starts, table.slots, table.bits, table.key_bytes, table.state,
             )  # fmt: skip
             if at < size:
@@ -112,7 +107,8 @@ def count_pre_tokens(source: Source, special_tokens: Sequence[str], num_threads:
                     total.add_counts(table)
                 table.clear()
 
-    for _ in parallel_map(count, split_source(source, piece_length(source.length, num_threads), special), num_threads):
+    pieces = split_source(source, piece_length(source.length, num_threads), automaton, special)
+    for _ in parallel_map(count, pieces, num_threads):
         pass
     # In a text with few distinct pre-tokens, no table has been full, so the total is still empty.
     largest, *others = sorted([total, *thread_tables], key=lambda table: -table.state[NUM_KEYS])

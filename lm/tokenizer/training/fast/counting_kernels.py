@@ -23,7 +23,7 @@ def count_pre_tokens(
     special_texts: Bytes,
     special_bounds: Int64s,
     num_special: Int,
-    classes: Bytes,
+    automaton: Bytes,
     starts: Uint32s,
     table: Uint64s,
     bits: Int,
@@ -35,12 +35,13 @@ def count_pre_tokens(
     Args:
         data: Valid UTF-8; up to 128 bytes past the end are read.
         special_texts, special_bounds: See `find_special`.
+        automaton: The tables of the pattern, see `lm.tokenizer.text.fast.tables`.
         starts: Scratch space for one number per byte of data, and one more.
     """
     at = begin
     while True:
         stop, special = find_special(data, at, end, special_texts, special_bounds, num_special)
-        num_pre_tokens = scan(data, at, stop, classes, starts)
+        num_pre_tokens = scan(data, at, stop, automaton, starts)
         for number in range(num_pre_tokens):
             position = np.int64(starts[number])
             length = np.int64(starts[number + 1]) - position

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lm.tokenizer.text.fast import strings
 from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens
 from lm.tokenizer.text.fast.strings import StringSource, read_strings, string_layout
+from lm.tokenizer.text.fast.tables import automaton_tables
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -82,6 +83,6 @@ def test_a_source_has_the_characters_of_the_text(text: str, data: st.DataObject)
 
 def test_a_split_is_a_position_in_characters() -> None:
     special = SpecialTokens.from_ids({})
-    assert StringSource("本語 本 本語").find_split(1, 7, special) == 4
-    assert StringSource("本語本語").find_split(0, 4, special) is None
-    assert StringSource("本 \ud800 a").find_split(0, 5, special) == 3
+    assert StringSource("本語 本 本語").find_split(1, 7, automaton_tables("gpt2"), special) == 4
+    assert StringSource("本語本語").find_split(0, 4, automaton_tables("gpt2"), special) is None
+    assert StringSource("本 \ud800 a").find_split(0, 5, automaton_tables("gpt2"), special) == 3

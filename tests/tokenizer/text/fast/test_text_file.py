@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lm.errors import UserError
 from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens, split_source
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.text_file import read_text
 
@@ -25,7 +26,7 @@ def pieces_of(path: Path, length: int) -> list[bytes]:
     """Return the pieces of about `length` bytes in which a file is read."""
     pieces = []
     with FileSource.open(path, "reading") as source:
-        for begin, end in split_source(source, length, NO_SPECIAL):
+        for begin, end in split_source(source, length, automaton_tables("gpt2"), NO_SPECIAL):
             buffer = np.zeros(source.max_bytes(begin, end) + len(PADDING), np.uint8)
             size = source.read(begin, end, buffer)
             assert size == end - begin

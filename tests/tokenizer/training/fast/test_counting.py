@@ -7,6 +7,8 @@ import pytest
 from lm.tokenizer import reference
 from lm.tokenizer.text.fast import chunks
 from lm.tokenizer.text.fast.strings import StringSource
+from lm.tokenizer.text.fast.tables import automaton_tables
+from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.training.fast import library
 from lm.tokenizer.training.fast.constants import BORDER
 from lm.tokenizer.training.fast.counting import CountTable, count_pre_tokens
@@ -30,14 +32,16 @@ def counts_of(table: CountTable) -> Counter[bytes]:
     return counts
 
 
-def test_counts_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    expected = Counter(token.encode() for token in reference.pre_tokenize(text, [END]))
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_counts_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch, text: str, pattern: str) -> None:
+    expected = Counter(token.encode() for token in reference.pre_tokenize(text, [END], PATTERNS[pattern]))
     del expected[END.encode()]
     expected = Counter({token: count for token, count in expected.items() if len(token) >= 2})
     for length, num_threads in ((1 << 20, 1), (30_000, 1), (30_000, 3)):
         monkeypatch.setattr(chunks, "_MIN_PIECE_LENGTH", length)
         monkeypatch.setattr(chunks, "_MAX_PIECE_LENGTH", length)
-        assert counts_of(count_pre_tokens(StringSource(text), [END], num_threads)) == expected
+        counts = count_pre_tokens(StringSource(text), automaton_tables(pattern), [END], num_threads)
+        assert counts_of(counts) == expected
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -53,4 +57,4 @@ def test_tables_grow_with_the_number_and_the_length_of_pre_tokens(
     length = len(text) // 9 if num_threads > 1 else len(text)
     monkeypatch.setattr(chunks, "_MIN_PIECE_LENGTH", length)
     monkeypatch.setattr(chunks, "_MAX_PIECE_LENGTH", length)
-    assert counts_of(count_pre_tokens(StringSource(text), [], num_threads)) == expected
+    assert counts_of(count_pre_tokens(StringSource(text), automaton_tables("gpt2"), [], num_threads)) == expected

@@ -14,6 +14,7 @@ from lm.tokenizer import reference
 from lm.tokenizer.encoding.vocab import Merges
 from lm.tokenizer.text.fast import chunks
 from lm.tokenizer.text.fast.strings import StringSource
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.pretokenization import PreTokenizer
 from lm.tokenizer.training import counting, merges
@@ -36,7 +37,8 @@ def merges_of(
 ) -> Merges:
     """Return the merges of a text that is read in pieces of `piece_length` characters."""
     with in_pieces_of(piece_length):
-        return learn_merges(count_pre_tokens(StringSource(text), special_tokens, num_threads), num_merges)
+        counts = count_pre_tokens(StringSource(text), automaton_tables("gpt2"), special_tokens, num_threads)
+        return learn_merges(counts, num_merges)
 
 
 @contextmanager
@@ -186,4 +188,5 @@ def test_real_texts_give_the_merges_of_the_plain_path(shared_data: Path, tmp_pat
     expected = plain_merges(path.read_bytes().decode(), 2000, [END])
     for num_threads, piece_length in ((1, 1 << 18), (2, 100_003)):
         with in_pieces_of(piece_length), FileSource.open(path, "counting") as source:
-            assert learn_merges(count_pre_tokens(source, [END], num_threads), 2000) == expected
+            counts = count_pre_tokens(source, automaton_tables("gpt2"), [END], num_threads)
+        assert learn_merges(counts, 2000) == expected
