@@ -25,8 +25,8 @@ from lm.tokenizer.training.fast.counting import count_pre_tokens
 
 TASKS = ["encode", "encode_documents", "encode_file", "count"]
 
-# What several threads do at the same time; the other kernels build tables.
-_PARALLEL_KERNELS = ["encode", "read_strings", "find_invalid_utf8", "count_pre_tokens"]
+# What one thread does while others work; the other kernels build tables, or add to one under a lock.
+_PARALLEL_KERNELS = ["encode", "copy_cache", "read_strings", "find_invalid_utf8", "count_pre_tokens"]
 _COPIED_BYTES = 1 << 28
 
 

@@ -8,11 +8,14 @@ of the text. The large table grows by adding its counts to a larger one.
 import numpy as np
 
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
-from lm.tokenizer.text.fast.hash_table import HALF, MAX_SHORT_KEY, find_slot, key_length, make_key
-from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Int64s, Uint32s, Uint64s, inlined, kernel
+from lm.tokenizer.text.fast.hash_table import HALF, MAX_SHORT_KEY, find_slot, home_slot, key_length, make_key
+from lm.tokenizer.text.fast.intrinsics import Bytes, Int, Int64s, Uint32s, Uint64s, inlined, kernel, prefetch
 from lm.tokenizer.text.fast.scanner import scan
 from lm.tokenizer.text.fast.utf8 import find_special
 from lm.tokenizer.training.fast.constants import BORDER
+
+# The table of a text is larger than the processor's cache, so its slots are prefetched this many numbers ahead.
+_PREFETCH_DISTANCE = 4 * 32
 
 
 @kernel
@@ -69,7 +72,11 @@ def add_counts(
     state: Int64s,
 ):
     """Add the counts in `source` to those in `table`, which must have space for all of them."""
-    for slot in range(0, 4 << source_bits, 4):
+    end = 4 << source_bits
+    for slot in range(0, end, 4):
+        ahead = min(slot + _PREFETCH_DISTANCE, end - 4)
+        if source[ahead + 1]:
+            prefetch(table, np.int64(home_slot(bits, source[ahead], source[ahead + 1])) * 4)
         first, second, count = source[slot], source[slot + 1], source[slot + 3]
         if second:
             length = key_length(second)
