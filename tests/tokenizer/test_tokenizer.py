@@ -127,7 +127,7 @@ def different_lines(count: int) -> Iterator[str]:
 def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the caches so small, and the switch to kernels so early, that short texts reach the full use of memory."""
     monkeypatch.setattr("lm.tokenizer.tokenizer._MIN_LENGTH_TO_COMPILE", 1 << 16)
-    monkeypatch.setattr("lm.tokenizer.encoding.fast.cache._LAST_BITS", 16)
+    monkeypatch.setattr("lm.tokenizer.encoding.fast.cache._LAST_BITS", 17)
     monkeypatch.setattr("lm.tokenizer.encoding.encoder._Cache._MAX_ENTRIES", 1 << 12)
 
 

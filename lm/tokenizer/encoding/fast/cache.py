@@ -49,7 +49,7 @@ class Cache:
 
         Nothing is added to this cache from then on, but it can still be read.
         """
-        if self.bits == _LAST_BITS:
+        if self.bits >= _LAST_BITS:
             return Cache(_LAST_BITS)
         library.load().close_cache(self.state)
         return Cache(self.bits + 1, self)

@@ -70,7 +70,7 @@ def test_a_closed_cache_is_read_but_not_changed(tokenizer: Tokenizer) -> None:
 
 
 def test_the_largest_cache_is_replaced_by_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_LAST_BITS", 16)
+    monkeypatch.setattr(cache, "_LAST_BITS", 17)
     full = Cache()
     assert not full.is_crowded()
     full.state[NUM_KEYS] = full.state[MAX_KEYS]
