@@ -49,9 +49,8 @@ class FastEncoder:
         num_pairs = len(pair_symbols)
         self._symbol_ids = np.array(symbol_ids, np.uint32)
         self._byte_pairs = np.full(1 << 16, NO_MERGE, np.uint32)
-        pairs = np.empty((num_pairs, 3), np.uint32)
-        pairs[:, :2].flat = np.fromiter(chain.from_iterable(pair_symbols), np.uint32, 2 * num_pairs)
-        pairs[:, 2] = np.fromiter(pair_symbols.values(), np.uint32, num_pairs)
+        lefts_and_rights = np.fromiter(chain.from_iterable(pair_symbols), np.uint32, 2 * num_pairs).reshape(-1, 2)
+        pairs = np.column_stack([lefts_and_rights, np.fromiter(pair_symbols.values(), np.uint32, num_pairs)])
         self._pair_bits = max(8, num_pairs.bit_length())
         is_filled = False
         while not is_filled:
