@@ -1,6 +1,5 @@
 """A UTF-8 file of any size, which several threads read piece by piece."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,19 +13,17 @@ from lm.tokenizer.text.fast.chunks import PADDING, SpecialTokens, find_split
 
 
 class FileSource:
-    """An open file; positions count bytes.
+    """A file; positions count bytes.
 
     Args:
         path: The file.
-        file: Its descriptor.
         bar: A progress bar, which counts the bytes up to the last place where the file was split.
     """
 
-    def __init__(self, path: Path, file: int, bar: tqdm) -> None:
+    def __init__(self, path: Path, bar: tqdm) -> None:
         self._path = path
-        self._file = file
         self._bar = bar
-        self.length = os.fstat(file).st_size
+        self.length = path.stat().st_size
 
     @classmethod
     @contextmanager
@@ -37,12 +34,10 @@ class FileSource:
             UserError: The file cannot be read.
         """
         try:
-            with (
-                path.open("rb") as file,
-                tqdm(total=path.stat().st_size, desc=description, unit="B", unit_scale=True, disable=None) as bar,
-            ):
-                yield cls(path, file.fileno(), bar)
-                bar.update(path.stat().st_size - bar.n)
+            size = path.stat().st_size
+            with tqdm(total=size, desc=description, unit="B", unit_scale=True, disable=None) as bar:
+                yield cls(path, bar)
+                bar.update(size - bar.n)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -79,6 +74,9 @@ class FileSource:
     def _read(self, begin: int, end: int, buffer: np.ndarray) -> int:
         """Read the bytes from `begin` to `end`; return their number, which is smaller if the file ends earlier."""
         size = 0
-        while size < end - begin and (count := os.preadv(self._file, [buffer[size : end - begin].data], begin + size)):
-            size += count
+        # Each thread has a file of its own, because the position in a file is shared, and not every system has preadv.
+        with self._path.open("rb", buffering=0) as file:
+            file.seek(begin)
+            while size < end - begin and (count := file.readinto(buffer[size : end - begin].data)):
+                size += count
         return size

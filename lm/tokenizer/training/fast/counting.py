@@ -91,7 +91,7 @@ def count_pre_tokens(
             thread_tables.append(local.table)
         if len(local.data) < max_bytes + len(PADDING):
             local.data = np.empty(max_bytes + len(PADDING), np.uint8)
-            local.starts = np.empty(max_bytes + 1, np.uint32)
+            local.starts = np.empty(max_bytes + 4, np.uint32)
         table = local.table
         size = source.read(*piece, local.data)
         if table.state[MAX_KEY_BYTES] < size:  # the whole piece may be one pre-token

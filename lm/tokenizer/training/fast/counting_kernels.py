@@ -39,7 +39,7 @@ def count_pre_tokens(
         data: Valid UTF-8; up to 128 bytes past the end are read.
         special_texts, special_bounds: See `find_special`.
         automaton: The tables of the pattern, see `lm.tokenizer.text.fast.tables`.
-        starts: Scratch space for one number per byte of data, and one more.
+        starts: Scratch space for one number per byte of data, and 4 more.
     """
     at = begin
     while True:
