@@ -1,0 +1,112 @@
+"""Matrix products of a few rows, or of many, with weights that are stored as panels (see lm/generation/kernels/layout.py)."""
+
+import numpy as np
+from numba import njit
+
+from lm.generation.kernels.layout import (
+    BFLOAT16,
+    BLOCK,
+    FLOAT32,
+    INT8,
+    LINE,
+    NUMBERS,
+    PANEL,
+    QUANTIZED_BLOCK,
+    SCALE,
+    START,
+)
+from lm.generation.kernels.memory import floats, ints32, signed_bytes
+from lm.generation.kernels.tiles import MOST_ROWS, make_tile
+from lm.tokenizer.text.fast.intrinsics import Int, compiled, inlined, kernel
+
+_f32_1, _f32_4, _f32_most = (make_tile(FLOAT32, num_rows) for num_rows in (1, 4, MOST_ROWS))
+_bf16_1, _bf16_4, _bf16_most = (make_tile(BFLOAT16, num_rows) for num_rows in (1, 4, MOST_ROWS))
+_int8_1, _int8_4, _int8_most = (make_tile(INT8, num_rows) for num_rows in (1, 4, MOST_ROWS))
+
+
+def _make_multiply(panel_bytes, tile_1, tile_4, tile_most):
+    """Return the loop over panels and rows for one type of weights."""
+
+    @compiled
+    def multiply(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
+        for number in range(first, last):
+            panel = panels + number * panel_bytes(num_blocks)
+            at = out + number * 4 * PANEL
+            row = 0
+            while row + MOST_ROWS <= num_rows:
+                tile_most(panel, num_blocks, x + row * x_stride, x_stride, at + row * out_stride, out_stride)
+                row += MOST_ROWS
+            while row + 4 <= num_rows:
+                tile_4(panel, num_blocks, x + row * x_stride, x_stride, at + row * out_stride, out_stride)
+                row += 4
+            while row < num_rows:
+                tile_1(panel, num_blocks, x + row * x_stride, x_stride, at + row * out_stride, out_stride)
+                row += 1
+
+    return multiply
+
+
+_multiply_float32 = _make_multiply(inlined(lambda blocks: blocks * BLOCK * PANEL * 4), _f32_1, _f32_4, _f32_most)
+_multiply_bfloat16 = _make_multiply(inlined(lambda blocks: blocks * BLOCK * PANEL * 2), _bf16_1, _bf16_4, _bf16_most)
+_multiply_int8 = _make_multiply(
+    inlined(lambda blocks: (blocks * PANEL * (BLOCK + 2) + LINE - 1) // LINE * LINE), _int8_1, _int8_4, _int8_most
+)
+
+
+@compiled
+def multiply(kind, panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
+    """out[:, 16 first:16 last] = x Wᵀ, for the panels `first` to `last` - 1 of W.
+
+    Everything is an int64, as in `lm.generation.kernels.tiles.make_tile`; `kind` is the type of the weights.
+    """
+    if kind == FLOAT32:
+        _multiply_float32(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+    elif kind == BFLOAT16:
+        _multiply_bfloat16(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+    else:
+        _multiply_int8(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+
+
+@njit(fastmath={"reassoc", "contract", "nsz", "nnan"}, error_model="numpy")
+def quantize(x, x_stride, num_blocks, num_rows, out, out_stride):
+    """Round rows of x to eight bits, in blocks of 32 numbers that share a scale, for products with int8 weights.
+
+    A block of `out` has the number that its sums start from (see lm/generation/kernels/tiles.py), the scale, and the
+    numbers. The largest of a block becomes 127 or -127.
+    """
+    for row in range(num_rows):
+        for block in range(num_blocks):
+            numbers = floats(x + row * x_stride + block * 4 * BLOCK)
+            to = out + row * out_stride + block * QUANTIZED_BLOCK
+            quantized = signed_bytes(to + NUMBERS)
+            largest = np.float32(0)
+            for i in range(BLOCK):
+                largest = max(largest, abs(numbers[i]))
+            steps = np.float32(127) / largest if largest > 0 else np.float32(0)
+            total = np.int32(0)
+            for i in range(BLOCK):
+                nearest = np.int32(np.floor(numbers[i] * steps + np.float32(0.5)))
+                quantized[i] = nearest
+                total += nearest
+            ints32(to + START)[0] = np.int32(-128) * total
+            floats(to + SCALE)[0] = largest / np.float32(127)
+
+
+@kernel
+def multiply_int8(
+    panels: Int,
+    num_blocks: Int,
+    first: Int,
+    last: Int,
+    x: Int,
+    x_stride: Int,
+    num_rows: Int,
+    quantized: Int,
+    quantized_stride: Int,
+    out: Int,
+    out_stride: Int,
+):
+    """`quantize` followed by `multiply`, for weights in int8; `quantized` is overwritten."""
+    quantize(x, x_stride, num_blocks, num_rows, quantized, quantized_stride)
+    multiply(INT8, panels, num_blocks, first, last, quantized, quantized_stride, num_rows, out, out_stride)
+    return 0

@@ -1,0 +1,332 @@
+"""One decoding step, compiled by numba for the CPU.
+
+With few rows, a step does little arithmetic per weight, and the overhead of many separate PyTorch operations would be
+a large part of its time. The weights are float32, bfloat16 or int8, and everything else is float32 (the keys and values
+may be bfloat16). Since numba has no bfloat16, such numbers are uint16, the upper half of a float32.
+
+Several threads compute a step together: each computes a part of the outputs of every matrix product and some of the
+attention heads. At a barrier they wait for each other before they read what another thread wrote.
+
+Sizes, types and addresses come from a plan (lm/generation/kernels/plan.py), so one compilation serves every model.
+"""
+
+import numpy as np
+from numba import njit
+
+from lm.generation.kernels.attention import attend, exp, narrow, widen
+from lm.generation.kernels.layout import BLOCK, FLOAT32, INT8, LINE, PANEL, QUANTIZED_BLOCK
+from lm.generation.kernels.memory import atomic_increment, floats, halves, ints, signed_bytes
+from lm.generation.kernels.plan import (
+    ACTIVATIONS,
+    ARRIVED,
+    CACHE_COLUMNS,
+    CACHE_KIND,
+    CACHE_ROWS,
+    COMMANDS,
+    COS,
+    D_FF,
+    D_HEAD,
+    D_MODEL,
+    EPS,
+    GATES,
+    HEADS,
+    IS_GATED,
+    IS_POST_NORM,
+    KEYS,
+    KIND,
+    LAYER_NORM,
+    LM_HEAD,
+    LOGITS,
+    MATRICES,
+    NO_NORM,
+    NORM_KINDS,
+    NORMED,
+    NORMS,
+    NUM_HEADS,
+    NUM_KV_HEADS,
+    NUM_LAYERS,
+    NUM_ROWS,
+    NUM_THREADS,
+    POSITION_EMBEDDINGS,
+    POSITIONS,
+    PROJECTED,
+    QK_NORMS,
+    QUANTIZED,
+    SCORES,
+    SIN,
+    TOKEN_EMBEDDINGS,
+    TOKEN_IDS,
+    VALUES,
+    VOCAB_SIZE,
+    X,
+)
+from lm.generation.kernels.products import multiply, quantize
+from lm.generation.kernels.threads import barrier, first_of, wait_for_more
+from lm.tokenizer.text.fast.intrinsics import Int, Int64s, compiled, inlined, kernel
+
+_FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
+_NUM_MATRICES = 7
+_EPS = np.float32(EPS)
+_FLOAT16 = np.float32(2.0**112)  # what a float16 is multiplied by, shifted to the place of a float32's bits
+
+
+@kernel
+def run_steps(thread: Int, plan: Int64s):
+    """Compute a step: thread 0 requests it and computes its part; the others wait for requests until they end.
+
+    Row r of the first `NUM_ROWS` rows appends token `TOKEN_IDS`[r] at position `POSITIONS`[r]. Its keys and values are
+    written into the cache, and the logits of the next token into `LOGITS`[r]. A step is machine code from beginning to
+    end, so Ctrl-C cannot interrupt it halfway.
+
+    `thread` 1 to `NUM_THREADS` - 1 returns when the number of commands becomes negative.
+    """
+    commands, arrived = ints(plan[COMMANDS]), ints(plan[ARRIVED])
+    if thread == 0:
+        barriers = arrived[0] // plan[NUM_THREADS]  # exact, because no thread is in a step now
+        atomic_increment(commands)
+        _step(0, barriers, plan)
+        return 0
+    barriers = steps = 0
+    while True:
+        steps = wait_for_more(commands, steps)
+        if steps < 0:
+            return 0
+        barriers = _step(thread, barriers, plan)
+
+
+@compiled
+def _step(thread, barriers, plan):
+    """Compute one thread's part of a step.
+
+    `barriers` is the number of barriers that the thread has passed; the new number is returned.
+
+    Each sublayer reads h = norm(x). With pre-norm, x is the residual stream, the norm belongs to the sublayer that
+    reads h, and its output is added to x. With post-norm, the norm belongs to the sublayer before, so h is the residual
+    stream, and the output is added to h.
+    """
+    num_threads, num_rows, num_layers = plan[NUM_THREADS], plan[NUM_ROWS], plan[NUM_LAYERS]
+    d_model, d_ff, num_heads, d_head = plan[D_MODEL], plan[D_FF], plan[NUM_HEADS], plan[D_HEAD]
+    d_heads, d_kv_heads = num_heads * d_head, plan[NUM_KV_HEADS] * d_head
+    k_at, v_at = _round_up(d_heads, PANEL), _round_up(d_heads, PANEL) + _round_up(d_kv_heads, PANEL)
+    # From here on, a stride is the number of floats from one row to the next.
+    x_stride, heads_stride = _round_up(d_model, BLOCK), _round_up(d_heads, BLOCK)
+    ff_stride = _round_up(d_ff, BLOCK)
+    projected_stride = max(v_at + _round_up(d_kv_heads, PANEL), _round_up(d_model, PANEL))
+    x, heads, gates, activations = plan[X], plan[HEADS], plan[GATES], plan[ACTIVATIONS]
+    h = plan[NORMED] + 4 * thread * num_rows * x_stride  # every thread computes all norms, which saves a barrier
+    projected, residual = plan[PROJECTED], h if plan[IS_POST_NORM] else x
+    arrived, matrices = ints(plan[ARRIVED]), ints(plan[MATRICES])
+    if thread == 0:
+        _embed(plan, floats(x), x_stride)
+    barriers = barrier(arrived, barriers, num_threads)
+    for layer in range(num_layers):
+        first_matrix = layer * _NUM_MATRICES
+        _norm(plan, 2 * layer, x, h, x_stride)
+        inputs = _inputs(thread, plan, h, x_stride, d_model)
+        _multiply(thread, plan, matrices[first_matrix], inputs, d_model, projected, projected_stride, d_heads)
+        to = projected + 4 * k_at
+        _multiply(thread, plan, matrices[first_matrix + 1], inputs, d_model, to, projected_stride, d_kv_heads)
+        to = projected + 4 * v_at
+        _multiply(thread, plan, matrices[first_matrix + 2], inputs, d_model, to, projected_stride, d_kv_heads)
+        barriers = barrier(arrived, barriers, num_threads)
+        _attention(thread, plan, layer, projected_stride, k_at, v_at, heads_stride)
+        barriers = barrier(arrived, barriers, num_threads)
+        inputs = _inputs(thread, plan, heads, heads_stride, d_heads)
+        _multiply(thread, plan, matrices[first_matrix + 3], inputs, d_heads, projected, projected_stride, d_model)
+        _add(thread, plan, residual, x_stride, projected, projected_stride, x)
+        barriers = barrier(arrived, barriers, num_threads)
+
+        _norm(plan, 2 * layer + 1, x, h, x_stride)
+        inputs = _inputs(thread, plan, h, x_stride, d_model)
+        _multiply(thread, plan, matrices[first_matrix + 4], inputs, d_model, gates, ff_stride, d_ff)
+        if plan[IS_GATED]:
+            _multiply(thread, plan, matrices[first_matrix + 5], inputs, d_model, activations, ff_stride, d_ff)
+        _silu(thread, plan, floats(gates), floats(activations), ff_stride)
+        barriers = barrier(arrived, barriers, num_threads)
+        inputs = _inputs(thread, plan, gates, ff_stride, d_ff)
+        _multiply(thread, plan, matrices[first_matrix + 6], inputs, d_ff, projected, projected_stride, d_model)
+        _add(thread, plan, residual, x_stride, projected, projected_stride, x)
+        barriers = barrier(arrived, barriers, num_threads)
+    _norm(plan, 2 * num_layers, x, h, x_stride)
+    inputs = _inputs(thread, plan, h, x_stride, d_model)
+    vocab_size = plan[VOCAB_SIZE]
+    _multiply(thread, plan, plan[LM_HEAD], inputs, d_model, plan[LOGITS], _round_up(vocab_size, PANEL), vocab_size)
+    return barrier(arrived, barriers, num_threads)
+
+
+@inlined
+def _round_up(count, unit):
+    return (count + unit - 1) // unit * unit
+
+
+@compiled
+def _embed(plan, x, stride):
+    """x = the embeddings of the tokens, plus those of their positions if the model has learned ones."""
+    d_model, table = plan[D_MODEL], plan[TOKEN_EMBEDDINGS]
+    token_ids, positions = ints(plan[TOKEN_IDS]), ints(plan[POSITIONS])
+    num_blocks = _round_up(d_model, BLOCK) // BLOCK
+    for row in range(plan[NUM_ROWS]):
+        to, token_id = row * stride, token_ids[row]
+        if plan[KIND] == FLOAT32:
+            for d in range(d_model):
+                x[to + d] = floats(table)[token_id * d_model + d]
+        elif plan[KIND] == INT8:
+            panel = table + token_id // PANEL * _round_up(num_blocks * PANEL * (BLOCK + 2), LINE)
+            scales = halves(panel + num_blocks * PANEL * BLOCK)
+            for d in range(d_model):
+                weight = signed_bytes(panel + (d // 4 * PANEL + token_id % PANEL) * 4)[d % 4]
+                scale = scales[d // BLOCK * PANEL + token_id % PANEL]
+                # The weight plus 128 wraps around to the weight minus 128; the scale is a float16 without sign.
+                number = np.float32(np.int32(weight) + (np.int32(128) if weight < 0 else np.int32(-128)))
+                x[to + d] = number * (np.uint32(np.uint32(scale) << np.uint32(13)).view(np.float32) * _FLOAT16)
+        else:
+            for d in range(d_model):
+                x[to + d] = widen(halves(table)[token_id * d_model + d])
+        learned, at = plan[POSITION_EMBEDDINGS], positions[row] * d_model
+        if learned and plan[CACHE_KIND] == FLOAT32:
+            for d in range(d_model):
+                x[to + d] += floats(learned)[at + d]
+        elif learned:
+            for d in range(d_model):
+                x[to + d] += widen(halves(learned)[at + d])
+
+
+@compiled
+def _inputs(thread, plan, x, stride, width):
+    """The address of the rows of x as inputs of `_multiply`: x itself, or for int8 weights a copy in eight bits."""
+    if plan[KIND] != INT8:
+        return x
+    num_blocks = _round_up(width, BLOCK) // BLOCK
+    copy = plan[QUANTIZED] + thread * plan[NUM_ROWS] * _quantized_stride(plan)
+    quantize(x, 4 * stride, num_blocks, plan[NUM_ROWS], copy, num_blocks * QUANTIZED_BLOCK)
+    return copy
+
+
+@inlined
+def _quantized_stride(plan):
+    widest = max(plan[D_MODEL], plan[NUM_HEADS] * plan[D_HEAD], plan[D_FF])
+    return _round_up(widest, BLOCK) // BLOCK * QUANTIZED_BLOCK
+
+
+@compiled
+def _multiply(thread, plan, panels, inputs, d_in, out, out_stride, d_out):
+    """The thread's part of the outputs of a matrix product, for all rows."""
+    num_blocks = _round_up(d_in, BLOCK) // BLOCK
+    num_panels = _round_up(d_out, PANEL) // PANEL
+    first = first_of(thread, plan[NUM_THREADS], num_panels)
+    last = first_of(thread + 1, plan[NUM_THREADS], num_panels)
+    stride = num_blocks * QUANTIZED_BLOCK if plan[KIND] == INT8 else num_blocks * BLOCK * 4
+    multiply(plan[KIND], panels, num_blocks, first, last, inputs, stride, plan[NUM_ROWS], out, 4 * out_stride)
+
+
+@compiled
+def _attention(thread, plan, layer, projected_stride, k_at, v_at, heads_stride):
+    """Append keys and values to the cache, and attend to it, for the thread's part of the rows and key/value heads."""
+    num_rows, num_threads, d_head, num_kv_heads = plan[NUM_ROWS], plan[NUM_THREADS], plan[D_HEAD], plan[NUM_KV_HEADS]
+    group_size = plan[NUM_HEADS] // num_kv_heads  # query heads that share a key/value head
+    cache_columns = plan[CACHE_COLUMNS]
+    q_norm, scores = plan[QK_NORMS], floats(plan[SCORES] + 4 * thread * cache_columns)
+    if q_norm:
+        q_norm += 4 * layer * 2 * d_head
+    k_norm = q_norm + 4 * d_head if q_norm else 0
+    first = first_of(thread, num_threads, num_rows * num_kv_heads)
+    last = first_of(thread + 1, num_threads, num_rows * num_kv_heads)
+    for unit in range(first, last):
+        row, kv_head = unit // num_kv_heads, unit % num_kv_heads
+        position = ints(plan[POSITIONS])[row]
+        projected = plan[PROJECTED] + 4 * row * projected_stride
+        k = floats(projected + 4 * (k_at + kv_head * d_head))
+        v = floats(projected + 4 * (v_at + kv_head * d_head))
+        _rotate(plan, k, k_norm, position)
+        cached = ((layer * plan[CACHE_ROWS] + row) * num_kv_heads + kv_head) * cache_columns * d_head
+        new = cached + position * d_head
+        if plan[CACHE_KIND] == FLOAT32:
+            for d in range(d_head):
+                floats(plan[KEYS])[new + d] = k[d]
+                floats(plan[VALUES])[new + d] = v[d]
+        else:
+            for d in range(d_head):
+                halves(plan[KEYS])[new + d] = narrow(k[d])
+                halves(plan[VALUES])[new + d] = narrow(v[d])
+        for q_head in range(kv_head * group_size, (kv_head + 1) * group_size):
+            q = floats(projected + 4 * q_head * d_head)
+            out = floats(plan[HEADS] + 4 * (row * heads_stride + q_head * d_head))
+            _rotate(plan, q, q_norm, position)
+            if plan[CACHE_KIND] == FLOAT32:
+                keys, values = floats(plan[KEYS] + 4 * cached), floats(plan[VALUES] + 4 * cached)
+                attend(q, keys, values, d_head, position + 1, scores, out)
+            else:
+                short_keys, short_values = halves(plan[KEYS] + 2 * cached), halves(plan[VALUES] + 2 * cached)
+                attend(q, short_keys, short_values, d_head, position + 1, scores, out)
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _norm(plan, number, source, target, stride):
+    """The norm of each row of the array at `source`, written to `target`; for NO_NORM only weight and bias apply."""
+    d_model, kind = plan[D_MODEL], ints(plan[NORM_KINDS])[number]
+    weight = floats(plan[NORMS] + 4 * number * 2 * d_model)
+    bias = floats(plan[NORMS] + 4 * (number * 2 + 1) * d_model)
+    for row in range(plan[NUM_ROWS]):
+        x, out = floats(source + 4 * row * stride), floats(target + 4 * row * stride)
+        mean = np.float32(0)
+        if kind == LAYER_NORM:
+            for d in range(d_model):
+                mean += x[d]
+            mean /= np.float32(d_model)
+        squares = np.float32(0)
+        for d in range(d_model):
+            squares += (x[d] - mean) ** 2
+        scale = np.float32(1) / np.sqrt(squares / np.float32(d_model) + _EPS)
+        if kind == NO_NORM:
+            scale = np.float32(1)
+        for d in range(d_model):
+            out[d] = (x[d] - mean) * scale * weight[d] + bias[d]
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _rotate(plan, head, norm, position):
+    """Apply to a query or key, in place, QK norm if the model has it, and RoPE."""
+    d_head = plan[D_HEAD]
+    if norm:
+        weight, squares = floats(norm), np.float32(0)
+        for d in range(d_head):
+            squares += head[d] ** 2
+        scale = np.float32(1) / np.sqrt(squares / np.float32(d_head) + _EPS)
+        for d in range(d_head):
+            head[d] *= scale * weight[d]
+    if plan[COS]:
+        cos, sin = floats(plan[COS] + 4 * position * d_head), floats(plan[SIN] + 4 * position * d_head)
+        for d in range(0, d_head, 2):
+            even, odd = head[d], head[d + 1]
+            head[d] = even * cos[d] + odd * sin[d]
+            head[d + 1] = odd * cos[d + 1] + even * sin[d + 1]
+
+
+@compiled
+def _silu(thread, plan, gates, activations, stride):
+    """gates = SiLU(gates), times the activations if the layer is gated, for the thread's part of the outputs."""
+    first, last = _outputs(thread, plan, plan[D_FF])
+    for row in range(plan[NUM_ROWS]):
+        for f in range(row * stride + first, row * stride + last):
+            gate = gates[f] / (np.float32(1) + exp(-gates[f]))
+            gates[f] = gate * activations[f] if plan[IS_GATED] else gate
+
+
+@compiled
+def _add(thread, plan, residual, stride, update, update_stride, target):
+    """target = residual + update, for the thread's part of the outputs; the arguments but strides are addresses."""
+    first, last = _outputs(thread, plan, plan[D_MODEL])
+    for row in range(plan[NUM_ROWS]):
+        old, new = floats(residual + 4 * row * stride), floats(update + 4 * row * update_stride)
+        x = floats(target + 4 * row * stride)
+        for d in range(first, last):
+            x[d] = old[d] + new[d]
+
+
+@inlined
+def _outputs(thread, plan, d_out):
+    """The range [first, last) of the outputs that `_multiply` has computed in this thread."""
+    num_panels = _round_up(d_out, PANEL) // PANEL
+    first = first_of(thread, plan[NUM_THREADS], num_panels)
+    last = first_of(thread + 1, plan[NUM_THREADS], num_panels)
+    return first * PANEL, min(last * PANEL, d_out)
