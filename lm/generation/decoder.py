@@ -40,12 +40,10 @@ class Decoder:
     def __init__(
         self, model: TransformerLM, num_rows: int, context_length: int | None = None, compiled: bool = False
     ) -> None:
-        weight = model.token_embeddings.weight
         self.model = model
         self.lengths = [0] * num_rows
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
-        _check_memory(model.config, num_rows, self.context_length, weight.dtype, weight.device)
-        self.cache = KeyValueCache(model.config, num_rows, self.context_length, weight.dtype, weight.device)
+        self.cache = allocate_cache(model, num_rows, self.context_length)
         self._compiled_step: Callable[[Tensor, Tensor, int], Tensor] | None = None
         if compiled:
             for tensor in (self.cache.keys, self.cache.values, self.cache.canon_inputs):
@@ -96,6 +94,17 @@ class Decoder:
         """Logits (B, V) after token (B,) at position (B,) of the first B rows, of which the first columns are read."""
         hidden = self.model.hidden(token_ids[:, None], cache=self.cache.next_tokens(positions, num_columns))
         return self.model.lm_head(hidden[:, 0])
+
+
+def allocate_cache(model: TransformerLM, num_rows: int, context_length: int) -> KeyValueCache:
+    """A cache for `num_rows` texts, of the dtype and on the device of the model.
+
+    Raises:
+        UserError: it does not fit into the memory that is free.
+    """
+    weight = model.token_embeddings.weight
+    _check_memory(model.config, num_rows, context_length, weight.dtype, weight.device)
+    return KeyValueCache(model.config, num_rows, context_length, weight.dtype, weight.device)
 
 
 def _check_memory(

@@ -1,6 +1,6 @@
 """A decoder whose step is compiled by numba, for models on the CPU in float32, bfloat16 or int8.
 
-PyTorch reads the prompts, since its matrix multiplications are fast for many rows, and writes into the same cache.
+It reads prompts too, many tokens at once.
 """
 
 import sys
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lm.device import why_not_compile
-from lm.generation.decoder import Decoder, extended
+from lm.generation.decoder import Decoder, allocate_cache, extended
 from lm.generation.kernels import library
-from lm.generation.kernels.plan import EPS, NUM_ROWS
+from lm.generation.kernels.plan import EPS, IS_PROMPT, NUM_OUTPUTS, NUM_ROWS
 from lm.generation.plan import IS_GATED, NORM_KINDS, Plan
 from lm.generation.quantized import QuantizedEmbedding, QuantizedLinear
 from lm.model.attention import MultiHeadSelfAttention
@@ -100,10 +101,10 @@ class NumbaDecoder:
 
     def __init__(self, model: TransformerLM, num_rows: int, context_length: int | None = None) -> None:
         self.model = model
-        self._torch_decoder = Decoder(model, num_rows, context_length)
-        self.prefill = self._torch_decoder.prefill
+        self.context_length = min(context_length or model.config.context_length, model.config.context_length)
+        self.lengths = [0] * num_rows
         num_threads = torch.get_num_threads()
-        self._plan = Plan(model, self._torch_decoder.cache, num_threads)
+        self._plan = Plan(model, allocate_cache(model, num_rows, self.context_length), num_threads)
         self._run_steps = library.load().run_steps
         workers = [
             Thread(target=self._run_steps, args=(number, self._plan.numbers), daemon=True)
@@ -113,23 +114,45 @@ class NumbaDecoder:
             worker.start()
         weakref.finalize(self, _end, workers, self._plan)
 
-    @property
-    def lengths(self) -> list[int]:
-        return self._torch_decoder.lengths
-
-    @property
-    def context_length(self) -> int:
-        return self._torch_decoder.context_length
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        """As `Decoder.prefill`; the logits are float32."""
+        logits = []
+        tokens = [token for row, prompt in zip(rows, prompts) for token in _tokens(row, prompt)]
+        for start in range(0, len(tokens), self._plan.max_rows):
+            logits.append(self._step(tokens[start : start + self._plan.max_rows], is_prompt=True))
+        for row, prompt in zip(rows, prompts):
+            self.lengths[row] = len(prompt)
+        return torch.from_numpy(np.concatenate(logits))
 
     def decode(self, token_ids: Sequence[int | None]) -> Tensor:
         """As `Decoder.decode`; the logits are float32."""
         self.lengths[:] = extended(self.lengths, token_ids, self.context_length)
-        num_rows, plan = len(token_ids), self._plan
-        plan.token_ids[:num_rows] = torch.tensor([token_id or 0 for token_id in token_ids])
-        plan.positions[:num_rows] = torch.tensor(self.lengths[:num_rows]).sub_(1).clamp_(min=0)
-        plan.numbers[NUM_ROWS] = num_rows
+        tokens = [
+            (token_id or 0, max(0, self.lengths[row] - 1), row, True) for row, token_id in enumerate(token_ids)
+        ]
+        return torch.from_numpy(self._step(tokens, is_prompt=False))
+
+    def _step(self, tokens: Sequence[tuple[int, int, int, bool]], is_prompt: bool) -> np.ndarray:
+        """Read tokens: their ids, positions, rows, and whether to return the logits of what follows, (outputs, V).
+
+        NumPy copies in one thread. PyTorch would use several, which spin for a while after that, on the processors that
+        the threads of the next step need.
+        """
+        plan, num_rows = self._plan, len(tokens)
+        plan.token_ids[:num_rows], plan.positions[:num_rows], plan.texts[:num_rows] = np.array(
+            [token[:3] for token in tokens]
+        ).T
+        outputs = [row for row, (*_, is_output) in enumerate(tokens) if is_output]
+        plan.outputs[: len(outputs)] = outputs
+        plan.numbers[[NUM_ROWS, NUM_OUTPUTS, IS_PROMPT]] = num_rows, len(outputs), is_prompt
         self._run_steps(0, plan.numbers)
-        return plan.logits[:num_rows, : self.model.vocab_size].clone()
+        return plan.logits[: len(outputs), : self.model.vocab_size].copy()
+
+
+def _tokens(row: int, prompt: Sequence[int]) -> list[tuple[int, int, int, bool]]:
+    """The tokens of a prompt as arguments of `_step`, with logits after the last one."""
+    last = len(prompt) - 1
+    return [(token_id, position, row, position == last) for position, token_id in enumerate(prompt)]
 
 
 def _end(workers: list[Thread], plan: "Plan") -> None:

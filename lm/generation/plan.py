@@ -23,6 +23,7 @@ from lm.model.transformer import TransformerLM
 NORM_KINDS: dict[type[nn.Module], int] = {NoNorm: at.NO_NORM, RMSNorm: at.RMS_NORM, LayerNorm: at.LAYER_NORM}
 IS_GATED: dict[type[nn.Module], bool] = {SwiGLU: True, SiLU: False}
 
+_PROMPT_ROWS = 64  # tokens of prompts that are read at once, so that each weight is read once for all of them
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 
 
@@ -31,23 +32,25 @@ class Plan:
 
     Attributes:
         numbers: the argument of `run_steps`.
-        commands, token_ids, positions, logits: the arrays that a step reads and writes.
+        max_rows: how many tokens a step can read.
+        commands, token_ids, positions, texts, outputs, logits: the arrays that a step reads and writes.
     """
 
     def __init__(self, model: TransformerLM, cache: KeyValueCache, num_threads: int) -> None:
         config = model.config
         blocks: list[Any] = list(model.layers)
-        num_rows, num_columns = cache.keys.shape[1], cache.keys.shape[3]
+        num_texts, num_columns = cache.keys.shape[1], cache.keys.shape[3]
+        self.max_rows = num_rows = max(num_texts, _PROMPT_ROWS)
         is_gated = IS_GATED[type(blocks[0].ffn)]
         d_ff = blocks[0].ffn.hidden_width(config.d_ff)
         d_heads, d_kv_heads = config.num_heads * config.d_head, config.num_kv_heads * config.d_head
         is_int8 = isinstance(model.token_embeddings, QuantizedEmbedding)
 
-        self._arrays: list[Tensor] = []  # which must live as long as their addresses are in use
+        self._arrays: list[Tensor | np.ndarray] = []  # which must live as long as their addresses are in use
         self.numbers = np.zeros(at.SIZE, np.int64)
-        self.commands = torch.zeros(8, dtype=torch.long)
-        self.token_ids, self.positions = torch.zeros(2, num_rows, dtype=torch.long)
-        self.logits = torch.zeros(num_rows, round_up(model.vocab_size, PANEL))
+        self.commands = np.zeros(8, np.int64)
+        self.token_ids, self.positions, self.texts, self.outputs = np.zeros((4, num_rows), np.int64)
+        self.logits = np.zeros((num_rows, round_up(model.vocab_size, PANEL)), np.float32)
 
         self._set(at.NUM_THREADS, num_threads)
         self._set(at.KIND, INT8 if is_int8 else _KINDS[cache.keys.dtype])
@@ -59,7 +62,7 @@ class Plan:
         self._set(at.D_HEAD, config.d_head)
         self._set(at.D_FF, d_ff)
         self._set(at.VOCAB_SIZE, model.vocab_size)
-        self._set(at.CACHE_ROWS, num_rows)
+        self._set(at.CACHE_ROWS, num_texts)
         self._set(at.CACHE_COLUMNS, num_columns)
         self._set(at.IS_GATED, is_gated)
         self._set(at.IS_POST_NORM, config.norm_position == "post")
@@ -83,9 +86,11 @@ class Plan:
         self._set(at.LM_HEAD, self._panels(model.lm_head))
 
         self._set(at.COMMANDS, self.commands)
-        self._set(at.ARRIVED, torch.zeros_like(self.commands))
+        self._set(at.ARRIVED, np.zeros_like(self.commands))
         self._set(at.TOKEN_IDS, self.token_ids)
         self._set(at.POSITIONS, self.positions)
+        self._set(at.TEXTS, self.texts)
+        self._set(at.OUTPUTS, self.outputs)
         self._set(at.KEYS, cache.keys)
         self._set(at.VALUES, cache.values)
         self._set(at.LOGITS, self.logits)
@@ -103,13 +108,13 @@ class Plan:
             quantized = max(d_model, heads, ff) // BLOCK * QUANTIZED_BLOCK
             self._set(at.QUANTIZED, torch.zeros(num_threads, num_rows, quantized, dtype=torch.uint8))
 
-    def _set(self, place: int, value: int | Tensor) -> None:
+    def _set(self, place: int, value: int | Tensor | np.ndarray) -> None:
         """Write a number, or the address of an array."""
-        self.numbers[place] = self._address(value) if isinstance(value, Tensor) else value
+        self.numbers[place] = self._address(value) if isinstance(value, Tensor | np.ndarray) else value
 
-    def _address(self, array: Tensor) -> int:
+    def _address(self, array: Tensor | np.ndarray) -> int:
         self._arrays.append(array)
-        return array.data_ptr()
+        return array.data_ptr() if isinstance(array, Tensor) else array.ctypes.data
 
     def _matrices(self, block: Any) -> Sequence[int]:
         attn, ffn = block.attn, block.ffn

@@ -12,7 +12,9 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     COMMANDS,  # address of (8,) int64, of which the first is the number of steps requested so far; negative ends it
     ARRIVED,  # address of (8,) int64, of which the first is the counter of the barrier, initially 0
     NUM_THREADS,
-    NUM_ROWS,  # of the next step
+    NUM_ROWS,  # of the next step: tokens to read
+    NUM_OUTPUTS,  # of the next step: rows of logits
+    IS_PROMPT,  # whether several rows of the next step may belong to one text: 0 or 1
     KIND,  # the type of the weights
     CACHE_KIND,  # the type of the cache, FLOAT32 or BFLOAT16
     NUM_LAYERS,
@@ -36,7 +38,9 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     MATRICES,  # (L, 7) int64, the addresses of the panels of each matrix: q, k, v, output, w1, w3 or 0, w2
     LM_HEAD,  # panels
     TOKEN_IDS,  # (B,) int64
-    POSITIONS,  # (B,) int64
+    POSITIONS,  # (B,) int64, their places in their texts
+    TEXTS,  # (B,) int64, the rows of the cache that hold their texts
+    OUTPUTS,  # (B,) int64, ascending: the rows after which logits are computed
     KEYS,  # (L, cache rows, G, cache columns, K) in the type of the cache
     VALUES,
     LOGITS,  # (B, V*)
@@ -49,7 +53,7 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     SCORES,  # (threads, S)
     QUANTIZED,  # (threads, B, blocks of the largest of D*, (HK)* and F*), quantized inputs of int8 weights
     SIZE,
-) = range(40)
+) = range(44)
 
 NO_NORM, RMS_NORM, LAYER_NORM = range(3)
 EPS = 1e-5  # of every norm

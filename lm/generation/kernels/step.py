@@ -32,6 +32,7 @@ from lm.generation.kernels.plan import (
     HEADS,
     IS_GATED,
     IS_POST_NORM,
+    IS_PROMPT,
     KEYS,
     KIND,
     LAYER_NORM,
@@ -45,8 +46,10 @@ from lm.generation.kernels.plan import (
     NUM_HEADS,
     NUM_KV_HEADS,
     NUM_LAYERS,
+    NUM_OUTPUTS,
     NUM_ROWS,
     NUM_THREADS,
+    OUTPUTS,
     POSITION_EMBEDDINGS,
     POSITIONS,
     PROJECTED,
@@ -54,6 +57,7 @@ from lm.generation.kernels.plan import (
     QUANTIZED,
     SCORES,
     SIN,
+    TEXTS,
     TOKEN_EMBEDDINGS,
     TOKEN_IDS,
     VALUES,
@@ -74,9 +78,9 @@ _FLOAT16 = np.float32(2.0**112)  # what a float16 is multiplied by, shifted to t
 def run_steps(thread: Int, plan: Int64s):
     """Compute a step: thread 0 requests it and computes its part; the others wait for requests until they end.
 
-    Row r of the first `NUM_ROWS` rows appends token `TOKEN_IDS`[r] at position `POSITIONS`[r]. Its keys and values are
-    written into the cache, and the logits of the next token into `LOGITS`[r]. A step is machine code from beginning to
-    end, so Ctrl-C cannot interrupt it halfway.
+    Row r of the first `NUM_ROWS` rows reads token `TOKEN_IDS`[r] at position `POSITIONS`[r] of text `TEXTS`[r]. Its keys
+    and values are written into the cache. The logits of the token that follows row `OUTPUTS`[i] are written into
+    `LOGITS`[i]. A step is machine code from beginning to end, so Ctrl-C cannot interrupt it halfway.
 
     `thread` 1 to `NUM_THREADS` - 1 returns when the number of commands becomes negative.
     """
@@ -122,35 +126,43 @@ def _step(thread, barriers, plan):
     for layer in range(num_layers):
         first_matrix = layer * _NUM_MATRICES
         _norm(plan, 2 * layer, x, h, x_stride)
-        inputs = _inputs(thread, plan, h, x_stride, d_model)
-        _multiply(thread, plan, matrices[first_matrix], inputs, d_model, projected, projected_stride, d_heads)
+        inputs = _inputs(thread, plan, num_rows, h, x_stride, d_model)
+        _multiply(thread, plan, num_rows, matrices[first_matrix], inputs, d_model, projected, projected_stride, d_heads)
         to = projected + 4 * k_at
-        _multiply(thread, plan, matrices[first_matrix + 1], inputs, d_model, to, projected_stride, d_kv_heads)
+        _multiply(thread, plan, num_rows, matrices[first_matrix + 1], inputs, d_model, to, projected_stride, d_kv_heads)
         to = projected + 4 * v_at
-        _multiply(thread, plan, matrices[first_matrix + 2], inputs, d_model, to, projected_stride, d_kv_heads)
+        _multiply(thread, plan, num_rows, matrices[first_matrix + 2], inputs, d_model, to, projected_stride, d_kv_heads)
         barriers = barrier(arrived, barriers, num_threads)
-        _attention(thread, plan, layer, projected_stride, k_at, v_at, heads_stride)
+        _cache(thread, plan, layer, projected_stride, k_at, v_at)
+        if plan[IS_PROMPT]:  # a token attends to others of its text that another thread may have written
+            barriers = barrier(arrived, barriers, num_threads)
+        _attention(thread, plan, layer, projected_stride, heads_stride)
         barriers = barrier(arrived, barriers, num_threads)
-        inputs = _inputs(thread, plan, heads, heads_stride, d_heads)
-        _multiply(thread, plan, matrices[first_matrix + 3], inputs, d_heads, projected, projected_stride, d_model)
+        inputs = _inputs(thread, plan, num_rows, heads, heads_stride, d_heads)
+        _multiply(thread, plan, num_rows, matrices[first_matrix + 3], inputs, d_heads, projected, projected_stride, d_model)
         _add(thread, plan, residual, x_stride, projected, projected_stride, x)
         barriers = barrier(arrived, barriers, num_threads)
 
         _norm(plan, 2 * layer + 1, x, h, x_stride)
-        inputs = _inputs(thread, plan, h, x_stride, d_model)
-        _multiply(thread, plan, matrices[first_matrix + 4], inputs, d_model, gates, ff_stride, d_ff)
+        inputs = _inputs(thread, plan, num_rows, h, x_stride, d_model)
+        _multiply(thread, plan, num_rows, matrices[first_matrix + 4], inputs, d_model, gates, ff_stride, d_ff)
         if plan[IS_GATED]:
-            _multiply(thread, plan, matrices[first_matrix + 5], inputs, d_model, activations, ff_stride, d_ff)
+            _multiply(thread, plan, num_rows, matrices[first_matrix + 5], inputs, d_model, activations, ff_stride, d_ff)
         _silu(thread, plan, floats(gates), floats(activations), ff_stride)
         barriers = barrier(arrived, barriers, num_threads)
-        inputs = _inputs(thread, plan, gates, ff_stride, d_ff)
-        _multiply(thread, plan, matrices[first_matrix + 6], inputs, d_ff, projected, projected_stride, d_model)
+        inputs = _inputs(thread, plan, num_rows, gates, ff_stride, d_ff)
+        _multiply(thread, plan, num_rows, matrices[first_matrix + 6], inputs, d_ff, projected, projected_stride, d_model)
         _add(thread, plan, residual, x_stride, projected, projected_stride, x)
         barriers = barrier(arrived, barriers, num_threads)
     _norm(plan, 2 * num_layers, x, h, x_stride)
-    inputs = _inputs(thread, plan, h, x_stride, d_model)
-    vocab_size = plan[VOCAB_SIZE]
-    _multiply(thread, plan, plan[LM_HEAD], inputs, d_model, plan[LOGITS], _round_up(vocab_size, PANEL), vocab_size)
+    num_rows, outputs = plan[NUM_OUTPUTS], ints(plan[OUTPUTS])
+    for row in range(num_rows):  # row outputs[row] comes after it, so nothing is overwritten that is still needed
+        for d in range(d_model):
+            floats(h)[row * x_stride + d] = floats(h)[outputs[row] * x_stride + d]
+    inputs = _inputs(thread, plan, num_rows, h, x_stride, d_model)
+    logits, vocab_size = plan[LOGITS], plan[VOCAB_SIZE]
+    stride = _round_up(vocab_size, PANEL)
+    _multiply(thread, plan, num_rows, plan[LM_HEAD], inputs, d_model, logits, stride, vocab_size)
     return barrier(arrived, barriers, num_threads)
 
 
@@ -192,13 +204,13 @@ def _embed(plan, x, stride):
 
 
 @compiled
-def _inputs(thread, plan, x, stride, width):
+def _inputs(thread, plan, num_rows, x, stride, width):
     """The address of the rows of x as inputs of `_multiply`: x itself, or for int8 weights a copy in eight bits."""
     if plan[KIND] != INT8:
         return x
     num_blocks = _round_up(width, BLOCK) // BLOCK
     copy = plan[QUANTIZED] + thread * plan[NUM_ROWS] * _quantized_stride(plan)
-    quantize(x, 4 * stride, num_blocks, plan[NUM_ROWS], copy, num_blocks * QUANTIZED_BLOCK)
+    quantize(x, 4 * stride, num_blocks, num_rows, copy, num_blocks * QUANTIZED_BLOCK)
     return copy
 
 
@@ -209,28 +221,22 @@ def _quantized_stride(plan):
 
 
 @compiled
-def _multiply(thread, plan, panels, inputs, d_in, out, out_stride, d_out):
+def _multiply(thread, plan, num_rows, panels, inputs, d_in, out, out_stride, d_out):
     """The thread's part of the outputs of a matrix product, for all rows."""
     num_blocks = _round_up(d_in, BLOCK) // BLOCK
     num_panels = _round_up(d_out, PANEL) // PANEL
     first = first_of(thread, plan[NUM_THREADS], num_panels)
     last = first_of(thread + 1, plan[NUM_THREADS], num_panels)
     stride = num_blocks * QUANTIZED_BLOCK if plan[KIND] == INT8 else num_blocks * BLOCK * 4
-    multiply(plan[KIND], panels, num_blocks, first, last, inputs, stride, plan[NUM_ROWS], out, 4 * out_stride)
+    multiply(plan[KIND], panels, num_blocks, first, last, inputs, stride, num_rows, out, 4 * out_stride)
 
 
 @compiled
-def _attention(thread, plan, layer, projected_stride, k_at, v_at, heads_stride):
-    """Append keys and values to the cache, and attend to it, for the thread's part of the rows and key/value heads."""
-    num_rows, num_threads, d_head, num_kv_heads = plan[NUM_ROWS], plan[NUM_THREADS], plan[D_HEAD], plan[NUM_KV_HEADS]
-    group_size = plan[NUM_HEADS] // num_kv_heads  # query heads that share a key/value head
-    cache_columns = plan[CACHE_COLUMNS]
-    q_norm, scores = plan[QK_NORMS], floats(plan[SCORES] + 4 * thread * cache_columns)
-    if q_norm:
-        q_norm += 4 * layer * 2 * d_head
-    k_norm = q_norm + 4 * d_head if q_norm else 0
-    first = first_of(thread, num_threads, num_rows * num_kv_heads)
-    last = first_of(thread + 1, num_threads, num_rows * num_kv_heads)
+def _cache(thread, plan, layer, projected_stride, k_at, v_at):
+    """Write keys and values into the cache, for the thread's part of the rows and key/value heads."""
+    d_head, num_kv_heads = plan[D_HEAD], plan[NUM_KV_HEADS]
+    k_norm = plan[QK_NORMS] + 4 * (2 * layer + 1) * d_head if plan[QK_NORMS] else 0
+    first, last = _heads(thread, plan)
     for unit in range(first, last):
         row, kv_head = unit // num_kv_heads, unit % num_kv_heads
         position = ints(plan[POSITIONS])[row]
@@ -238,8 +244,7 @@ def _attention(thread, plan, layer, projected_stride, k_at, v_at, heads_stride):
         k = floats(projected + 4 * (k_at + kv_head * d_head))
         v = floats(projected + 4 * (v_at + kv_head * d_head))
         _rotate(plan, k, k_norm, position)
-        cached = ((layer * plan[CACHE_ROWS] + row) * num_kv_heads + kv_head) * cache_columns * d_head
-        new = cached + position * d_head
+        new = _cached(plan, layer, row, kv_head) + position * d_head
         if plan[CACHE_KIND] == FLOAT32:
             for d in range(d_head):
                 floats(plan[KEYS])[new + d] = k[d]
@@ -248,8 +253,21 @@ def _attention(thread, plan, layer, projected_stride, k_at, v_at, heads_stride):
             for d in range(d_head):
                 halves(plan[KEYS])[new + d] = narrow(k[d])
                 halves(plan[VALUES])[new + d] = narrow(v[d])
+
+
+@compiled
+def _attention(thread, plan, layer, projected_stride, heads_stride):
+    """Attend to the cache, for the thread's part of the rows and key/value heads."""
+    d_head, num_kv_heads = plan[D_HEAD], plan[NUM_KV_HEADS]
+    group_size = plan[NUM_HEADS] // num_kv_heads  # query heads that share a key/value head
+    q_norm = plan[QK_NORMS] + 4 * 2 * layer * d_head if plan[QK_NORMS] else 0
+    scores = floats(plan[SCORES] + 4 * thread * plan[CACHE_COLUMNS])
+    first, last = _heads(thread, plan)
+    for unit in range(first, last):
+        row, kv_head = unit // num_kv_heads, unit % num_kv_heads
+        position, cached = ints(plan[POSITIONS])[row], _cached(plan, layer, row, kv_head)
         for q_head in range(kv_head * group_size, (kv_head + 1) * group_size):
-            q = floats(projected + 4 * q_head * d_head)
+            q = floats(plan[PROJECTED] + 4 * (row * projected_stride + q_head * d_head))
             out = floats(plan[HEADS] + 4 * (row * heads_stride + q_head * d_head))
             _rotate(plan, q, q_norm, position)
             if plan[CACHE_KIND] == FLOAT32:
@@ -258,6 +276,21 @@ def _attention(thread, plan, layer, projected_stride, k_at, v_at, heads_stride):
             else:
                 short_keys, short_values = halves(plan[KEYS] + 2 * cached), halves(plan[VALUES] + 2 * cached)
                 attend(q, short_keys, short_values, d_head, position + 1, scores, out)
+
+
+@inlined
+def _heads(thread, plan):
+    """The range of the key/value heads of all rows that a thread computes."""
+    count = plan[NUM_ROWS] * plan[NUM_KV_HEADS]
+    return first_of(thread, plan[NUM_THREADS], count), first_of(thread + 1, plan[NUM_THREADS], count)
+
+
+@inlined
+def _cached(plan, layer, row, kv_head):
+    """The place in the cache where the keys of a row's text and head begin."""
+    text = ints(plan[TEXTS])[row]
+    head = (layer * plan[CACHE_ROWS] + text) * plan[NUM_KV_HEADS] + kv_head
+    return head * plan[CACHE_COLUMNS] * plan[D_HEAD]
 
 
 @njit(fastmath=_FAST, error_model="numpy")

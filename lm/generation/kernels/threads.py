@@ -5,8 +5,8 @@ from numba import types
 from lm.generation.kernels.memory import atomic_increment, atomic_load
 from lm.tokenizer.text.fast.intrinsics import compiled, inlined
 
-_MAX_SPINS = 2000  # checks of a counter before a waiting thread yields its processor: a few microseconds
-_MAX_YIELDS = 20_000  # checks before a waiting worker sleeps: a few milliseconds
+_MAX_SPINS = 100_000  # checks of a counter before a waiting thread yields its processor: about 100 microseconds
+_MAX_YIELDS = 120_000  # checks before a waiting worker sleeps: a few milliseconds
 _MAX_SLEEP = 10_000  # microseconds
 
 _yield_processor = types.ExternalFunction("sched_yield", types.int32())
