@@ -43,7 +43,9 @@ class Decoder:
         self.model = model
         self.lengths = [0] * num_rows
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
-        self.cache = allocate_cache(model, num_rows, self.context_length)
+        check_memory(model, num_rows, self.context_length)
+        weight = model.token_embeddings.weight
+        self.cache = KeyValueCache(model.config, num_rows, self.context_length, weight.dtype, weight.device)
         self._compiled_step: Callable[[Tensor, Tensor, int], Tensor] | None = None
         if compiled:
             for tensor in (self.cache.keys, self.cache.values, self.cache.canon_inputs):
@@ -96,21 +98,10 @@ class Decoder:
         return self.model.lm_head(hidden[:, 0])
 
 
-def allocate_cache(model: TransformerLM, num_rows: int, context_length: int) -> KeyValueCache:
-    """A cache for `num_rows` texts, of the dtype and on the device of the model.
-
-    Raises:
-        UserError: it does not fit into the memory that is free.
-    """
-    weight = model.token_embeddings.weight
-    _check_memory(model.config, num_rows, context_length, weight.dtype, weight.device)
-    return KeyValueCache(model.config, num_rows, context_length, weight.dtype, weight.device)
-
-
-def _check_memory(
-    config: ModelConfig, num_rows: int, context_length: int, dtype: torch.dtype, device: torch.device
-) -> None:
+def check_memory(model: TransformerLM, num_rows: int, context_length: int) -> None:
     """Raise UserError if the cache does not fit, before the system has to kill the process."""
+    config, weight = model.config, model.token_embeddings.weight
+    dtype, device = weight.dtype, weight.device
     per_token = num_rows * KeyValueCache.bytes_per_token(config, dtype)
     fixed = num_rows * KeyValueCache.bytes_per_row(config, dtype)
     needed = fixed + context_length * per_token

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lm.device import why_not_compile
-from lm.generation.decoder import Decoder, allocate_cache, extended
+from lm.generation.decoder import Decoder, check_memory, extended
 from lm.generation.kernels import library
 from lm.generation.kernels.plan import EPS, IS_PROMPT, NUM_OUTPUTS, NUM_ROWS
 from lm.generation.plan import IS_GATED, NORM_KINDS, Plan
@@ -103,8 +103,9 @@ class NumbaDecoder:
         self.model = model
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         self.lengths = [0] * num_rows
+        check_memory(model, num_rows, self.context_length)
         num_threads = torch.get_num_threads()
-        self._plan = Plan(model, allocate_cache(model, num_rows, self.context_length), num_threads)
+        self._plan = Plan(model, num_rows, self.context_length, num_threads)
         self._run_steps = library.load().run_steps
         workers = [
             Thread(target=self._run_steps, args=(number, self._plan.numbers), daemon=True)

@@ -14,7 +14,6 @@ from lm.generation.kernels import plan as at
 from lm.generation.kernels.layout import BFLOAT16, BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK, round_up
 from lm.generation.panels import pack
 from lm.generation.quantized import QuantizedEmbedding, QuantizedLinear
-from lm.model.cache import KeyValueCache
 from lm.model.config import ModelConfig
 from lm.model.feed_forward import SiLU, SwiGLU
 from lm.model.norms import LayerNorm, NoNorm, RMSNorm
@@ -24,6 +23,7 @@ NORM_KINDS: dict[type[nn.Module], int] = {NoNorm: at.NO_NORM, RMSNorm: at.RMS_NO
 IS_GATED: dict[type[nn.Module], bool] = {SwiGLU: True, SiLU: False}
 
 _PROMPT_ROWS = 64  # tokens of prompts that are read at once, so that each weight is read once for all of them
+_TOGETHER = 16  # at most as many rows attend together
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 
 
@@ -36,10 +36,11 @@ class Plan:
         commands, token_ids, positions, texts, outputs, logits: the arrays that a step reads and writes.
     """
 
-    def __init__(self, model: TransformerLM, cache: KeyValueCache, num_threads: int) -> None:
+    def __init__(self, model: TransformerLM, num_texts: int, context_length: int, num_threads: int) -> None:
         config = model.config
         blocks: list[Any] = list(model.layers)
-        num_texts, num_columns = cache.keys.shape[1], cache.keys.shape[3]
+        dtype = model.token_embeddings.weight.dtype
+        num_columns = round_up(context_length, BLOCK)
         self.max_rows = num_rows = max(num_texts, _PROMPT_ROWS)
         is_gated = IS_GATED[type(blocks[0].ffn)]
         d_ff = blocks[0].ffn.hidden_width(config.d_ff)
@@ -53,8 +54,8 @@ class Plan:
         self.logits = np.zeros((num_rows, round_up(model.vocab_size, PANEL)), np.float32)
 
         self._set(at.NUM_THREADS, num_threads)
-        self._set(at.KIND, INT8 if is_int8 else _KINDS[cache.keys.dtype])
-        self._set(at.CACHE_KIND, _KINDS[cache.keys.dtype])
+        self._set(at.KIND, INT8 if is_int8 else _KINDS[dtype])
+        self._set(at.CACHE_KIND, _KINDS[dtype])
         self._set(at.NUM_LAYERS, config.num_layers)
         self._set(at.D_MODEL, config.d_model)
         self._set(at.NUM_HEADS, config.num_heads)
@@ -91,8 +92,9 @@ class Plan:
         self._set(at.POSITIONS, self.positions)
         self._set(at.TEXTS, self.texts)
         self._set(at.OUTPUTS, self.outputs)
-        self._set(at.KEYS, cache.keys)
-        self._set(at.VALUES, cache.values)
+        cache = config.num_layers, num_texts, config.num_kv_heads, num_columns * round_up(config.d_head, BLOCK)
+        self._set(at.KEYS, torch.zeros(cache, dtype=dtype))
+        self._set(at.VALUES, torch.zeros(cache, dtype=dtype))
         self._set(at.LOGITS, self.logits)
         # Zeros: what lies between the end of a row and the end of its last block must not be NaN.
         d_model, heads, ff = (round_up(width, BLOCK) for width in (config.d_model, d_heads, d_ff))
@@ -103,7 +105,7 @@ class Plan:
         self._set(at.HEADS, torch.zeros(num_rows, heads))
         self._set(at.GATES, torch.zeros(num_rows, ff))
         self._set(at.ACTIVATIONS, torch.zeros(num_rows, ff))
-        self._set(at.SCORES, torch.zeros(num_threads, num_columns))
+        self._set(at.SCORES, torch.zeros(num_threads, _TOGETHER, num_columns + round_up(config.d_head, PANEL)))
         if is_int8:
             quantized = max(d_model, heads, ff) // BLOCK * QUANTIZED_BLOCK
             self._set(at.QUANTIZED, torch.zeros(num_threads, num_rows, quantized, dtype=torch.uint8))

@@ -46,7 +46,7 @@ class QuantizedLinear(nn.Module):
 
         def part(thread: int) -> None:
             first, last = (len(self.panels) * number // num_threads for number in (thread, thread + 1))
-            panels = self.panels.data_ptr(), num_blocks, first, last
+            panels = self.panels.data_ptr(), self.panels.shape[1], num_blocks, first, last
             inputs = rows.data_ptr(), 4 * rows.shape[1], len(rows), quantized[thread].data_ptr(), stride
             multiply(*panels, *inputs, out.data_ptr(), 4 * out.shape[1])
 

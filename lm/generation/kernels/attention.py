@@ -1,4 +1,11 @@
-"""Attention of one query to the keys and values in the cache, which are float32 or bfloat16."""
+"""Attention to the keys and values in the cache: two matrix products, whose weights are the cache.
+
+The keys of a head are panels of 16 positions, so that the product of a query with a panel is 16 scores. The values are
+panels of 16 components of the head, whose inputs are the positions, so that the product of the probabilities with a
+panel is 16 components of the result. Both are float32 or bfloat16 (see lm/generation/kernels/layout.py).
+
+Shapes: S positions of a head in the cache, rounded up to whole blocks, K d_head.
+"""
 
 import math
 
@@ -6,6 +13,12 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from lm.generation.kernels.layout import BLOCK, FLOAT32, PANEL, round_up
+from lm.generation.kernels.memory import floats, halves
+from lm.generation.kernels.products import multiply
+from lm.tokenizer.text.fast.intrinsics import compiled, inlined
+
+_round_up = inlined(round_up)
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
 
 
@@ -28,28 +41,72 @@ def narrow(number):
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@njit(fastmath=_FAST, error_model="numpy")
-def attend(q, keys, values, d_head, length, scores, out):
-    """out = softmax(q Kᵀ / sqrt(K)) V over the first `length` of the keys and values (S, K), four positions at a time.
+@compiled
+def write_key(kind, keys, position, k, d_head):
+    """Write the key `k`, a pointer to K floats, of one position into a head's keys, an address."""
+    panel = position // PANEL * PANEL * _round_up(d_head, BLOCK)
+    lane = position % PANEL
+    if kind == FLOAT32:
+        for d in range(d_head):
+            floats(keys)[panel + d * PANEL + lane] = k[d]
+    else:
+        for d in range(d_head):
+            halves(keys)[panel + (d // 2 * PANEL + lane) * 2 + d % 2] = narrow(k[d])
 
-    All arguments but `d_head` and `length` are pointers. `scores` (S,) is overwritten.
+
+@compiled
+def write_value(kind, values, num_columns, position, v, d_head):
+    """Write the value `v`, a pointer to K floats, of one position into a head's values, an address."""
+    for d in range(d_head):
+        panel, lane = d // PANEL * PANEL * num_columns, d % PANEL
+        if kind == FLOAT32:
+            floats(values)[panel + position * PANEL + lane] = v[d]
+        else:
+            halves(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = narrow(v[d])
+
+
+@compiled
+def clear_values(kind, values, num_columns, first, d_head):
+    """Set the values of the positions from `first` to the end of its block to 0.
+
+    Products read whole blocks. The probability of a position that is not filled yet is 0, and so must be the product.
+    What an earlier text has left there may be NaN.
     """
-    blocked = length // 4 * 4  # positions in whole blocks of four
-    for s in range(0, blocked, 4):
-        at0, at1, at2, at3 = s * d_head, (s + 1) * d_head, (s + 2) * d_head, (s + 3) * d_head
-        sum0 = sum1 = sum2 = sum3 = np.float32(0)
-        for d in range(d_head):
-            sum0 += q[d] * widen(keys[at0 + d])
-            sum1 += q[d] * widen(keys[at1 + d])
-            sum2 += q[d] * widen(keys[at2 + d])
-            sum3 += q[d] * widen(keys[at3 + d])
-        scores[s], scores[s + 1], scores[s + 2], scores[s + 3] = sum0, sum1, sum2, sum3
-    for s in range(blocked, length):
-        total = np.float32(0)
-        for d in range(d_head):
-            total += q[d] * widen(keys[s * d_head + d])
-        scores[s] = total
+    for panel in range(0, _round_up(d_head, PANEL) * num_columns, PANEL * num_columns):
+        for position in range(first, _round_up(first, BLOCK)):
+            for lane in range(PANEL):
+                if kind == FLOAT32:
+                    floats(values)[panel + position * PANEL + lane] = np.float32(0)
+                else:
+                    halves(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = np.uint16(0)
 
+
+@compiled
+def attend(kind, q, q_stride, num_rows, length, keys, values, num_columns, d_head, scratch, out, out_stride):
+    """out = softmax(q Kᵀ / sqrt(K)) V for queries of consecutive positions, of which the first sees `length` positions.
+
+    All arguments are int64: addresses, and the bytes from one row of `q` or `out` to the next. `scratch` is the address
+    of `num_rows` (S + K rounded up to a panel) floats.
+    """
+    size = 4 if kind == FLOAT32 else 2
+    num_panels = _round_up(length + num_rows - 1, PANEL) // PANEL
+    head_blocks, stride = _round_up(d_head, BLOCK) // BLOCK, 4 * num_columns
+    panel_stride = PANEL * head_blocks * BLOCK * size
+    multiply(kind, keys, panel_stride, head_blocks, 0, num_panels, q, q_stride, num_rows, scratch, stride)
+    num_blocks = _round_up(length + num_rows - 1, BLOCK) // BLOCK
+    for row in range(num_rows):
+        _softmax(floats(scratch + row * stride), length + row, num_blocks * BLOCK, d_head)
+    sums, sums_stride = scratch + num_rows * stride, 4 * _round_up(d_head, PANEL)
+    panel_stride, num_panels = PANEL * num_columns * size, _round_up(d_head, PANEL) // PANEL
+    multiply(kind, values, panel_stride, num_blocks, 0, num_panels, scratch, stride, num_rows, sums, sums_stride)
+    for row in range(num_rows):
+        for d in range(d_head):
+            floats(out + row * out_stride)[d] = floats(sums + row * sums_stride)[d]
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _softmax(scores, length, padded, d_head):
+    """Replace the first `length` scores by their probabilities, and those up to `padded` by 0."""
     scale = np.float32(1 / math.sqrt(d_head))
     largest = np.float32(-np.inf)
     for s in range(length):
@@ -58,20 +115,11 @@ def attend(q, keys, values, d_head, length, scores, out):
     for s in range(length):
         scores[s] = exp((scores[s] - largest) * scale)
         total += scores[s]
-
-    for d in range(d_head):
-        out[d] = np.float32(0)
-    for s in range(0, blocked, 4):
-        p0, p1, p2, p3 = scores[s], scores[s + 1], scores[s + 2], scores[s + 3]
-        at0, at1, at2, at3 = s * d_head, (s + 1) * d_head, (s + 2) * d_head, (s + 3) * d_head
-        for d in range(d_head):
-            near = p0 * widen(values[at0 + d]) + p1 * widen(values[at1 + d])
-            out[d] += near + p2 * widen(values[at2 + d]) + p3 * widen(values[at3 + d])
-    for s in range(blocked, length):
-        for d in range(d_head):
-            out[d] += scores[s] * widen(values[s * d_head + d])
-    for d in range(d_head):
-        out[d] /= total
+    share = np.float32(1) / total
+    for s in range(length):
+        scores[s] *= share
+    for s in range(length, padded):
+        scores[s] = np.float32(0)
 
 
 @njit(error_model="numpy")

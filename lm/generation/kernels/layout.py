@@ -34,5 +34,5 @@ def panel_bytes(kind: int, num_blocks: int) -> int:
     Example: in int8, one block of 16 outputs has 512 bytes of weights and 32 of scales, and takes 576 bytes.
     """
     if kind == INT8:
-        return round_up(num_blocks * PANEL * (BLOCK + 2), LINE)
+        return (num_blocks * PANEL * (BLOCK + 2) + LINE - 1) // LINE * LINE
     return num_blocks * BLOCK * PANEL * (4 if kind == FLOAT32 else 2)

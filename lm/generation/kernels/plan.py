@@ -25,7 +25,7 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     D_FF,
     VOCAB_SIZE,
     CACHE_ROWS,
-    CACHE_COLUMNS,
+    CACHE_COLUMNS,  # a multiple of a block
     IS_GATED,  # 0 or 1
     IS_POST_NORM,  # 0 or 1
     TOKEN_EMBEDDINGS,  # (V, D) in the type of the weights, but panels for int8
@@ -41,8 +41,8 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     POSITIONS,  # (B,) int64, their places in their texts
     TEXTS,  # (B,) int64, the rows of the cache that hold their texts
     OUTPUTS,  # (B,) int64, ascending: the rows after which logits are computed
-    KEYS,  # (L, cache rows, G, cache columns, K) in the type of the cache
-    VALUES,
+    KEYS,  # (L, cache rows, G, cache columns times K*) in the type of the cache; see attention.py for their order
+    VALUES,  # of the same shape
     LOGITS,  # (B, V*)
     X,  # (B, D*)
     NORMED,  # (threads, B, D*)
@@ -50,7 +50,7 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     HEADS,  # (B, (HK)*)
     GATES,  # (B, F*)
     ACTIVATIONS,  # (B, F*)
-    SCORES,  # (threads, S)
+    SCORES,  # (threads, 16, cache columns + K rounded up to a panel)
     QUANTIZED,  # (threads, B, blocks of the largest of D*, (HK)* and F*), quantized inputs of int8 weights
     SIZE,
 ) = range(44)

@@ -1,4 +1,4 @@
-"""Matrix products of a few rows, or of many, with weights that are stored as panels (see lm/generation/kernels/layout.py)."""
+"""Matrix products of a few rows, or of many, with weights in panels (see lm/generation/kernels/layout.py)."""
 
 import numpy as np
 from numba import njit
@@ -8,7 +8,6 @@ from lm.generation.kernels.layout import (
     BLOCK,
     FLOAT32,
     INT8,
-    LINE,
     NUMBERS,
     PANEL,
     QUANTIZED_BLOCK,
@@ -17,22 +16,20 @@ from lm.generation.kernels.layout import (
 )
 from lm.generation.kernels.memory import floats, ints32, signed_bytes
 from lm.generation.kernels.tiles import MOST_ROWS, make_tile
-from lm.tokenizer.text.fast.intrinsics import Int, compiled, inlined, kernel
+from lm.tokenizer.text.fast.intrinsics import Int, compiled, kernel
 
 _f32_1, _f32_4, _f32_most = (make_tile(FLOAT32, num_rows) for num_rows in (1, 4, MOST_ROWS))
 _bf16_1, _bf16_4, _bf16_most = (make_tile(BFLOAT16, num_rows) for num_rows in (1, 4, MOST_ROWS))
 _int8_1, _int8_4, _int8_most = (make_tile(INT8, num_rows) for num_rows in (1, 4, MOST_ROWS))
 
 
-def _make_multiply(panel_bytes, tile_1, tile_4, tile_most):
+def _make_multiply(tile_1, tile_4, tile_most):
     """Return the loop over panels and rows for one type of weights."""
 
     @compiled
-    def multiply(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
+    def multiply(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
         for number in range(first, last):
-            panel = panels + number * panel_bytes(num_blocks)
-            at = out + number * 4 * PANEL
-            row = 0
+            panel, at, row = panels + number * panel_stride, out + number * 4 * PANEL, 0
             while row + MOST_ROWS <= num_rows:
                 tile_most(panel, num_blocks, x + row * x_stride, x_stride, at + row * out_stride, out_stride)
                 row += MOST_ROWS
@@ -46,25 +43,24 @@ def _make_multiply(panel_bytes, tile_1, tile_4, tile_most):
     return multiply
 
 
-_multiply_float32 = _make_multiply(inlined(lambda blocks: blocks * BLOCK * PANEL * 4), _f32_1, _f32_4, _f32_most)
-_multiply_bfloat16 = _make_multiply(inlined(lambda blocks: blocks * BLOCK * PANEL * 2), _bf16_1, _bf16_4, _bf16_most)
-_multiply_int8 = _make_multiply(
-    inlined(lambda blocks: (blocks * PANEL * (BLOCK + 2) + LINE - 1) // LINE * LINE), _int8_1, _int8_4, _int8_most
-)
+_multiply_float32 = _make_multiply(_f32_1, _f32_4, _f32_most)
+_multiply_bfloat16 = _make_multiply(_bf16_1, _bf16_4, _bf16_most)
+_multiply_int8 = _make_multiply(_int8_1, _int8_4, _int8_most)
 
 
 @compiled
-def multiply(kind, panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
+def multiply(kind, panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
     """out[:, 16 first:16 last] = x Wᵀ, for the panels `first` to `last` - 1 of W.
 
-    Everything is an int64, as in `lm.generation.kernels.tiles.make_tile`; `kind` is the type of the weights.
+    Everything is an int64, as in `lm.generation.kernels.tiles.make_tile`; `kind` is the type of the weights, and
+    `panel_stride` the number of bytes from one panel to the next.
     """
     if kind == FLOAT32:
-        _multiply_float32(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+        _multiply_float32(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
     elif kind == BFLOAT16:
-        _multiply_bfloat16(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+        _multiply_bfloat16(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
     else:
-        _multiply_int8(panels, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+        _multiply_int8(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
 
 
 @njit(fastmath={"reassoc", "contract", "nsz", "nnan"}, error_model="numpy")
@@ -95,6 +91,7 @@ def quantize(x, x_stride, num_blocks, num_rows, out, out_stride):
 @kernel
 def multiply_int8(
     panels: Int,
+    panel_stride: Int,
     num_blocks: Int,
     first: Int,
     last: Int,
@@ -108,5 +105,7 @@ def multiply_int8(
 ):
     """`quantize` followed by `multiply`, for weights in int8; `quantized` is overwritten."""
     quantize(x, x_stride, num_blocks, num_rows, quantized, quantized_stride)
-    multiply(INT8, panels, num_blocks, first, last, quantized, quantized_stride, num_rows, out, out_stride)
+    multiply(
+        INT8, panels, panel_stride, num_blocks, first, last, quantized, quantized_stride, num_rows, out, out_stride
+    )
     return 0

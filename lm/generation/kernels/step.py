@@ -13,8 +13,8 @@ Sizes, types and addresses come from a plan (lm/generation/kernels/plan.py), so 
 import numpy as np
 from numba import njit
 
-from lm.generation.kernels.attention import attend, exp, narrow, widen
-from lm.generation.kernels.layout import BLOCK, FLOAT32, INT8, LINE, PANEL, QUANTIZED_BLOCK
+from lm.generation.kernels.attention import attend, clear_values, exp, widen, write_key, write_value
+from lm.generation.kernels.layout import BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK, panel_bytes, round_up
 from lm.generation.kernels.memory import atomic_increment, floats, halves, ints, signed_bytes
 from lm.generation.kernels.plan import (
     ACTIVATIONS,
@@ -66,10 +66,12 @@ from lm.generation.kernels.plan import (
 )
 from lm.generation.kernels.products import multiply, quantize
 from lm.generation.kernels.threads import barrier, first_of, wait_for_more
+from lm.generation.kernels.tiles import MOST_ROWS
 from lm.tokenizer.text.fast.intrinsics import Int, Int64s, compiled, inlined, kernel
 
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
 _NUM_MATRICES = 7
+_round_up, _panel_bytes = inlined(round_up), compiled(panel_bytes)
 _EPS = np.float32(EPS)
 _FLOAT16 = np.float32(2.0**112)  # what a float16 is multiplied by, shifted to the place of a float32's bits
 
@@ -166,11 +168,6 @@ def _step(thread, barriers, plan):
     return barrier(arrived, barriers, num_threads)
 
 
-@inlined
-def _round_up(count, unit):
-    return (count + unit - 1) // unit * unit
-
-
 @compiled
 def _embed(plan, x, stride):
     """x = the embeddings of the tokens, plus those of their positions if the model has learned ones."""
@@ -183,7 +180,7 @@ def _embed(plan, x, stride):
             for d in range(d_model):
                 x[to + d] = floats(table)[token_id * d_model + d]
         elif plan[KIND] == INT8:
-            panel = table + token_id // PANEL * _round_up(num_blocks * PANEL * (BLOCK + 2), LINE)
+            panel = table + token_id // PANEL * _panel_bytes(INT8, num_blocks)
             scales = halves(panel + num_blocks * PANEL * BLOCK)
             for d in range(d_model):
                 weight = signed_bytes(panel + (d // 4 * PANEL + token_id % PANEL) * 4)[d % 4]
@@ -228,13 +225,15 @@ def _multiply(thread, plan, num_rows, panels, inputs, d_in, out, out_stride, d_o
     first = first_of(thread, plan[NUM_THREADS], num_panels)
     last = first_of(thread + 1, plan[NUM_THREADS], num_panels)
     stride = num_blocks * QUANTIZED_BLOCK if plan[KIND] == INT8 else num_blocks * BLOCK * 4
-    multiply(plan[KIND], panels, num_blocks, first, last, inputs, stride, num_rows, out, 4 * out_stride)
+    panel_stride = _panel_bytes(plan[KIND], num_blocks)
+    multiply(plan[KIND], panels, panel_stride, num_blocks, first, last, inputs, stride, num_rows, out, 4 * out_stride)
 
 
 @compiled
 def _cache(thread, plan, layer, projected_stride, k_at, v_at):
     """Write keys and values into the cache, for the thread's part of the rows and key/value heads."""
-    d_head, num_kv_heads = plan[D_HEAD], plan[NUM_KV_HEADS]
+    d_head, num_kv_heads, num_columns, kind = plan[D_HEAD], plan[NUM_KV_HEADS], plan[CACHE_COLUMNS], plan[CACHE_KIND]
+    texts = ints(plan[TEXTS])
     k_norm = plan[QK_NORMS] + 4 * (2 * layer + 1) * d_head if plan[QK_NORMS] else 0
     first, last = _heads(thread, plan)
     for unit in range(first, last):
@@ -244,15 +243,12 @@ def _cache(thread, plan, layer, projected_stride, k_at, v_at):
         k = floats(projected + 4 * (k_at + kv_head * d_head))
         v = floats(projected + 4 * (v_at + kv_head * d_head))
         _rotate(plan, k, k_norm, position)
-        new = _cached(plan, layer, row, kv_head) + position * d_head
-        if plan[CACHE_KIND] == FLOAT32:
-            for d in range(d_head):
-                floats(plan[KEYS])[new + d] = k[d]
-                floats(plan[VALUES])[new + d] = v[d]
-        else:
-            for d in range(d_head):
-                halves(plan[KEYS])[new + d] = narrow(k[d])
-                halves(plan[VALUES])[new + d] = narrow(v[d])
+        keys, values = _cached(plan, KEYS, layer, row, kv_head), _cached(plan, VALUES, layer, row, kv_head)
+        write_key(kind, keys, position, k, d_head)
+        write_value(kind, values, num_columns, position, v, d_head)
+        is_last = row + 1 == plan[NUM_ROWS] or texts[row + 1] != texts[row]
+        if is_last and (plan[IS_PROMPT] or position % BLOCK == 0):
+            clear_values(kind, values, num_columns, position + 1, d_head)
 
 
 @compiled
@@ -261,36 +257,55 @@ def _attention(thread, plan, layer, projected_stride, heads_stride):
     d_head, num_kv_heads = plan[D_HEAD], plan[NUM_KV_HEADS]
     group_size = plan[NUM_HEADS] // num_kv_heads  # query heads that share a key/value head
     q_norm = plan[QK_NORMS] + 4 * 2 * layer * d_head if plan[QK_NORMS] else 0
-    scores = floats(plan[SCORES] + 4 * thread * plan[CACHE_COLUMNS])
-    first, last = _heads(thread, plan)
-    for unit in range(first, last):
-        row, kv_head = unit // num_kv_heads, unit % num_kv_heads
-        position, cached = ints(plan[POSITIONS])[row], _cached(plan, layer, row, kv_head)
-        for q_head in range(kv_head * group_size, (kv_head + 1) * group_size):
-            q = floats(plan[PROJECTED] + 4 * (row * projected_stride + q_head * d_head))
-            out = floats(plan[HEADS] + 4 * (row * heads_stride + q_head * d_head))
-            _rotate(plan, q, q_norm, position)
-            if plan[CACHE_KIND] == FLOAT32:
-                keys, values = floats(plan[KEYS] + 4 * cached), floats(plan[VALUES] + 4 * cached)
-                attend(q, keys, values, d_head, position + 1, scores, out)
-            else:
-                short_keys, short_values = halves(plan[KEYS] + 2 * cached), halves(plan[VALUES] + 2 * cached)
-                attend(q, short_keys, short_values, d_head, position + 1, scores, out)
+    # Rows of a prompt attend together, those of one text at a time. A row of another step is a text of its own.
+    together = MOST_ROWS if plan[IS_PROMPT] else 1
+    scores = plan[SCORES] + 4 * thread * MOST_ROWS * (plan[CACHE_COLUMNS] + _round_up(d_head, PANEL))
+    texts, positions = ints(plan[TEXTS]), ints(plan[POSITIONS])
+    count = _round_up(plan[NUM_ROWS], together) // together * num_kv_heads
+    for unit in range(first_of(thread, plan[NUM_THREADS], count), first_of(thread + 1, plan[NUM_THREADS], count)):
+        row, kv_head = unit // num_kv_heads * together, unit % num_kv_heads
+        end = min(row + together, plan[NUM_ROWS])
+        while row < end:
+            num_rows = 1
+            while row + num_rows < end and texts[row + num_rows] == texts[row]:
+                num_rows += 1
+            keys, values = _cached(plan, KEYS, layer, row, kv_head), _cached(plan, VALUES, layer, row, kv_head)
+            for q_head in range(kv_head * group_size, (kv_head + 1) * group_size):
+                q = plan[PROJECTED] + 4 * (row * projected_stride + q_head * d_head)
+                out = plan[HEADS] + 4 * (row * heads_stride + q_head * d_head)
+                for query in range(num_rows):
+                    _rotate(plan, floats(q + 4 * query * projected_stride), q_norm, positions[row + query])
+                attend(
+                    plan[CACHE_KIND],
+                    q,
+                    4 * projected_stride,
+                    num_rows,
+                    positions[row] + 1,
+                    keys,
+                    values,
+                    plan[CACHE_COLUMNS],
+                    d_head,
+                    scores,
+                    out,
+                    4 * heads_stride,
+                )
+            row += num_rows
 
 
 @inlined
 def _heads(thread, plan):
-    """The range of the key/value heads of all rows that a thread computes."""
+    """The range of the key/value heads of all rows that a thread writes."""
     count = plan[NUM_ROWS] * plan[NUM_KV_HEADS]
     return first_of(thread, plan[NUM_THREADS], count), first_of(thread + 1, plan[NUM_THREADS], count)
 
 
 @inlined
-def _cached(plan, layer, row, kv_head):
-    """The place in the cache where the keys of a row's text and head begin."""
+def _cached(plan, array, layer, row, kv_head):
+    """The address in the cache where the keys or the values of a row's text and head begin."""
     text = ints(plan[TEXTS])[row]
     head = (layer * plan[CACHE_ROWS] + text) * plan[NUM_KV_HEADS] + kv_head
-    return head * plan[CACHE_COLUMNS] * plan[D_HEAD]
+    size = 4 if plan[CACHE_KIND] == FLOAT32 else 2
+    return plan[array] + head * plan[CACHE_COLUMNS] * _round_up(plan[D_HEAD], BLOCK) * size
 
 
 @njit(fastmath=_FAST, error_model="numpy")
