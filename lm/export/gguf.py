@@ -1,7 +1,8 @@
 """Export a model to a GGUF file, the format of llama.cpp.
 
-Matrices are stored as f32, f16, bf16, or q8_0 (eight bits per weight); the vectors of the norms stay in float32. llama.cpp
-rotates interleaved pairs in a Llama model, as ours does, and half-split pairs in a Qwen3 model (see `lm.export.llama`).
+Matrices are stored as f32, f16, bf16, or q8_0 (eight bits per weight); the vectors of the norms stay in float32.
+llama.cpp rotates interleaved pairs in a Llama model, as ours does, and half-split pairs in a Qwen3 model (see
+`lm.export.llama`).
 """
 
 import importlib.util

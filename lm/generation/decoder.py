@@ -18,7 +18,6 @@ from torch import Tensor
 from lm.errors import UserError
 from lm.memory import available_memory
 from lm.model.cache import KeyValueCache
-from lm.model.config import ModelConfig
 from lm.model.transformer import TransformerLM
 
 

@@ -21,7 +21,6 @@ from lm.generation.plan import IS_GATED, NORM_KINDS, Plan
 from lm.generation.quantized import QuantizedEmbedding, QuantizedLinear
 from lm.model.attention import MultiHeadSelfAttention
 from lm.model.canon import NoCanon
-from lm.model.config import ModelConfig
 from lm.model.linear import Embedding, Linear
 from lm.model.norms import LayerNorm, RMSNorm
 from lm.model.positions import RotaryEmbedding
@@ -117,10 +116,10 @@ class NumbaDecoder:
 
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """As `Decoder.prefill`; the logits are float32."""
-        logits = []
         tokens = [token for row, prompt in zip(rows, prompts) for token in _tokens(row, prompt)]
-        for start in range(0, len(tokens), self._plan.max_rows):
-            logits.append(self._step(tokens[start : start + self._plan.max_rows], is_prompt=True))
+        at_once = self._plan.max_rows
+        parts = [tokens[start : start + at_once] for start in range(0, len(tokens), at_once)]
+        logits = [self._step(part, is_prompt=True) for part in parts]
         for row, prompt in zip(rows, prompts):
             self.lengths[row] = len(prompt)
         return torch.from_numpy(np.concatenate(logits))
@@ -128,9 +127,7 @@ class NumbaDecoder:
     def decode(self, token_ids: Sequence[int | None]) -> Tensor:
         """As `Decoder.decode`; the logits are float32."""
         self.lengths[:] = extended(self.lengths, token_ids, self.context_length)
-        tokens = [
-            (token_id or 0, max(0, self.lengths[row] - 1), row, True) for row, token_id in enumerate(token_ids)
-        ]
+        tokens = [(token_id or 0, max(0, self.lengths[row] - 1), row, True) for row, token_id in enumerate(token_ids)]
         return torch.from_numpy(self._step(tokens, is_prompt=False))
 
     def _step(self, tokens: Sequence[tuple[int, int, int, bool]], is_prompt: bool) -> np.ndarray:

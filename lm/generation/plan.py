@@ -16,6 +16,7 @@ from lm.generation.panels import pack
 from lm.generation.quantized import QuantizedEmbedding, QuantizedLinear
 from lm.model.config import ModelConfig
 from lm.model.feed_forward import SiLU, SwiGLU
+from lm.model.linear import Linear
 from lm.model.norms import LayerNorm, NoNorm, RMSNorm
 from lm.model.transformer import TransformerLM
 
@@ -125,7 +126,7 @@ class Plan:
         w1, w2 = self._address(self._panels(ffn.w1)), self._address(self._panels(ffn.w2))
         return [*map(self._address, projections), w1, w3, w2]
 
-    def _panels(self, layer: nn.Module) -> Tensor:
+    def _panels(self, layer: Linear | QuantizedLinear) -> Tensor:
         return layer.panels if isinstance(layer, QuantizedLinear) else pack(layer.weight)
 
 

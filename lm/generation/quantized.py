@@ -16,7 +16,7 @@ from lm.errors import UserError
 from lm.generation.kernels import library
 from lm.generation.kernels.layout import BLOCK, PANEL, QUANTIZED_BLOCK, round_up
 from lm.generation.panels import pack_int8, unpack_int8
-from lm.model.linear import Embedding, Linear
+from lm.model.linear import Linear
 from lm.model.transformer import TransformerLM
 
 
@@ -89,7 +89,7 @@ def to_int8(model: TransformerLM) -> TransformerLM:
     """
     device = model.token_embeddings.weight.device
     if device.type != "cpu":
-        raise UserError(f"int8 needs the CPU, got {device.type}; set runtime.device to cpu, or use bfloat16")
+        raise UserError(f"--dtype: int8 needs the CPU, got {device.type}; use bfloat16, or set runtime.device to cpu")
     model.float()
     table = model.token_embeddings.weight
     is_tied = model.lm_head.weight is table

@@ -80,8 +80,8 @@ _FLOAT16 = np.float32(2.0**112)  # what a float16 is multiplied by, shifted to t
 def run_steps(thread: Int, plan: Int64s):
     """Compute a step: thread 0 requests it and computes its part; the others wait for requests until they end.
 
-    Row r of the first `NUM_ROWS` rows reads token `TOKEN_IDS`[r] at position `POSITIONS`[r] of text `TEXTS`[r]. Its keys
-    and values are written into the cache. The logits of the token that follows row `OUTPUTS`[i] are written into
+    Row r of the first `NUM_ROWS` rows reads token `TOKEN_IDS`[r] at position `POSITIONS`[r] of text `TEXTS`[r]. Its
+    keys and values are written into the cache. The logits of the token that follows row `OUTPUTS`[i] are written into
     `LOGITS`[i]. A step is machine code from beginning to end, so Ctrl-C cannot interrupt it halfway.
 
     `thread` 1 to `NUM_THREADS` - 1 returns when the number of commands becomes negative.
@@ -141,7 +141,9 @@ def _step(thread, barriers, plan):
         _attention(thread, plan, layer, projected_stride, heads_stride)
         barriers = barrier(arrived, barriers, num_threads)
         inputs = _inputs(thread, plan, num_rows, heads, heads_stride, d_heads)
-        _multiply(thread, plan, num_rows, matrices[first_matrix + 3], inputs, d_heads, projected, projected_stride, d_model)
+        _multiply(
+            thread, plan, num_rows, matrices[first_matrix + 3], inputs, d_heads, projected, projected_stride, d_model
+        )
         _add(thread, plan, residual, x_stride, projected, projected_stride, x)
         barriers = barrier(arrived, barriers, num_threads)
 
@@ -153,7 +155,9 @@ def _step(thread, barriers, plan):
         _silu(thread, plan, floats(gates), floats(activations), ff_stride)
         barriers = barrier(arrived, barriers, num_threads)
         inputs = _inputs(thread, plan, num_rows, gates, ff_stride, d_ff)
-        _multiply(thread, plan, num_rows, matrices[first_matrix + 6], inputs, d_ff, projected, projected_stride, d_model)
+        _multiply(
+            thread, plan, num_rows, matrices[first_matrix + 6], inputs, d_ff, projected, projected_stride, d_model
+        )
         _add(thread, plan, residual, x_stride, projected, projected_stride, x)
         barriers = barrier(arrived, barriers, num_threads)
     _norm(plan, 2 * num_layers, x, h, x_stride)

@@ -131,9 +131,7 @@ def _int8(builder: Any, block: Any, panel: Any, scales: Any, rows: list[Any], su
     """
     at = builder.mul(block, _INT64(BLOCK * PANEL))
     groups = range(BLOCK // 4)
-    weights = [
-        _load(builder, panel, builder.add(at, _INT64(LINE * group)), _INT32S, LINE) for group in groups
-    ]
+    weights = [_load(builder, panel, builder.add(at, _INT64(LINE * group)), _INT32S, LINE) for group in groups]
     scale = _float16(builder, _load(builder, scales, builder.mul(block, _INT64(2 * PANEL)), _INT16S, 2 * PANEL))
     new = []
     for (total,), x in zip(sums, rows):
