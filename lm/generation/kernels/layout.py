@@ -19,7 +19,7 @@ BLOCK = 32  # inputs
 LINE = 64  # bytes: of a cache line, of a register of AVX-512, and what the address of every panel is a multiple of
 
 # The inputs of int8 weights are quantized in blocks too. These are the places in a block, in bytes, of the number that
-# its sums start from, in int32 (see lm/generation/kernels/tiles.py), of the scale, in float32, and of 32 numbers in int8.
+# its sums start from, in int32 (see lm/generation/kernels/tiles.py), the scale, in float32, and 32 numbers in int8.
 START, SCALE, NUMBERS, QUANTIZED_BLOCK = 0, 4, 8, 8 + BLOCK
 
 

@@ -13,57 +13,10 @@ Sizes, types and addresses come from a plan (lm/generation/kernels/plan.py), so 
 import numpy as np
 from numba import njit
 
+from lm.generation.kernels import plan as at
 from lm.generation.kernels.attention import attend, clear_values, exp, widen, write_key, write_value
 from lm.generation.kernels.layout import BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK, panel_bytes, round_up
 from lm.generation.kernels.memory import atomic_increment, floats, halves, ints, signed_bytes
-from lm.generation.kernels.plan import (
-    ACTIVATIONS,
-    ARRIVED,
-    CACHE_COLUMNS,
-    CACHE_KIND,
-    CACHE_ROWS,
-    COMMANDS,
-    COS,
-    D_FF,
-    D_HEAD,
-    D_MODEL,
-    EPS,
-    GATES,
-    HEADS,
-    IS_GATED,
-    IS_POST_NORM,
-    IS_PROMPT,
-    KEYS,
-    KIND,
-    LAYER_NORM,
-    LM_HEAD,
-    LOGITS,
-    MATRICES,
-    NO_NORM,
-    NORM_KINDS,
-    NORMED,
-    NORMS,
-    NUM_HEADS,
-    NUM_KV_HEADS,
-    NUM_LAYERS,
-    NUM_OUTPUTS,
-    NUM_ROWS,
-    NUM_THREADS,
-    OUTPUTS,
-    POSITION_EMBEDDINGS,
-    POSITIONS,
-    PROJECTED,
-    QK_NORMS,
-    QUANTIZED,
-    SCORES,
-    SIN,
-    TEXTS,
-    TOKEN_EMBEDDINGS,
-    TOKEN_IDS,
-    VALUES,
-    VOCAB_SIZE,
-    X,
-)
 from lm.generation.kernels.products import multiply, quantize
 from lm.generation.kernels.threads import barrier, first_of, wait_for_more
 from lm.generation.kernels.tiles import MOST_ROWS
@@ -72,7 +25,7 @@ from lm.tokenizer.text.fast.intrinsics import Int, Int64s, compiled, inlined, ke
 _FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
 _NUM_MATRICES = 7
 _round_up, _panel_bytes = inlined(round_up), compiled(panel_bytes)
-_EPS = np.float32(EPS)
+_EPS = np.float32(at.EPS)
 _FLOAT16 = np.float32(2.0**112)  # what a float16 is multiplied by, shifted to the place of a float32's bits
 
 
@@ -86,9 +39,9 @@ def run_steps(thread: Int, plan: Int64s):
 
     `thread` 1 to `NUM_THREADS` - 1 returns when the number of commands becomes negative.
     """
-    commands, arrived = ints(plan[COMMANDS]), ints(plan[ARRIVED])
+    commands, arrived = ints(plan[at.COMMANDS]), ints(plan[at.ARRIVED])
     if thread == 0:
-        barriers = arrived[0] // plan[NUM_THREADS]  # exact, because no thread is in a step now
+        barriers = arrived[0] // plan[at.NUM_THREADS]  # exact, because no thread is in a step now
         atomic_increment(commands)
         _step(0, barriers, plan)
         return 0
@@ -110,18 +63,18 @@ def _step(thread, barriers, plan):
     reads h, and its output is added to x. With post-norm, the norm belongs to the sublayer before, so h is the residual
     stream, and the output is added to h.
     """
-    num_threads, num_rows, num_layers = plan[NUM_THREADS], plan[NUM_ROWS], plan[NUM_LAYERS]
-    d_model, d_ff, num_heads, d_head = plan[D_MODEL], plan[D_FF], plan[NUM_HEADS], plan[D_HEAD]
-    d_heads, d_kv_heads = num_heads * d_head, plan[NUM_KV_HEADS] * d_head
+    num_threads, num_rows, num_layers = plan[at.NUM_THREADS], plan[at.NUM_ROWS], plan[at.NUM_LAYERS]
+    d_model, d_ff, num_heads, d_head = plan[at.D_MODEL], plan[at.D_FF], plan[at.NUM_HEADS], plan[at.D_HEAD]
+    d_heads, d_kv_heads = num_heads * d_head, plan[at.NUM_KV_HEADS] * d_head
     k_at, v_at = _round_up(d_heads, PANEL), _round_up(d_heads, PANEL) + _round_up(d_kv_heads, PANEL)
     # From here on, a stride is the number of floats from one row to the next.
     x_stride, heads_stride = _round_up(d_model, BLOCK), _round_up(d_heads, BLOCK)
     ff_stride = _round_up(d_ff, BLOCK)
     projected_stride = max(v_at + _round_up(d_kv_heads, PANEL), _round_up(d_model, PANEL))
-    x, heads, gates, activations = plan[X], plan[HEADS], plan[GATES], plan[ACTIVATIONS]
-    h = plan[NORMED] + 4 * thread * num_rows * x_stride  # every thread computes all norms, which saves a barrier
-    projected, residual = plan[PROJECTED], h if plan[IS_POST_NORM] else x
-    arrived, matrices = ints(plan[ARRIVED]), ints(plan[MATRICES])
+    x, heads, gates, activations = plan[at.X], plan[at.HEADS], plan[at.GATES], plan[at.ACTIVATIONS]
+    h = plan[at.NORMED] + 4 * thread * num_rows * x_stride  # every thread computes all norms, which saves a barrier
+    projected, residual = plan[at.PROJECTED], h if plan[at.IS_POST_NORM] else x
+    arrived, matrices = ints(plan[at.ARRIVED]), ints(plan[at.MATRICES])
     if thread == 0:
         _embed(plan, floats(x), x_stride)
     barriers = barrier(arrived, barriers, num_threads)
@@ -136,7 +89,7 @@ def _step(thread, barriers, plan):
         _multiply(thread, plan, num_rows, matrices[first_matrix + 2], inputs, d_model, to, projected_stride, d_kv_heads)
         barriers = barrier(arrived, barriers, num_threads)
         _cache(thread, plan, layer, projected_stride, k_at, v_at)
-        if plan[IS_PROMPT]:  # a token attends to others of its text that another thread may have written
+        if plan[at.IS_PROMPT]:  # a token attends to others of its text that another thread may have written
             barriers = barrier(arrived, barriers, num_threads)
         _attention(thread, plan, layer, projected_stride, heads_stride)
         barriers = barrier(arrived, barriers, num_threads)
@@ -150,7 +103,7 @@ def _step(thread, barriers, plan):
         _norm(plan, 2 * layer + 1, x, h, x_stride)
         inputs = _inputs(thread, plan, num_rows, h, x_stride, d_model)
         _multiply(thread, plan, num_rows, matrices[first_matrix + 4], inputs, d_model, gates, ff_stride, d_ff)
-        if plan[IS_GATED]:
+        if plan[at.IS_GATED]:
             _multiply(thread, plan, num_rows, matrices[first_matrix + 5], inputs, d_model, activations, ff_stride, d_ff)
         _silu(thread, plan, floats(gates), floats(activations), ff_stride)
         barriers = barrier(arrived, barriers, num_threads)
@@ -161,29 +114,29 @@ def _step(thread, barriers, plan):
         _add(thread, plan, residual, x_stride, projected, projected_stride, x)
         barriers = barrier(arrived, barriers, num_threads)
     _norm(plan, 2 * num_layers, x, h, x_stride)
-    num_rows, outputs = plan[NUM_OUTPUTS], ints(plan[OUTPUTS])
+    num_rows, outputs = plan[at.NUM_OUTPUTS], ints(plan[at.OUTPUTS])
     for row in range(num_rows):  # row outputs[row] comes after it, so nothing is overwritten that is still needed
         for d in range(d_model):
             floats(h)[row * x_stride + d] = floats(h)[outputs[row] * x_stride + d]
     inputs = _inputs(thread, plan, num_rows, h, x_stride, d_model)
-    logits, vocab_size = plan[LOGITS], plan[VOCAB_SIZE]
+    logits, vocab_size = plan[at.LOGITS], plan[at.VOCAB_SIZE]
     stride = _round_up(vocab_size, PANEL)
-    _multiply(thread, plan, num_rows, plan[LM_HEAD], inputs, d_model, logits, stride, vocab_size)
+    _multiply(thread, plan, num_rows, plan[at.LM_HEAD], inputs, d_model, logits, stride, vocab_size)
     return barrier(arrived, barriers, num_threads)
 
 
 @compiled
 def _embed(plan, x, stride):
     """x = the embeddings of the tokens, plus those of their positions if the model has learned ones."""
-    d_model, table = plan[D_MODEL], plan[TOKEN_EMBEDDINGS]
-    token_ids, positions = ints(plan[TOKEN_IDS]), ints(plan[POSITIONS])
+    d_model, table = plan[at.D_MODEL], plan[at.TOKEN_EMBEDDINGS]
+    token_ids, positions = ints(plan[at.TOKEN_IDS]), ints(plan[at.POSITIONS])
     num_blocks = _round_up(d_model, BLOCK) // BLOCK
-    for row in range(plan[NUM_ROWS]):
+    for row in range(plan[at.NUM_ROWS]):
         to, token_id = row * stride, token_ids[row]
-        if plan[KIND] == FLOAT32:
+        if plan[at.KIND] == FLOAT32:
             for d in range(d_model):
                 x[to + d] = floats(table)[token_id * d_model + d]
-        elif plan[KIND] == INT8:
+        elif plan[at.KIND] == INT8:
             panel = table + token_id // PANEL * _panel_bytes(INT8, num_blocks)
             scales = halves(panel + num_blocks * PANEL * BLOCK)
             for d in range(d_model):
@@ -195,29 +148,29 @@ def _embed(plan, x, stride):
         else:
             for d in range(d_model):
                 x[to + d] = widen(halves(table)[token_id * d_model + d])
-        learned, at = plan[POSITION_EMBEDDINGS], positions[row] * d_model
-        if learned and plan[CACHE_KIND] == FLOAT32:
+        learned, place = plan[at.POSITION_EMBEDDINGS], positions[row] * d_model
+        if learned and plan[at.CACHE_KIND] == FLOAT32:
             for d in range(d_model):
-                x[to + d] += floats(learned)[at + d]
+                x[to + d] += floats(learned)[place + d]
         elif learned:
             for d in range(d_model):
-                x[to + d] += widen(halves(learned)[at + d])
+                x[to + d] += widen(halves(learned)[place + d])
 
 
 @compiled
 def _inputs(thread, plan, num_rows, x, stride, width):
     """The address of the rows of x as inputs of `_multiply`: x itself, or for int8 weights a copy in eight bits."""
-    if plan[KIND] != INT8:
+    if plan[at.KIND] != INT8:
         return x
     num_blocks = _round_up(width, BLOCK) // BLOCK
-    copy = plan[QUANTIZED] + thread * plan[NUM_ROWS] * _quantized_stride(plan)
+    copy = plan[at.QUANTIZED] + thread * plan[at.NUM_ROWS] * _quantized_stride(plan)
     quantize(x, 4 * stride, num_blocks, num_rows, copy, num_blocks * QUANTIZED_BLOCK)
     return copy
 
 
 @inlined
 def _quantized_stride(plan):
-    widest = max(plan[D_MODEL], plan[NUM_HEADS] * plan[D_HEAD], plan[D_FF])
+    widest = max(plan[at.D_MODEL], plan[at.NUM_HEADS] * plan[at.D_HEAD], plan[at.D_FF])
     return _round_up(widest, BLOCK) // BLOCK * QUANTIZED_BLOCK
 
 
@@ -226,68 +179,75 @@ def _multiply(thread, plan, num_rows, panels, inputs, d_in, out, out_stride, d_o
     """The thread's part of the outputs of a matrix product, for all rows."""
     num_blocks = _round_up(d_in, BLOCK) // BLOCK
     num_panels = _round_up(d_out, PANEL) // PANEL
-    first = first_of(thread, plan[NUM_THREADS], num_panels)
-    last = first_of(thread + 1, plan[NUM_THREADS], num_panels)
-    stride = num_blocks * QUANTIZED_BLOCK if plan[KIND] == INT8 else num_blocks * BLOCK * 4
-    panel_stride = _panel_bytes(plan[KIND], num_blocks)
-    multiply(plan[KIND], panels, panel_stride, num_blocks, first, last, inputs, stride, num_rows, out, 4 * out_stride)
+    first = first_of(thread, plan[at.NUM_THREADS], num_panels)
+    last = first_of(thread + 1, plan[at.NUM_THREADS], num_panels)
+    stride = num_blocks * QUANTIZED_BLOCK if plan[at.KIND] == INT8 else num_blocks * BLOCK * 4
+    panel_stride = _panel_bytes(plan[at.KIND], num_blocks)
+    multiply(
+        plan[at.KIND], panels, panel_stride, num_blocks, first, last, inputs, stride, num_rows, out, 4 * out_stride
+    )
 
 
 @compiled
 def _cache(thread, plan, layer, projected_stride, k_at, v_at):
     """Write keys and values into the cache, for the thread's part of the rows and key/value heads."""
-    d_head, num_kv_heads, num_columns, kind = plan[D_HEAD], plan[NUM_KV_HEADS], plan[CACHE_COLUMNS], plan[CACHE_KIND]
-    texts = ints(plan[TEXTS])
-    k_norm = plan[QK_NORMS] + 4 * (2 * layer + 1) * d_head if plan[QK_NORMS] else 0
+    d_head, num_kv_heads, num_columns, kind = (
+        plan[at.D_HEAD],
+        plan[at.NUM_KV_HEADS],
+        plan[at.CACHE_COLUMNS],
+        plan[at.CACHE_KIND],
+    )
+    texts = ints(plan[at.TEXTS])
+    k_norm = plan[at.QK_NORMS] + 4 * (2 * layer + 1) * d_head if plan[at.QK_NORMS] else 0
     first, last = _heads(thread, plan)
     for unit in range(first, last):
         row, kv_head = unit // num_kv_heads, unit % num_kv_heads
-        position = ints(plan[POSITIONS])[row]
-        projected = plan[PROJECTED] + 4 * row * projected_stride
+        position = ints(plan[at.POSITIONS])[row]
+        projected = plan[at.PROJECTED] + 4 * row * projected_stride
         k = floats(projected + 4 * (k_at + kv_head * d_head))
         v = floats(projected + 4 * (v_at + kv_head * d_head))
         _rotate(plan, k, k_norm, position)
-        keys, values = _cached(plan, KEYS, layer, row, kv_head), _cached(plan, VALUES, layer, row, kv_head)
+        keys, values = _cached(plan, at.KEYS, layer, row, kv_head), _cached(plan, at.VALUES, layer, row, kv_head)
         write_key(kind, keys, position, k, d_head)
         write_value(kind, values, num_columns, position, v, d_head)
-        is_last = row + 1 == plan[NUM_ROWS] or texts[row + 1] != texts[row]
-        if is_last and (plan[IS_PROMPT] or position % BLOCK == 0):
+        is_last = row + 1 == plan[at.NUM_ROWS] or texts[row + 1] != texts[row]
+        if is_last and (plan[at.IS_PROMPT] or position % BLOCK == 0):
             clear_values(kind, values, num_columns, position + 1, d_head)
 
 
 @compiled
 def _attention(thread, plan, layer, projected_stride, heads_stride):
     """Attend to the cache, for the thread's part of the rows and key/value heads."""
-    d_head, num_kv_heads = plan[D_HEAD], plan[NUM_KV_HEADS]
-    group_size = plan[NUM_HEADS] // num_kv_heads  # query heads that share a key/value head
-    q_norm = plan[QK_NORMS] + 4 * 2 * layer * d_head if plan[QK_NORMS] else 0
+    d_head, num_kv_heads = plan[at.D_HEAD], plan[at.NUM_KV_HEADS]
+    group_size = plan[at.NUM_HEADS] // num_kv_heads  # query heads that share a key/value head
+    q_norm = plan[at.QK_NORMS] + 4 * 2 * layer * d_head if plan[at.QK_NORMS] else 0
     # Rows of a prompt attend together, those of one text at a time. A row of another step is a text of its own.
-    together = MOST_ROWS if plan[IS_PROMPT] else 1
-    scores = plan[SCORES] + 4 * thread * MOST_ROWS * (plan[CACHE_COLUMNS] + _round_up(d_head, PANEL))
-    texts, positions = ints(plan[TEXTS]), ints(plan[POSITIONS])
-    count = _round_up(plan[NUM_ROWS], together) // together * num_kv_heads
-    for unit in range(first_of(thread, plan[NUM_THREADS], count), first_of(thread + 1, plan[NUM_THREADS], count)):
+    together = MOST_ROWS if plan[at.IS_PROMPT] else 1
+    scores = plan[at.SCORES] + 4 * thread * MOST_ROWS * (plan[at.CACHE_COLUMNS] + _round_up(d_head, PANEL))
+    texts, positions = ints(plan[at.TEXTS]), ints(plan[at.POSITIONS])
+    count = _round_up(plan[at.NUM_ROWS], together) // together * num_kv_heads
+    for unit in range(first_of(thread, plan[at.NUM_THREADS], count), first_of(thread + 1, plan[at.NUM_THREADS], count)):
         row, kv_head = unit // num_kv_heads * together, unit % num_kv_heads
-        end = min(row + together, plan[NUM_ROWS])
+        end = min(row + together, plan[at.NUM_ROWS])
         while row < end:
             num_rows = 1
             while row + num_rows < end and texts[row + num_rows] == texts[row]:
                 num_rows += 1
-            keys, values = _cached(plan, KEYS, layer, row, kv_head), _cached(plan, VALUES, layer, row, kv_head)
+            keys, values = _cached(plan, at.KEYS, layer, row, kv_head), _cached(plan, at.VALUES, layer, row, kv_head)
             for q_head in range(kv_head * group_size, (kv_head + 1) * group_size):
-                q = plan[PROJECTED] + 4 * (row * projected_stride + q_head * d_head)
-                out = plan[HEADS] + 4 * (row * heads_stride + q_head * d_head)
+                q = plan[at.PROJECTED] + 4 * (row * projected_stride + q_head * d_head)
+                out = plan[at.HEADS] + 4 * (row * heads_stride + q_head * d_head)
                 for query in range(num_rows):
                     _rotate(plan, floats(q + 4 * query * projected_stride), q_norm, positions[row + query])
                 attend(
-                    plan[CACHE_KIND],
+                    plan[at.CACHE_KIND],
                     q,
                     4 * projected_stride,
                     num_rows,
                     positions[row] + 1,
                     keys,
                     values,
-                    plan[CACHE_COLUMNS],
+                    plan[at.CACHE_COLUMNS],
                     d_head,
                     scores,
                     out,
@@ -299,29 +259,29 @@ def _attention(thread, plan, layer, projected_stride, heads_stride):
 @inlined
 def _heads(thread, plan):
     """The range of the key/value heads of all rows that a thread writes."""
-    count = plan[NUM_ROWS] * plan[NUM_KV_HEADS]
-    return first_of(thread, plan[NUM_THREADS], count), first_of(thread + 1, plan[NUM_THREADS], count)
+    count = plan[at.NUM_ROWS] * plan[at.NUM_KV_HEADS]
+    return first_of(thread, plan[at.NUM_THREADS], count), first_of(thread + 1, plan[at.NUM_THREADS], count)
 
 
 @inlined
 def _cached(plan, array, layer, row, kv_head):
     """The address in the cache where the keys or the values of a row's text and head begin."""
-    text = ints(plan[TEXTS])[row]
-    head = (layer * plan[CACHE_ROWS] + text) * plan[NUM_KV_HEADS] + kv_head
-    size = 4 if plan[CACHE_KIND] == FLOAT32 else 2
-    return plan[array] + head * plan[CACHE_COLUMNS] * _round_up(plan[D_HEAD], BLOCK) * size
+    text = ints(plan[at.TEXTS])[row]
+    head = (layer * plan[at.CACHE_ROWS] + text) * plan[at.NUM_KV_HEADS] + kv_head
+    size = 4 if plan[at.CACHE_KIND] == FLOAT32 else 2
+    return plan[array] + head * plan[at.CACHE_COLUMNS] * _round_up(plan[at.D_HEAD], BLOCK) * size
 
 
 @njit(fastmath=_FAST, error_model="numpy")
 def _norm(plan, number, source, target, stride):
     """The norm of each row of the array at `source`, written to `target`; for NO_NORM only weight and bias apply."""
-    d_model, kind = plan[D_MODEL], ints(plan[NORM_KINDS])[number]
-    weight = floats(plan[NORMS] + 4 * number * 2 * d_model)
-    bias = floats(plan[NORMS] + 4 * (number * 2 + 1) * d_model)
-    for row in range(plan[NUM_ROWS]):
+    d_model, kind = plan[at.D_MODEL], ints(plan[at.NORM_KINDS])[number]
+    weight = floats(plan[at.NORMS] + 4 * number * 2 * d_model)
+    bias = floats(plan[at.NORMS] + 4 * (number * 2 + 1) * d_model)
+    for row in range(plan[at.NUM_ROWS]):
         x, out = floats(source + 4 * row * stride), floats(target + 4 * row * stride)
         mean = np.float32(0)
-        if kind == LAYER_NORM:
+        if kind == at.LAYER_NORM:
             for d in range(d_model):
                 mean += x[d]
             mean /= np.float32(d_model)
@@ -329,7 +289,7 @@ def _norm(plan, number, source, target, stride):
         for d in range(d_model):
             squares += (x[d] - mean) ** 2
         scale = np.float32(1) / np.sqrt(squares / np.float32(d_model) + _EPS)
-        if kind == NO_NORM:
+        if kind == at.NO_NORM:
             scale = np.float32(1)
         for d in range(d_model):
             out[d] = (x[d] - mean) * scale * weight[d] + bias[d]
@@ -338,7 +298,7 @@ def _norm(plan, number, source, target, stride):
 @njit(fastmath=_FAST, error_model="numpy")
 def _rotate(plan, head, norm, position):
     """Apply to a query or key, in place, QK norm if the model has it, and RoPE."""
-    d_head = plan[D_HEAD]
+    d_head = plan[at.D_HEAD]
     if norm:
         weight, squares = floats(norm), np.float32(0)
         for d in range(d_head):
@@ -346,8 +306,8 @@ def _rotate(plan, head, norm, position):
         scale = np.float32(1) / np.sqrt(squares / np.float32(d_head) + _EPS)
         for d in range(d_head):
             head[d] *= scale * weight[d]
-    if plan[COS]:
-        cos, sin = floats(plan[COS] + 4 * position * d_head), floats(plan[SIN] + 4 * position * d_head)
+    if plan[at.COS]:
+        cos, sin = floats(plan[at.COS] + 4 * position * d_head), floats(plan[at.SIN] + 4 * position * d_head)
         for d in range(0, d_head, 2):
             even, odd = head[d], head[d + 1]
             head[d] = even * cos[d] + odd * sin[d]
@@ -357,18 +317,18 @@ def _rotate(plan, head, norm, position):
 @compiled
 def _silu(thread, plan, gates, activations, stride):
     """gates = SiLU(gates), times the activations if the layer is gated, for the thread's part of the outputs."""
-    first, last = _outputs(thread, plan, plan[D_FF])
-    for row in range(plan[NUM_ROWS]):
+    first, last = _outputs(thread, plan, plan[at.D_FF])
+    for row in range(plan[at.NUM_ROWS]):
         for f in range(row * stride + first, row * stride + last):
             gate = gates[f] / (np.float32(1) + exp(-gates[f]))
-            gates[f] = gate * activations[f] if plan[IS_GATED] else gate
+            gates[f] = gate * activations[f] if plan[at.IS_GATED] else gate
 
 
 @compiled
 def _add(thread, plan, residual, stride, update, update_stride, target):
     """target = residual + update, for the thread's part of the outputs; the arguments but strides are addresses."""
-    first, last = _outputs(thread, plan, plan[D_MODEL])
-    for row in range(plan[NUM_ROWS]):
+    first, last = _outputs(thread, plan, plan[at.D_MODEL])
+    for row in range(plan[at.NUM_ROWS]):
         old, new = floats(residual + 4 * row * stride), floats(update + 4 * row * update_stride)
         x = floats(target + 4 * row * stride)
         for d in range(first, last):
@@ -379,6 +339,6 @@ def _add(thread, plan, residual, stride, update, update_stride, target):
 def _outputs(thread, plan, d_out):
     """The range [first, last) of the outputs that `_multiply` has computed in this thread."""
     num_panels = _round_up(d_out, PANEL) // PANEL
-    first = first_of(thread, plan[NUM_THREADS], num_panels)
-    last = first_of(thread + 1, plan[NUM_THREADS], num_panels)
+    first = first_of(thread, plan[at.NUM_THREADS], num_panels)
+    last = first_of(thread + 1, plan[at.NUM_THREADS], num_panels)
     return first * PANEL, min(last * PANEL, d_out)
