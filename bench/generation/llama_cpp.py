@@ -23,7 +23,7 @@ WEIGHT_TYPES: dict[str, WeightType] = {"float32": "f32", "bfloat16": "bf16", "in
 
 
 class LlamaCpp:
-    """The `generate` of `bench.generation.systems`, for as many prompts as the first call has.
+    """The `generate` of `bench.generation.systems`, for always as many prompts as in the first call.
 
     Tokens are drawn by llama.cpp's own greedy sampler.
     """
@@ -48,24 +48,20 @@ class LlamaCpp:
             self._model = llama_cpp.llama_model_load_from_file(str(path / "model.gguf").encode(), settings)
         self._sampler = llama_cpp.llama_sampler_init_greedy()
         self._context: Any = None
-        self._num_rows = 0
 
     def __call__(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         api, num_rows = self._api, len(prompts)
-        if num_rows > self._num_rows:
-            self._context, self._num_rows = self._make_context(num_rows), num_rows
+        if self._context is None:
+            self._context = self._make_context(num_rows)
         api.llama_memory_clear(api.llama_get_memory(self._context), False)
         texts: list[list[int]] = [[] for _ in prompts]
         new, positions = prompts, [0] * num_rows
         for _ in range(new_tokens):
-            self._decode(new, positions)
+            last = self._decode(new, positions)
             positions = [position + len(tokens) for position, tokens in zip(positions, new)]
-            at = -1
-            new = []
-            for text, tokens in zip(texts, self._last):
-                at = tokens
-                text.append(api.llama_sampler_sample(self._sampler, self._context, at))
-                new.append(text[-1:])
+            new = [[api.llama_sampler_sample(self._sampler, self._context, place)] for place in last]
+            for text, tokens in zip(texts, new):
+                text += tokens
         return texts
 
     def _make_context(self, num_rows: int) -> Any:
@@ -80,9 +76,9 @@ class LlamaCpp:
         self._batch = api.llama_batch_init(settings.n_batch, 0, 1)
         return api.llama_init_from_model(self._model, settings)
 
-    def _decode(self, tokens: list[list[int]], positions: list[int]) -> None:
-        """Read more tokens of every text; `_last` becomes the places of the last ones in the batch."""
-        batch, self._last, count = self._batch, [], 0
+    def _decode(self, tokens: list[list[int]], positions: list[int]) -> list[int]:
+        """Read more tokens of every text; return the places of the last ones in the batch."""
+        batch, last, count = self._batch, [], 0
         for row, (ids, position) in enumerate(zip(tokens, positions)):
             for offset, token_id in enumerate(ids):
                 batch.token[count] = token_id
@@ -91,10 +87,11 @@ class LlamaCpp:
                 batch.seq_id[count][0] = row
                 batch.logits[count] = offset == len(ids) - 1
                 count += 1
-            self._last.append(count - 1)
+            last.append(count - 1)
         batch.n_tokens = count
         if self._api.llama_decode(self._context, batch):
             raise RuntimeError("llama_decode failed")
+        return last
 
 
 def _tokenizer(vocab_size: int) -> Tokenizer:

@@ -87,6 +87,7 @@ def test_run_c_gets_the_shape_and_reports_its_speed(tmp_path: Path) -> None:
     (tmp_path / "run.c").write_text(PROGRAM)
     shape = SHAPES["0.8m"]
     job = {"llama2c": str(tmp_path), "dtype": "float32", "batch_size": 1, "device": "cpu", "seconds": 0.0}
+    job |= {"prompt_tokens": 1}
     job |= {"model": asdict(shape.model), "vocab_size": 2048, "new_tokens": 15}
     result = run_c(job)
     assert result["ids"] == [[96, 256, 4, 4, 4, -2048, 256, 0, 15]]
