@@ -23,7 +23,7 @@ from lm.model.transformer import TransformerLM
 NORM_KINDS: dict[type[nn.Module], int] = {NoNorm: at.NO_NORM, RMSNorm: at.RMS_NORM, LayerNorm: at.LAYER_NORM}
 IS_GATED: dict[type[nn.Module], bool] = {SwiGLU: True, SiLU: False}
 
-_PROMPT_ROWS = 64  # tokens of prompts that are read at once, so that each weight is read once for all of them
+_PROMPT_ROWS = 128  # tokens of prompts that are read at once, so that each weight is read once for all of them
 _TOGETHER = 16  # at most as many rows attend together
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 

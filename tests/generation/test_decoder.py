@@ -184,10 +184,10 @@ def test_the_compiled_step_supports_the_cpu_in_float32_and_bfloat16(small):
 
 def test_prompts_of_more_tokens_than_a_step_reads(small):
     model = build(dataclasses.replace(small, num_kv_heads=2))
-    texts = [[(7 * row + place) % VOCAB_SIZE for place in range(1 + row % 16)] for row in range(24)]
-    decoder = NumbaDecoder(model, num_rows=24)
+    texts = [[(7 * row + place) % VOCAB_SIZE for place in range(1 + row % 16)] for row in range(40)]
+    decoder = NumbaDecoder(model, num_rows=40)
     assert sum(map(len, texts)) > 2 * decoder._plan.max_rows
-    logits = decoder.prefill(range(24), texts)
+    logits = decoder.prefill(range(40), texts)
     torch.testing.assert_close(logits, torch.stack([plain_logits(model, text) for text in texts]), atol=1e-5, rtol=0)
 
 

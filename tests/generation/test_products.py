@@ -45,7 +45,7 @@ def quantized_product(x: np.ndarray, weight: torch.Tensor) -> np.ndarray:
     blocks = np.pad(x, ((0, 0), (0, -x.shape[1] % 32))).reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(-1, keepdims=True)
     steps = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-    rounded = np.floor(blocks * steps + np.float32(0.5)).astype(np.int64)
+    rounded = np.rint(blocks * steps).astype(np.int64)
     sums = np.einsum("rbi,obi->rob", rounded, numbers.numpy().astype(np.int64))
     return (sums * scales.numpy().astype(np.float64) * (largest / 127)[:, None, :, 0]).sum(-1)
 

@@ -108,9 +108,7 @@ def attend(kind, q, q_stride, num_rows, length, keys, values, num_columns, d_hea
 def _softmax(scores, length, padded, d_head):
     """Replace the first `length` scores by their probabilities, and those up to `padded` by 0."""
     scale = np.float32(1 / math.sqrt(d_head))
-    largest = np.float32(-np.inf)
-    for s in range(length):
-        largest = max(largest, scores[s])
+    largest = _largest(scores, length)
     total = np.float32(0)
     for s in range(length):
         scores[s] = exp((scores[s] - largest) * scale)
@@ -120,6 +118,15 @@ def _softmax(scores, length, padded, d_head):
         scores[s] *= share
     for s in range(length, padded):
         scores[s] = np.float32(0)
+
+
+# Without "nnan", the largest of many numbers would have to be found one by one.
+@njit(fastmath={"nnan", "nsz"}, error_model="numpy")
+def _largest(numbers, count):
+    largest = np.float32(-np.inf)
+    for number in range(count):
+        largest = max(largest, numbers[number])
+    return largest
 
 
 @njit(error_model="numpy")

@@ -1,21 +1,14 @@
 """Matrix products of a few rows, or of many, with weights in panels (see lm/generation/kernels/layout.py)."""
 
-import numpy as np
-from numba import njit
-
 from lm.generation.kernels.layout import (
     BFLOAT16,
     BLOCK,
     FLOAT32,
     INT8,
-    NUMBERS,
     PANEL,
     QUANTIZED_BLOCK,
-    SCALE,
-    START,
 )
-from lm.generation.kernels.memory import floats, ints32, signed_bytes
-from lm.generation.kernels.tiles import MOST_ROWS, make_tile
+from lm.generation.kernels.tiles import MOST_ROWS, make_tile, quantize_block
 from lm.tokenizer.text.fast.intrinsics import Int, compiled, kernel
 
 _f32_1, _f32_4, _f32_most = (make_tile(FLOAT32, num_rows) for num_rows in (1, 4, MOST_ROWS))
@@ -63,29 +56,12 @@ def multiply(kind, panels, panel_stride, num_blocks, first, last, x, x_stride, n
         _multiply_int8(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
 
 
-@njit(fastmath={"reassoc", "contract", "nsz", "nnan"}, error_model="numpy")
+@compiled
 def quantize(x, x_stride, num_blocks, num_rows, out, out_stride):
-    """Round rows of x to eight bits, in blocks of 32 numbers that share a scale, for products with int8 weights.
-
-    A block of `out` has the number that its sums start from (see lm/generation/kernels/tiles.py), the scale, and the
-    numbers. The largest of a block becomes 127 or -127.
-    """
+    """Round rows of x to eight bits, in blocks of 32 numbers that share a scale, for products with int8 weights."""
     for row in range(num_rows):
         for block in range(num_blocks):
-            numbers = floats(x + row * x_stride + block * 4 * BLOCK)
-            to = out + row * out_stride + block * QUANTIZED_BLOCK
-            quantized = signed_bytes(to + NUMBERS)
-            largest = np.float32(0)
-            for i in range(BLOCK):
-                largest = max(largest, abs(numbers[i]))
-            steps = np.float32(127) / largest if largest > 0 else np.float32(0)
-            total = np.int32(0)
-            for i in range(BLOCK):
-                nearest = np.int32(np.floor(numbers[i] * steps + np.float32(0.5)))
-                quantized[i] = nearest
-                total += nearest
-            ints32(to + START)[0] = np.int32(-128) * total
-            floats(to + SCALE)[0] = largest / np.float32(127)
+            quantize_block(x + row * x_stride + block * 4 * BLOCK, out + row * out_stride + block * QUANTIZED_BLOCK)
 
 
 @kernel

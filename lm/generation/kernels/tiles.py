@@ -34,7 +34,8 @@ MOST_ROWS = 16 if _FEATURES.get("avx512f", False) else 4  # per tile; each takes
 _CHAINS = 8
 
 _BYTE, _INT32, _INT64, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_INT16S, _INT32S, _FLOATS = (ir.VectorType(number, PANEL) for number in (ir.IntType(16), _INT32, _FLOAT))
+_NUMBERS = _BYTE, ir.IntType(16), _INT32, _FLOAT
+_BYTES, _INT16S, _INT32S, _FLOATS = (ir.VectorType(number, PANEL) for number in _NUMBERS)
 
 
 def make_tile(kind: int, num_rows: int) -> Any:
@@ -157,6 +158,43 @@ def dot4(builder: Any, sums: Any, weights: Any, inputs: Any) -> Any:
         number = builder.ashr(builder.shl(inputs, _INT32(24 - 8 * byte)), _INT32(24))
         sums = builder.add(sums, builder.mul(weight, _broadcast(builder, number)))
     return sums
+
+
+@intrinsic
+def quantize_block(_, x, out):
+    """Round the 32 floats at the address `x` to eight bits, and write the block to the address `out`.
+
+    The largest number, by magnitude, becomes 127 or -127. The sums of products with the stored weights, which are 128
+    too large, start from -128 times the sum of the numbers.
+    """
+
+    def generate(context, builder, signature, arguments):
+        x, out = (builder.inttoptr(address, _BYTE.as_pointer()) for address in arguments)
+        halves = [_load(builder, x, _INT64(LINE * half), _FLOATS, 4) for half in range(2)]
+        magnitudes = [_call(builder, "llvm.fabs.v16f32", _FLOATS, half) for half in halves]
+        larger = builder.select(builder.fcmp_ordered(">", *magnitudes), *magnitudes)
+        largest = _call(builder, "llvm.vector.reduce.fmax.v16f32", _FLOAT, larger)
+        is_zero = builder.fcmp_ordered("==", largest, _FLOAT(0.0))
+        steps = builder.select(is_zero, _FLOAT(0.0), builder.fdiv(_FLOAT(127.0), largest))
+        total = _constant(_INT32S, 0)
+        for number, half in enumerate(halves):
+            nearest = _call(builder, "llvm.rint.v16f32", _FLOATS, builder.fmul(half, _broadcast(builder, steps)))
+            integers = builder.fptosi(nearest, _INT32S)
+            total = builder.add(total, integers)
+            place = _at(builder, out, _INT64(NUMBERS + PANEL * number), _BYTES)
+            builder.store(builder.trunc(integers, _BYTES), place, align=1)
+        start = builder.mul(_call(builder, "llvm.vector.reduce.add.v16i32", _INT32, total), _INT32(-128))
+        builder.store(start, _at(builder, out, _INT64(START), _INT32), align=4)
+        builder.store(builder.fdiv(largest, _FLOAT(127.0)), _at(builder, out, _INT64(SCALE), _FLOAT), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+def _call(builder: Any, name: str, result_type: Any, argument: Any) -> Any:
+    """Call one of LLVM's intrinsic functions."""
+    function_type = ir.FunctionType(result_type, [argument.type])
+    return builder.call(builder.module.declare_intrinsic(name, (), function_type), [argument])
 
 
 def _float16(builder: Any, bits: Any) -> Any:
