@@ -71,8 +71,9 @@ class LlamaCpp:
         settings.n_seq_max = num_rows
         settings.n_batch = num_rows * self._config.context_length
         settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
-        if self._is_float32:
+        if self._is_float32:  # FlashAttention would round to float16
             settings.type_k = settings.type_v = api.GGML_TYPE_F32
+            settings.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._batch = api.llama_batch_init(settings.n_batch, 0, 1)
         return api.llama_init_from_model(self._model, settings)
 
