@@ -1,11 +1,12 @@
 """Generate with this project and with others, side by side: tokens per second, share of the limit, memory.
 
-    python -m bench.generation [--quick] [--llama2c DIR] [--dtypes NAME ...] [--batch-sizes N ...] [--json FILE]
+    python -m bench.generation [--quick] [--llama2c DIR] [--dtypes NAME ...] [--batch-sizes N ...] [--prompts N ...]
 
 All systems continue the same one-token prompts greedily, with the same weights, drawn from a seed, until the context of
-the shape is full: 255 new tokens for 17m. Before anything is timed, every system generates in float32, and its ids are
-compared with ours. A system whose ids differ, or that fails, is listed below the tables. A result is the median of
-measurements in fresh processes, in which the systems take turns; each of these is the median of whole generations.
+the shape is full: 255 new tokens for 17m. After longer prompts, the time to the first token is measured. Before
+anything is timed, every system generates in float32, and its ids are compared with ours. A system whose ids differ, or
+that fails, is listed below the tables. A result is the median of measurements in fresh processes, in which the systems
+take turns; each of these is the median of whole generations.
 
 The limit is the speed of a machine that reads every weight once per step and does nothing else: the number of rows,
 times the bytes per second at which this machine reads an array of that size again, measured in the same run, divided by
@@ -23,10 +24,10 @@ from bench.common.arguments import add_choices, add_json, check_checkout, check_
 from bench.common.shapes import SHAPES
 from bench.common.tables import Problem, machine, not_measured, table, version_of, versions
 from bench.generation.comparison import ELEMENT_BYTES, Case, Results, compare, summarize
-from bench.generation.systems import SYSTEMS
+from bench.generation.systems import PACKAGES, SYSTEMS
 from lm.atomic import write_json
 from lm.device import pick_device
-from lm.errors import exit_cleanly
+from lm.errors import UserError, exit_cleanly
 
 _REPEATS = 3
 _SECONDS = 3.0  # of timed generations per process
@@ -39,7 +40,15 @@ def main() -> None:
     args = parse_arguments()
     started = time.monotonic()
     device = pick_device(args.device)
-    cases = [Case(shape, dtype, size) for shape in args.shapes for dtype in args.dtypes for size in args.batch_sizes]
+    cases = [
+        case
+        for shape in args.shapes
+        for dtype in args.dtypes
+        for case in (
+            *(Case(shape, dtype, size) for size in args.batch_sizes),
+            *(Case(shape, dtype, 1, tokens) for tokens in args.prompts),
+        )
+    ]
     repeats, seconds = (1, _QUICK_SECONDS) if args.quick else (args.repeats, _SECONDS)
     make_json_folder(args.json)
     results = Results()
@@ -65,6 +74,9 @@ def parse_arguments() -> argparse.Namespace:
         "--llama2c", type=Path, metavar="DIR", help="a checkout of llama2.c, to compile and run its run.c"
     )
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16], metavar="N", help="texts; default: 1 16")
+    parser.add_argument(
+        "--prompts", nargs="*", type=int, default=[16, 256, 1024], metavar="N", help="tokens; default: 16 256 1024"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     parser.add_argument("--repeats", type=int, default=_REPEATS, metavar="N", help=f"default: {_REPEATS}")
     parser.add_argument(
@@ -74,6 +86,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     check_positive("--repeats", [args.repeats])
     check_positive("--batch-sizes", args.batch_sizes)
+    if min(args.prompts, default=2) < 2:
+        raise UserError(f"--prompts: expected 2 or more tokens, got {min(args.prompts)}")
     check_checkout("llama2c", args.llama2c, "run.c")
     return args
 
@@ -86,8 +100,8 @@ def find_systems(args: argparse.Namespace, problems: list[Problem]) -> list[str]
             continue
         if name == "run.c" and args.llama2c is None:
             problems.append(Problem(name, "no --llama2c"))
-        elif name == "transformers" and version_of(name) is None:
-            problems.append(Problem(name, "not installed"))
+        elif version_of(PACKAGES.get(name, "torch")) is None:
+            problems.append(Problem(name, f"{PACKAGES[name]} is not installed"))
         else:
             systems.append(name)
     return systems
@@ -95,19 +109,29 @@ def find_systems(args: argparse.Namespace, problems: list[Problem]) -> list[str]
 
 def report(rows: list[dict[str, Any]], device: torch.device, problems: list[Problem]) -> str:
     """Return the Markdown of `rows`, which are those of `--json`."""
-    lines = [f"{machine(device)}.", f"Versions: {versions(['torch', 'numba', 'transformers'])}."]
+    lines = [f"{machine(device)}.", f"Versions: {versions(['torch', 'numba', *PACKAGES.values()])}."]
     keys = ("dtype", "batch_size")
     for shape in dict.fromkeys(row["shape"] for row in rows):
         of_shape = [row for row in rows if row["shape"] == shape]
-        new_tokens = SHAPES[shape].context_length - 1
-        lines += ["", f"### {shape}, {new_tokens} new tokens, tokens per second (share of the limit)", ""]
-        lines += table(of_shape, keys, SYSTEMS, _speed, "tokens_per_second", "transformers")
-        lines += ["", "Peak memory, MB:", "", *table(of_shape, keys, SYSTEMS, _peak)]
+        generations = [row for row in of_shape if row["prompt_tokens"] == 1]
+        prompts = [row for row in of_shape if row["prompt_tokens"] > 1]
+        if generations:
+            new_tokens = SHAPES[shape].context_length - 1
+            lines += ["", f"### {shape}, {new_tokens} new tokens, tokens per second (share of the limit)", ""]
+            lines += table(generations, keys, SYSTEMS, _speed, "tokens_per_second", "transformers")
+            lines += ["", "Peak memory, MB:", "", *table(generations, keys, SYSTEMS, _peak)]
+        if prompts:
+            lines += ["", f"### {shape}, time to the first token, ms", ""]
+            lines += table(prompts, ("dtype", "prompt_tokens"), SYSTEMS, _milliseconds, "tokens_per_second")
     return "\n".join(lines + not_measured(problems))
 
 
 def _speed(row: dict[str, Any]) -> str:
     return f"{row['tokens_per_second']:,.0f} ({row['share_of_limit']:.0%})"
+
+
+def _milliseconds(row: dict[str, Any]) -> str:
+    return f"{1e3 / row['tokens_per_second']:.1f}"
 
 
 def _peak(row: dict[str, Any]) -> str:

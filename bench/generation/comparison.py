@@ -1,7 +1,7 @@
 """The measurement of every system in each case, after a check that all generate the same tokens."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -10,9 +10,10 @@ from tqdm import tqdm
 from bench.common.jobs import NotMeasured, run_job
 from bench.common.shapes import SHAPES, Shape
 from bench.common.tables import Problem
+from lm.model.config import ModelConfig
 from lm.model.cost import parameters
 
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 34 / 32}  # of int8, with its share of a scale
 
 _MEASURE = "bench.generation.measure"
 _TIMEOUT = 600.0  # seconds
@@ -25,9 +26,26 @@ class Case:
     shape: str
     dtype: str
     batch_size: int
+    prompt_tokens: int = 1
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether the time to the first token after a prompt is measured, and not the speed of generation."""
+        return self.prompt_tokens > 1
+
+    @property
+    def new_tokens(self) -> int:
+        return 1 if self.is_prompt else SHAPES[self.shape].context_length - 1
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model of the shape, with a longer context if the prompt needs it."""
+        model = SHAPES[self.shape].model
+        return replace(model, context_length=max(model.context_length, self.prompt_tokens + self.new_tokens))
 
     def __str__(self) -> str:
-        return f"{self.shape}, {self.dtype}, batch size {self.batch_size}"
+        what = f"prompt of {self.prompt_tokens}" if self.is_prompt else f"batch size {self.batch_size}"
+        return f"{self.shape}, {self.dtype}, {what}"
 
 
 Run = dict[str, Any]  # a result of bench.generation.measure
@@ -50,19 +68,20 @@ def compare(
     Systems whose ids differ from those of the first one, in float32, are not measured. `job` is what all jobs share:
     `device`, `seconds` and `llama2c`.
     """
-    equal: dict[tuple[str, int], list[str]] = {}
+    equal: dict[tuple[str, int, int], list[str]] = {}
     with tqdm(total=len(cases) * len(systems) * repeats, unit="process", disable=None) as bar:
         for case in cases:
             shape = SHAPES[case.shape]
             runs = results.runs.setdefault(case, {})
-            shared = job | {"task": "generation", "model": asdict(shape.model), "vocab_size": shape.vocab_size}
-            shared |= {"batch_size": case.batch_size, "new_tokens": shape.context_length - 1}
-            key = case.shape, case.batch_size
+            shared = job | {"task": "generation", "model": asdict(case.model), "vocab_size": shape.vocab_size}
+            shared |= {"batch_size": case.batch_size, "new_tokens": case.new_tokens}
+            shared |= {"prompt_tokens": case.prompt_tokens}
+            key = case.shape, case.batch_size, case.prompt_tokens
             if key not in equal:
-                where = f"{case.shape}, batch size {case.batch_size}"
+                where = str(replace(case, dtype="float32"))
                 bar.set_postfix_str(f"{where}, comparing ids")
                 equal[key] = equal_systems(systems, shared, results.problems, where)
-            weight_bytes = weights_per_step(shape) * ELEMENT_BYTES[case.dtype]
+            weight_bytes = int(weights_per_step(shape) * ELEMENT_BYTES[case.dtype])
             read = run_job(_MEASURE, job | {"task": "bandwidth", "bytes": weight_bytes}, _TIMEOUT)
             results.limits[case] = case.batch_size * read["bytes_per_second"] / weight_bytes
             for _ in range(repeats):
@@ -108,12 +127,12 @@ def summarize(results: Results) -> list[dict[str, Any]]:
     """Return a row per case and system that was measured."""
     rows = []
     for case, runs in results.runs.items():
-        tokens = case.batch_size * (SHAPES[case.shape].context_length - 1)
+        tokens = case.batch_size * case.new_tokens
         for system, of_system in runs.items():
             speed = tokens / median(run["seconds"] for run in of_system)
             row = {
                 "system": system,
-                "tokens_per_second": speed,
+                "tokens_per_second": speed,  # after a prompt, there is one token, and this is 1 / the time to it
                 "share_of_limit": speed / results.limits[case],
                 "peak_mb": median(run["peak_mb"] for run in of_system),
                 "measurements": len(of_system),

@@ -1,9 +1,9 @@
 """One measurement in a fresh process: `python -m bench.generation.measure JOB` reads and prints a JSON object.
 
 Not timed: imports, building the model from a seed, and one whole generation, during which the library compiles or loads
-what it needs. Then whole generations are timed one by one for some seconds. A generation is greedy, starts with one
-token per row, and ends after `new_tokens` more. The program run.c is started for each generation and reports its own
-time.
+what it needs. Then whole generations are timed one by one for some seconds. A generation is greedy, starts with
+`prompt_tokens` per row, and ends after `new_tokens` more. The program run.c is started for each generation and reports
+its own time.
 
 `peak_mb` is the largest memory during the timed generations: on the CPU resident memory, minus what the process held
 after imports, so it includes the weights; for run.c all of its memory; on a GPU the memory allocated by PyTorch.
@@ -36,15 +36,18 @@ def main() -> None:
 def generation_speed(job: dict[str, Any]) -> dict[str, Any]:
     """Time the generations of a `system` in `dtype` for at least `seconds`.
 
-    The job also has the `model` and `vocab_size` of a shape, `batch_size`, `new_tokens` and `device`.
+    The job also has the `model` and `vocab_size` of a shape, `batch_size`, `prompt_tokens`, `new_tokens` and `device`.
 
     Raises:
         RuntimeError: the same prompts give different tokens in another generation.
     """
-    device, dtype = torch.device(job["device"]), getattr(torch, job["dtype"])
+    device, vocab_size = torch.device(job["device"]), job["vocab_size"]
     before = reset_peak(device)
-    generate = LIBRARIES[job["system"]](ModelConfig(**job["model"]), job["vocab_size"], dtype, device)
-    prompts = [[(FIRST_TOKEN + row) % job["vocab_size"]] for row in range(job["batch_size"])]
+    generate = LIBRARIES[job["system"]](ModelConfig(**job["model"]), vocab_size, job["dtype"], device)
+    prompts = [
+        [(FIRST_TOKEN + row + 7 * place) % vocab_size for place in range(job["prompt_tokens"])]
+        for row in range(job["batch_size"])
+    ]
     ids = generate(prompts, job["new_tokens"])
     reset_peak(device)
     timings: list[float] = []

@@ -43,8 +43,8 @@ def run_c(job: dict[str, Any]) -> dict[str, Any]:
         ValueError: it does not support the job.
         RuntimeError: it failed.
     """
-    if job["dtype"] != "float32" or job["batch_size"] != 1 or job["device"] != "cpu":
-        raise ValueError("run.c supports only float32 on the CPU, and one text at a time")
+    if job["dtype"] != "float32" or job["batch_size"] != 1 or job["prompt_tokens"] != 1 or job["device"] != "cpu":
+        raise ValueError("run.c supports only float32 on the CPU, one text at a time, and is measured without a prompt")
     config, vocab_size, new_tokens = ModelConfig(**job["model"]), job["vocab_size"], job["new_tokens"]
     runs: list[tuple[float, list[int], int]] = []
     with TemporaryDirectory() as folder:

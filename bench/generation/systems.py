@@ -1,8 +1,8 @@
 """The systems that are compared: how each generates greedily, in its fastest way, with the same weights.
 
 A system is a function `system(config, vocab_size, dtype, device)` that builds a model with the weights of
-`bench.common.models.Lm` and returns a function `generate(prompts, new_tokens)`. That one returns the `new_tokens`
-token ids that follow each prompt. `run.c` is a program; see `bench.generation.run_c`.
+`bench.common.models.Lm`, in `float32`, `bfloat16` or `int8`, and returns a function `generate(prompts, new_tokens)`.
+That one returns the `new_tokens` token ids that follow each prompt. `run.c` is a program; see `bench.generation.run_c`.
 """
 
 from collections.abc import Callable
@@ -12,24 +12,31 @@ from typing import Any
 import torch
 
 from bench.common.models import Lm, Transformers
+from bench.generation.llama_cpp import LlamaCpp
 from lm.generation.batch import Batch, Request
 from lm.generation.config import SamplerConfig
 from lm.generation.decoder import Decoder
 from lm.generation.numba_decoder import fastest_decoder
+from lm.generation.quantized import to_int8
 from lm.model.config import ModelConfig
 from lm.model.transformer import TransformerLM
 
 Generate = Callable[[list[list[int]], int], list[list[int]]]
 
 
-def lm(config: ModelConfig, vocab_size: int, dtype: torch.dtype, device: torch.device) -> Generate:
+def lm(config: ModelConfig, vocab_size: int, dtype: str, device: torch.device) -> Generate:
     """This project with the fastest decoder for the device."""
-    return _generate_with(Lm(config, vocab_size).model.to(device, dtype).eval(), fastest_decoder)
+    return _generate_with(_model(config, vocab_size, dtype, device), fastest_decoder)
 
 
-def lm_pytorch(config: ModelConfig, vocab_size: int, dtype: torch.dtype, device: torch.device) -> Generate:
+def lm_pytorch(config: ModelConfig, vocab_size: int, dtype: str, device: torch.device) -> Generate:
     """This project with the decoder that works on every device, not compiled."""
-    return _generate_with(Lm(config, vocab_size).model.to(device, dtype).eval(), Decoder)
+    return _generate_with(_model(config, vocab_size, dtype, device), Decoder)
+
+
+def _model(config: ModelConfig, vocab_size: int, dtype: str, device: torch.device) -> TransformerLM:
+    model = Lm(config, vocab_size).model.to(device).eval()
+    return to_int8(model) if dtype == "int8" else model.to(getattr(torch, dtype))
 
 
 def _generate_with(model: TransformerLM, make_decoder: Callable[[TransformerLM, int], Any]) -> Generate:
@@ -53,11 +60,13 @@ def _generate_with(model: TransformerLM, make_decoder: Callable[[TransformerLM, 
     return generate
 
 
-def transformers(config: ModelConfig, vocab_size: int, dtype: torch.dtype, device: torch.device) -> Generate:
+def transformers(config: ModelConfig, vocab_size: int, dtype: str, device: torch.device) -> Generate:
     """The `generate` of transformers with its default settings, on a Llama with our weights."""
+    if dtype == "int8":
+        raise ValueError("transformers needs other packages for int8 weights")
     system = Transformers(config, vocab_size, "sdpa")
     system.load_weights(Lm(config, vocab_size).model)
-    model = system.model.to(device, dtype).eval()
+    model = system.model.to(device, getattr(torch, dtype)).eval()
 
     def generate(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
         ids = torch.tensor(prompts, device=device)
@@ -70,9 +79,11 @@ def transformers(config: ModelConfig, vocab_size: int, dtype: torch.dtype, devic
     return generate
 
 
-LIBRARIES: dict[str, Callable[[ModelConfig, int, torch.dtype, torch.device], Generate]] = {
+LIBRARIES: dict[str, Callable[[ModelConfig, int, str, torch.device], Generate]] = {
     "lm": lm,
     "lm-pytorch": lm_pytorch,
     "transformers": transformers,
+    "llama.cpp": LlamaCpp,
 }
+PACKAGES = {"transformers": "transformers", "llama.cpp": "llama-cpp-python"}
 SYSTEMS = [*LIBRARIES, "run.c"]

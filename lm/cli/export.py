@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     gguf = formats.add_parser("gguf", help="a file that llama.cpp runs")
     gguf.add_argument("out", type=path, metavar="FILE", help="file to write; it must not exist")
-    gguf.add_argument("--type", choices=["f32", "f16", "q8_0"], default="f16", help="type of the weights (%(default)s)")
+    gguf.add_argument(
+        "--type", choices=["f32", "f16", "bf16", "q8_0"], default="f16", help="type of the weights (%(default)s)"
+    )
     add_model_arguments(gguf)
 
 

@@ -14,12 +14,13 @@ import dataclasses
 from pathlib import Path
 
 from lm.cli.path import path
-from lm.cli.trained_model import add_model_arguments, load_trained
+from lm.cli.trained_model import add_dtype_argument, add_model_arguments, load_trained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="text to continue (default: the first of sample.prompts)")
     add_model_arguments(parser)
+    add_dtype_argument(parser)
     parser.add_argument(
         "--params", type=path, default=Path("params.yaml"), help="file with the default settings (%(default)s)"
     )

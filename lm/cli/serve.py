@@ -12,11 +12,12 @@ import os
 from pathlib import Path
 
 from lm.cli.path import path
-from lm.cli.trained_model import add_model_arguments, load_trained
+from lm.cli.trained_model import add_dtype_argument, add_model_arguments, load_trained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
+    add_dtype_argument(parser)
     parser.add_argument(
         "--metrics", type=path, default=Path("metrics"), help="folder with train.csv for the page (%(default)s)"
     )

@@ -20,18 +20,33 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --dtype, for verbs that generate text."""
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "int8"],
+        default="float32",
+        help="type of the weights; int8 needs a CPU (%(default)s)",
+    )
+
+
 def load_trained(args: argparse.Namespace, runtime: "RuntimeConfig") -> "tuple[TransformerLM, Tokenizer]":
-    """Load the model and its tokenizer; the model is placed on the device of `runtime`.
+    """Load the model and its tokenizer; the model is placed on the device of `runtime`, with weights of `args.dtype`.
 
     Raises:
         UserError: a file is missing or damaged, the tokenizer is not the one that the model was trained with, or the
-            device is not available.
+            device is not available or cannot compute with that dtype.
     """
+    import torch
+
     from lm.device import pick_device
+    from lm.generation.quantized import to_int8
     from lm.model.files import load_model
     from lm.tokenizer.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(args.tokenizer)
     device = pick_device(runtime.device)
     model = load_model(args.model, tokenizer.hash, runtime.attention_backend)
-    return model.to(device), tokenizer
+    if args.dtype == "int8":
+        return to_int8(model.to(device)), tokenizer
+    return model.to(device, getattr(torch, args.dtype)), tokenizer

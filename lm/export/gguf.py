@@ -1,7 +1,8 @@
 """Export a model to a GGUF file, the format of llama.cpp.
 
-Matrices are stored as f32, f16, or q8_0 (eight bits per weight); the vectors of the norms stay in float32. llama.cpp
-rotates interleaved pairs in a Llama model, as ours does, and half-split pairs in a Qwen3 model (see `lm.export.llama`).
+Matrices are stored as f32, f16, bf16, or q8_0 (eight bits per weight); the vectors of the norms stay in float32.
+llama.cpp rotates interleaved pairs in a Llama model, as ours does, and half-split pairs in a Qwen3 model (see
+`lm.export.llama`).
 """
 
 import importlib.util
@@ -17,6 +18,7 @@ from lm.atomic import check_folder, make_folder, translate_write_errors
 from lm.errors import UserError, quote
 from lm.export.llama import check_layout, llama_weights, norm_eps
 from lm.export.tokenizer_json import merge_texts, pattern_name, token_texts
+from lm.generation import q8_0
 from lm.model.config import ModelConfig
 from lm.model.files import load_model
 from lm.model.transformer import TransformerLM
@@ -25,13 +27,12 @@ from lm.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-WeightType = Literal["f32", "f16", "q8_0"]
+WeightType = Literal["f32", "f16", "bf16", "q8_0"]
 
 # What llama.cpp calls the patterns.
 _PRE_TOKENIZERS = {"gpt2": "gpt-2", "llama3": "llama-bpe", "qwen2": "qwen2"}
 
-_Q8_0_BLOCK = 32  # consecutive weights of a row that share one scale
-_LARGEST = {"f32": math.inf, "f16": 65504.0, "q8_0": 127 * 65504.0}  # the scale of a block is in f16
+_LARGEST = {"f32": math.inf, "f16": 65504.0, "bf16": math.inf, "q8_0": q8_0.LARGEST}
 
 
 def export_gguf(model_folder: Path, tokenizer_folder: Path, out: Path, weight_type: WeightType) -> None:
@@ -84,8 +85,8 @@ def _check_tokenizer(tokenizer: Tokenizer) -> None:
 
 def _check_blocks(config: ModelConfig) -> None:
     for name, width in (("d_model", config.d_model), ("d_ff", config.d_ff)):
-        if width % _Q8_0_BLOCK:
-            raise UserError(f"model.{name}: q8_0 needs a multiple of {_Q8_0_BLOCK}, got {width}; export f16")
+        if width % q8_0.BLOCK:
+            raise UserError(f"model.{name}: q8_0 needs a multiple of {q8_0.BLOCK}, got {width}; export f16")
 
 
 def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type: WeightType) -> "GGUFWriter":
@@ -96,7 +97,7 @@ def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type:
     architecture = gguf.MODEL_ARCH.QWEN3 if config.qk_norm else gguf.MODEL_ARCH.LLAMA
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_name(name)
-    file_types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0"}
+    file_types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_file_type(gguf.LlamaFileType[file_types[weight_type]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(model.vocab_size)
@@ -133,7 +134,9 @@ def _convert(model: TransformerLM, tokenizer: Tokenizer, name: str, weight_type:
         kind = matrix_type if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
         if weight.ndim == 2 and weight.abs().max() > _LARGEST[weight_type]:
             raise UserError(f"{llama_name} has weights that {weight_type} cannot represent; export f32")
-        writer.add_tensor(gguf_name, gguf.quantize(weight.numpy(), kind), raw_dtype=kind)
+        is_q8_0 = kind is gguf.GGMLQuantizationType.Q8_0
+        data = q8_0.gguf_bytes(weight).numpy() if is_q8_0 else gguf.quantize(weight.numpy(), kind)
+        writer.add_tensor(gguf_name, data, raw_dtype=kind)
     return writer
 
 

@@ -162,14 +162,17 @@ class Batch:
         cached = {row: text.ids[-1] for row, text in texts.items() if text.is_cached}
         uncached = {row: text.ids[-self._context_length :] for row, text in texts.items() if not text.is_cached}
         if cached:
-            logits = self._decoder.decode([cached.get(row) for row in range(max(cached) + 1)])
-            yield list(cached), logits.float().cpu()[list(cached)]
+            logits = self._decoder.decode([cached.get(row) for row in range(max(cached) + 1)]).float().cpu()
+            rows = list(cached)
+            if rows != list(range(len(logits))):  # NumPy copies in one thread, and leaves the others to the decoder
+                logits = torch.from_numpy(logits.numpy()[rows])
+            yield rows, logits
         if uncached:
             yield list(uncached), self._decoder.prefill(list(uncached), list(uncached.values())).float().cpu()
 
     def _extend(self, texts: list[_Text], logits: Tensor) -> list[Token]:
         """Draw the next token of every text from its logits, a row of (len(texts), V)."""
-        # NumPy's argmax uses one thread, and leaves the others to the decoder.
+        # NumPy's argmax uses one thread, too.
         best = logits.numpy().argmax(-1, keepdims=True)
         diverged = ~np.isfinite(np.take_along_axis(logits.numpy(), best, -1))[:, 0]
         token_ids = best[:, 0].tolist()

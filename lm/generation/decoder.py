@@ -18,7 +18,6 @@ from torch import Tensor
 from lm.errors import UserError
 from lm.memory import available_memory
 from lm.model.cache import KeyValueCache
-from lm.model.config import ModelConfig
 from lm.model.transformer import TransformerLM
 
 
@@ -40,11 +39,11 @@ class Decoder:
     def __init__(
         self, model: TransformerLM, num_rows: int, context_length: int | None = None, compiled: bool = False
     ) -> None:
-        weight = model.token_embeddings.weight
         self.model = model
         self.lengths = [0] * num_rows
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
-        _check_memory(model.config, num_rows, self.context_length, weight.dtype, weight.device)
+        check_memory(model, num_rows, self.context_length)
+        weight = model.token_embeddings.weight
         self.cache = KeyValueCache(model.config, num_rows, self.context_length, weight.dtype, weight.device)
         self._compiled_step: Callable[[Tensor, Tensor, int], Tensor] | None = None
         if compiled:
@@ -98,10 +97,10 @@ class Decoder:
         return self.model.lm_head(hidden[:, 0])
 
 
-def _check_memory(
-    config: ModelConfig, num_rows: int, context_length: int, dtype: torch.dtype, device: torch.device
-) -> None:
+def check_memory(model: TransformerLM, num_rows: int, context_length: int) -> None:
     """Raise UserError if the cache does not fit, before the system has to kill the process."""
+    config, weight = model.config, model.token_embeddings.weight
+    dtype, device = weight.dtype, weight.device
     per_token = num_rows * KeyValueCache.bytes_per_token(config, dtype)
     fixed = num_rows * KeyValueCache.bytes_per_row(config, dtype)
     needed = fixed + context_length * per_token

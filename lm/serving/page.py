@@ -14,6 +14,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lm.errors import UserError
+from lm.model.cost import parameters
 from lm.report.curve import loss_curve
 from lm.serving.completion_request import MAX_LOGPROBS
 from lm.serving.served_model import ServedModel
@@ -46,7 +47,7 @@ class Page:
             },
         }
         facts = {
-            "parameters": sum(weight.numel() for weight in served.model.parameters()),
+            "parameters": sum(parameters(config, served.model.vocab_size).values()),
             "vocab_size": served.model.vocab_size,
             **dataclasses.asdict(config),
         }

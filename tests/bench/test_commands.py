@@ -13,6 +13,7 @@ MODULES = [
     "bench.training.time_to_loss",
     "bench.training.profile_step",
     "bench.generation",
+    "bench.generation.scaling",
     "bench.attention",
     "bench.attention.errors",
     "bench.training.one_process",

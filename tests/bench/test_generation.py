@@ -1,3 +1,4 @@
+import argparse
 import shutil
 import sys
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from bench.common.jobs import NotMeasured
 from bench.common.shapes import SHAPES
 from bench.common.tables import Problem
 from bench.generation import comparison
-from bench.generation.__main__ import main, report
+from bench.generation.__main__ import find_systems, main, report
 from bench.generation.comparison import Case, Results, compare, equal_systems, summarize, weights_per_step
 from bench.generation.run_c import run_c
 from lm.errors import UserError
@@ -64,6 +65,22 @@ def test_results_by_hand() -> None:
     assert "| bfloat16 | 16 | 20 | 90 |" in lines
 
 
+def test_the_time_to_the_first_token_is_a_table_of_its_own() -> None:
+    runs = {"lm": [{"seconds": 0.002, "peak_mb": 1.0}], "llama.cpp": [{"seconds": 0.003, "peak_mb": 1.0}]}
+    case = Case("17m", "int8", 1, prompt_tokens=1024)
+    assert case.model.context_length == 1025
+    lines = report(summarize(Results(runs={case: runs}, limits={case: 1e3})), torch.device("cpu"), []).splitlines()
+    assert "| int8 | 1024 | 2.0 | 3.0 | 1.50 |" in lines
+
+
+def test_a_library_that_is_not_installed_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.generation.__main__.version_of", lambda name: None if "llama" in name else "1")
+    problems: list[Problem] = []
+    args = argparse.Namespace(systems=["lm", "llama.cpp", "run.c"], quick=False, llama2c=None)
+    assert find_systems(args, problems) == ["lm"]
+    assert problems == [Problem("llama.cpp", "llama-cpp-python is not installed"), Problem("run.c", "no --llama2c")]
+
+
 def test_a_step_reads_all_weights_except_the_embeddings() -> None:
     shape = SHAPES["0.8m"]
     weights = sum(weight.numel() for weight in TransformerLM(shape.model, shape.vocab_size).parameters())
@@ -87,6 +104,7 @@ def test_run_c_gets_the_shape_and_reports_its_speed(tmp_path: Path) -> None:
     (tmp_path / "run.c").write_text(PROGRAM)
     shape = SHAPES["0.8m"]
     job = {"llama2c": str(tmp_path), "dtype": "float32", "batch_size": 1, "device": "cpu", "seconds": 0.0}
+    job |= {"prompt_tokens": 1}
     job |= {"model": asdict(shape.model), "vocab_size": 2048, "new_tokens": 15}
     result = run_c(job)
     assert result["ids"] == [[96, 256, 4, 4, 4, -2048, 256, 0, 15]]
@@ -99,6 +117,7 @@ def test_run_c_gets_the_shape_and_reports_its_speed(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--batch-sizes", "0"], "--batch-sizes: expected 1 or more, got 0"),
+        (["--prompts", "1"], "--prompts: expected 2 or more tokens, got 1"),
         (["--repeats", "0"], "--repeats: expected 1 or more, got 0"),
         (["--json", "/dev/null/x/rows.json"], "/dev/null: cannot be written"),
         (["--llama2c", "nowhere"], "--llama2c: nowhere: expected the folder of a checkout"),

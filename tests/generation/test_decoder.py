@@ -182,6 +182,32 @@ def test_the_compiled_step_supports_the_cpu_in_float32_and_bfloat16(small):
     assert not supports(model.to("meta", torch.float32))
 
 
+def test_prompts_of_more_tokens_than_a_step_reads(small):
+    model = build(dataclasses.replace(small, num_kv_heads=2))
+    texts = [[(7 * row + place) % VOCAB_SIZE for place in range(1 + row % 16)] for row in range(40)]
+    decoder = NumbaDecoder(model, num_rows=40)
+    assert sum(map(len, texts)) > 2 * decoder._plan.max_rows
+    logits = decoder.prefill(range(40), texts)
+    torch.testing.assert_close(logits, torch.stack([plain_logits(model, text) for text in texts]), atol=1e-5, rtol=0)
+
+
+def test_what_an_earlier_text_has_left_does_not_matter(small):
+    """Not even NaN, which times the probability 0 is NaN."""
+    model = build(dataclasses.replace(small, context_length=70))
+    decoder = NumbaDecoder(model, num_rows=2)
+    keys, values = (array for array in decoder._plan._arrays if isinstance(array, torch.Tensor) and array.ndim == 4)
+    keys.unflatten(-1, (-1, 32, 16))[..., : small.d_head, :] = torch.nan  # (..., panels, K rounded up, positions)
+    values.fill_(torch.nan)
+    texts = [[1, 2, 3], [4]]
+    decoder.prefill([0, 1], texts)
+    for step in range(66):
+        texts = [[*text, step % VOCAB_SIZE] for text in texts]
+        logits = decoder.decode([step % VOCAB_SIZE] * 2)
+        if step in (0, 27, 28, 29, 60, 65):
+            expected = torch.stack([plain_logits(model, text) for text in texts])
+            torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
 class ReLU(SiLU):
     """A feed-forward variant as somebody may add it: close to another one, and another all the same."""
 

@@ -25,8 +25,6 @@ SMALL = {
     "scale": {"points": ["16x1-1280"], "num_evaluations": 1},
 }
 
-# The machine code of the decoding step, if it has been compiled before: numba uses it for the same source code.
-DECODING_STEP = Path("lm/generation/__pycache__/numba_step.*.nb[ic]")
 NOT_COPIED = "metrics/", "studies/", "tests/", "bench/", "dvc.lock", ".dvc/"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,10 +55,6 @@ def copy_of_the_project(folder: Path) -> Path:
         if source.is_file() and not name.startswith(NOT_COPIED):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    compiled = folder / DECODING_STEP.parent
-    compiled.mkdir(exist_ok=True)
-    for path in PROJECT.glob(str(DECODING_STEP)):
-        shutil.copy(path, compiled)
     yaml = YAML()
     params = yaml.load(folder / "params.yaml")
     for section, values in SMALL.items():

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, pairwise
 
 import numpy as np
@@ -124,11 +124,11 @@ class FastEncoder:
     @contextmanager
     def _workspace(self, num_bytes: int) -> Iterator["_Workspace"]:
         """Lend the scratch arrays for a text of this many bytes to the current thread."""
-        try:
+        workspace = None
+        with suppress(IndexError):
             workspace = self._idle_workspaces.pop()
-        except IndexError:
-            workspace = _Workspace(num_bytes)
-        if workspace.num_bytes < num_bytes:
+        if workspace is None or workspace.num_bytes < num_bytes:
+            workspace = None  # freed before the larger one is allocated
             workspace = _Workspace(num_bytes)
         yield workspace
         if workspace.num_bytes <= _MAX_IDLE_BYTES:

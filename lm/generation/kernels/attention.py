@@ -1,0 +1,149 @@
+"""Attention to the keys and values in the cache: two matrix products, whose weights are the cache.
+
+The keys of a head are panels of 16 positions, so that the product of a query with a panel is 16 scores. The values are
+panels of 16 components of the head, whose inputs are the positions, so that the product of the probabilities with a
+panel is 16 components of the result. Both are float32 or bfloat16 (see lm/generation/kernels/layout.py).
+
+Shapes: S positions of a head in the cache, rounded up to whole blocks, K d_head.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from lm.generation.kernels.layout import BLOCK, FLOAT32, PANEL, round_up
+from lm.generation.kernels.memory import floats, halves
+from lm.generation.kernels.products import multiply
+from lm.tokenizer.text.fast.intrinsics import compiled, inlined
+
+_round_up = inlined(round_up)
+_FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
+
+
+def widen(number):
+    """Convert a stored number to float32: a float32 as it is, a uint16 as the upper half of the bits."""
+    raise NotImplementedError
+
+
+@overload(widen, inline="always")
+def _widen(number):
+    if number == types.uint16:
+        return lambda number: np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
+    return lambda number: number
+
+
+@njit(error_model="numpy")
+def narrow(number):
+    """Convert a float32 to the bits of a bfloat16, rounding to nearest, ties to even."""
+    bits = np.float32(number).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@compiled
+def write_key(kind, keys, position, k, d_head):
+    """Write the key `k`, a pointer to K floats, of one position into a head's keys, an address."""
+    panel = position // PANEL * PANEL * _round_up(d_head, BLOCK)
+    lane = position % PANEL
+    if kind == FLOAT32:
+        for d in range(d_head):
+            floats(keys)[panel + d * PANEL + lane] = k[d]
+    else:
+        for d in range(d_head):
+            halves(keys)[panel + (d // 2 * PANEL + lane) * 2 + d % 2] = narrow(k[d])
+
+
+@compiled
+def write_value(kind, values, num_columns, position, v, d_head):
+    """Write the value `v`, a pointer to K floats, of one position into a head's values, an address."""
+    for d in range(d_head):
+        panel, lane = d // PANEL * PANEL * num_columns, d % PANEL
+        if kind == FLOAT32:
+            floats(values)[panel + position * PANEL + lane] = v[d]
+        else:
+            halves(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = narrow(v[d])
+
+
+@compiled
+def clear_values(kind, values, num_columns, first, d_head):
+    """Set the values of the positions from `first` to the end of its block to 0.
+
+    Products read whole blocks. The probability of a position that is not filled yet is 0, and so must be the product.
+    What an earlier text has left there may be NaN.
+    """
+    for panel in range(0, _round_up(d_head, PANEL) * num_columns, PANEL * num_columns):
+        for position in range(first, _round_up(first, BLOCK)):
+            for lane in range(PANEL):
+                if kind == FLOAT32:
+                    floats(values)[panel + position * PANEL + lane] = np.float32(0)
+                else:
+                    halves(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = np.uint16(0)
+
+
+@compiled
+def attend(kind, q, q_stride, num_rows, length, keys, values, num_columns, d_head, scratch, out, out_stride):
+    """out = softmax(q Kᵀ / sqrt(K)) V for queries of consecutive positions, of which the first sees `length` positions.
+
+    All arguments are int64: addresses, and the bytes from one row of `q` or `out` to the next. `scratch` is the address
+    of `num_rows` (S + K rounded up to a panel) floats.
+    """
+    size = 4 if kind == FLOAT32 else 2
+    num_panels = _round_up(length + num_rows - 1, PANEL) // PANEL
+    head_blocks, stride = _round_up(d_head, BLOCK) // BLOCK, 4 * num_columns
+    panel_stride = PANEL * head_blocks * BLOCK * size
+    multiply(kind, keys, panel_stride, head_blocks, 0, num_panels, q, q_stride, num_rows, scratch, stride)
+    num_blocks = _round_up(length + num_rows - 1, BLOCK) // BLOCK
+    for row in range(num_rows):
+        _softmax(floats(scratch + row * stride), length + row, num_blocks * BLOCK, d_head)
+    sums, sums_stride = scratch + num_rows * stride, 4 * _round_up(d_head, PANEL)
+    panel_stride, num_panels = PANEL * num_columns * size, _round_up(d_head, PANEL) // PANEL
+    multiply(kind, values, panel_stride, num_blocks, 0, num_panels, scratch, stride, num_rows, sums, sums_stride)
+    for row in range(num_rows):
+        for d in range(d_head):
+            floats(out + row * out_stride)[d] = floats(sums + row * sums_stride)[d]
+
+
+@njit(fastmath=_FAST, error_model="numpy")
+def _softmax(scores, length, padded, d_head):
+    """Replace the first `length` scores by their probabilities, and those up to `padded` by 0."""
+    scale = np.float32(1 / math.sqrt(d_head))
+    largest = _largest(scores, length)
+    total = np.float32(0)
+    for s in range(length):
+        scores[s] = exp((scores[s] - largest) * scale)
+        total += scores[s]
+    share = np.float32(1) / total
+    for s in range(length):
+        scores[s] *= share
+    for s in range(length, padded):
+        scores[s] = np.float32(0)
+
+
+# Without "nnan", the largest of many numbers would have to be found one by one.
+@njit(fastmath={"nnan", "nsz"}, error_model="numpy")
+def _largest(numbers, count):
+    largest = np.float32(-np.inf)
+    for number in range(count):
+        largest = max(largest, numbers[number])
+    return largest
+
+
+@njit(error_model="numpy")
+def exp(x):
+    """exp(x) for x from -87 to 88, in operations that the compiler can vectorize; x outside is clamped to that range.
+
+    With x = (n + f) ln 2, integer n and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
+    and 2^f is its Taylor series up to the sixth power; the seventh would be less than half a unit in the last place.
+    """
+    x = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1 / math.log(2))
+    n = np.floor(x + np.float32(0.5))
+    f = (x - n) * np.float32(math.log(2))
+    series = np.float32(1 / 720)
+    series = series * f + np.float32(1 / 120)
+    series = series * f + np.float32(1 / 24)
+    series = series * f + np.float32(1 / 6)
+    series = series * f + np.float32(1 / 2)
+    series = series * f + np.float32(1)
+    series = series * f + np.float32(1)
+    return series * np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
