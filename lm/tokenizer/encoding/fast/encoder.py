@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain, pairwise
 
 import numpy as np
@@ -124,12 +124,13 @@ class FastEncoder:
     @contextmanager
     def _workspace(self, num_bytes: int) -> Iterator["_Workspace"]:
         """Lend the scratch arrays for a text of this many bytes to the current thread."""
-        workspace = None
-        with suppress(IndexError):
+        size = num_bytes + num_bytes // 4  # the next piece may be a little longer
+        try:
             workspace = self._idle_workspaces.pop()
-        if workspace is None or workspace.num_bytes < num_bytes:
-            workspace = None  # freed before the larger one is allocated
-            workspace = _Workspace(num_bytes)
+        except IndexError:
+            workspace = _Workspace(size)
+        if workspace.num_bytes < num_bytes:
+            workspace = _Workspace(size)
         yield workspace
         if workspace.num_bytes <= _MAX_IDLE_BYTES:
             self._idle_workspaces.append(workspace)
