@@ -23,6 +23,7 @@ from bench.tokenizer.inputs import GENERATED_VOCAB_SIZE, generated_text
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError, exit_cleanly
 from lm.tokenizer.text.fast.strings import StringSource
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training.bpe import train_bpe
 from lm.tokenizer.training.fast.counting import count_pre_tokens
@@ -48,7 +49,9 @@ def main() -> None:
     paths: dict[str, Callable[[str], object]] = {
         "encode": tokenizer.encode_array,
         "plain": lambda text: list(tokenizer._plain_encode([text], True)),
-        "train": lambda text: learn_merges(count_pre_tokens(StringSource(text), [], 1), _NUM_MERGES),
+        "train": lambda text: learn_merges(
+            count_pre_tokens(StringSource(text), automaton_tables("gpt2"), [], 1), _NUM_MERGES
+        ),
     }
     print(f"{machine()}; milliseconds per megabyte.\n")
     sizes = [f"{size:g} MB" for size in args.megabytes]

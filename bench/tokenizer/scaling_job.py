@@ -18,6 +18,7 @@ from bench.tokenizer.measure import DOCUMENT_LENGTH
 from lm.corpus.config import END_OF_TEXT
 from lm.tokenizer.encoding import fast as fast_encoding
 from lm.tokenizer.text import fast as fast_text
+from lm.tokenizer.text.fast.tables import automaton_tables
 from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.tokenizer import Tokenizer
 from lm.tokenizer.training import fast as fast_training
@@ -65,7 +66,7 @@ def prepare(job: dict[str, Any], text: str, path: Path) -> Callable[[], Any]:
 
     def count() -> Any:
         with FileSource.open(path, "counting") as source:
-            return count_pre_tokens(source, [END_OF_TEXT], threads)
+            return count_pre_tokens(source, automaton_tables("gpt2"), [END_OF_TEXT], threads)
 
     return {
         "encode": lambda: tokenizer.encode_array(text, num_threads=threads),

@@ -127,7 +127,7 @@ def test_gpt2s_files_are_compared_on_the_same_text(encoded_run, small_tokenizer,
         ("vocab.json", None, "there is no such file"),
         ("vocab.json", "{", "not valid JSON"),
         ("merges.txt", "a b c\n", "expected two tokens separated by a space"),
-        ("merges.txt", "a zz\n", "no earlier merge makes"),
+        ("merges.txt", "a zz\n", "is not in the vocabulary"),
     ],
 )
 def test_a_folder_that_is_not_gpt2s_is_named_in_one_line(encoded_run, small_tokenizer, tmp_path, name, content, reason):

@@ -150,12 +150,22 @@ def client(alphabet_server) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def slowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def before_each_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Return a function that takes what is to be called before every step of generation."""
+
+    def register(call: Callable[[], object]) -> None:
+        step = Batch.step
+
+        def call_and_step(batch: Batch) -> dict[int, Token]:
+            call()
+            return step(batch)
+
+        monkeypatch.setattr(Batch, "step", call_and_step)
+
+    return register
+
+
+@pytest.fixture
+def slowed(before_each_step: Callable[[Callable[[], object]], None]) -> None:
     """Make every step take at least 5 ms, so that a test can do something in the meantime."""
-    step = Batch.step
-
-    def slow(batch: Batch) -> dict[int, Token]:
-        time.sleep(0.005)
-        return step(batch)
-
-    monkeypatch.setattr(Batch, "step", slow)
+    before_each_step(lambda: time.sleep(0.005))

@@ -65,21 +65,20 @@ def test_logprobs_match_the_model_without_a_cache(random_client, random_model, t
         assert top[token] == logprob
 
 
-def test_concurrent_requests_get_the_texts_they_would_get_on_their_own(random_server, random_client, random_model):
+def test_concurrent_requests_get_the_texts_they_would_get_on_their_own(random_server, random_client, before_each_step):
     requests = [
         {**STORY, "prompt": prompt, "seed": seed} for seed, prompt in enumerate(["a", "bcd", "Once upon", "", "?"])
     ]
     alone = [random_client.completions.create(**request).choices[0].text for request in requests]
     together = []
 
-    def watch(*_: object) -> None:
+    def watch() -> None:
         together.append(running(random_server))
         time.sleep(0.005)
 
-    watching = random_model.lm_head.register_forward_pre_hook(watch)
+    before_each_step(watch)
     with ThreadPoolExecutor(5) as pool:
         texts = list(pool.map(lambda request: random_client.completions.create(**request).choices[0].text, requests))
-    watching.remove()
     assert texts == alone
     assert max(together) == 4  # all rows
 

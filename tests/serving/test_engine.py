@@ -111,17 +111,14 @@ def test_readers_are_told_that_the_engine_has_stopped(random_model, slowed):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_readers_are_told_that_the_model_has_failed(random_model):
-    def fail(*_):
+def test_readers_are_told_that_the_model_has_failed(random_model, before_each_step):
+    def fail() -> None:
         raise MemoryError
 
-    handle = random_model.lm_head.register_forward_pre_hook(fail)
-    try:
-        with (
-            Engine(random_model, num_rows=1, max_waiting=0) as engine,
-            engine.submit([SHORT]) as stream,
-            pytest.raises(Stopped),
-        ):
-            stream.get(timeout=10)
-    finally:
-        handle.remove()
+    before_each_step(fail)
+    with (
+        Engine(random_model, num_rows=1, max_waiting=0) as engine,
+        engine.submit([SHORT]) as stream,
+        pytest.raises(Stopped),
+    ):
+        stream.get(timeout=10)

@@ -132,6 +132,7 @@ def test_memory_does_not_depend_on_the_length_of_the_text(monkeypatch: pytest.Mo
     # With more threads, the number of chunks that are processed at the same time would vary.
     monkeypatch.setattr("lm.tokenizer.tokenizer.resolve_num_threads", lambda num_threads, length: 1)
     monkeypatch.setattr(module, "_BLOCK_TOKENS", 1 << 18)
+    monkeypatch.setattr("lm.tokenizer.text.fast.chunks._MAX_PIECE_LENGTH", 1 << 18)  # as for the short text
     short = peak_of_encoding(tmp_path, 20_000)
     long = peak_of_encoding(tmp_path, 80_000)
     assert long < short + 2_000_000, f"{short:,} bytes for 1.8 MB of text, {long:,} for 7"
