@@ -47,7 +47,7 @@ def main() -> None:
     texts = read_texts(args.data, size) if args.data else {"generated": generated_text(1, size or _GENERATED_BYTES)}
     texts = {name: text for name, text in texts.items() if name in ("generated", "stories", "all")}
     with TemporaryDirectory() as folder:
-        merges = next(iter(write_inputs(Path(folder), texts, args.data, quick=True)))
+        merges = next(iter(write_inputs(Path(folder), texts, args.data, ["gpt2"], quick=True)))
         rows = [
             row
             for task in args.tasks
