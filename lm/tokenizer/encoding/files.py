@@ -20,6 +20,7 @@ from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.patterns import compile_pattern
 
 _ADVICE = "make it with: dvc repro train_bpe"
+_VOCAB_ADVICE = f"{_ADVICE}, or choose a file in GPT-2's format"
 _VERSION = "#version"
 
 
@@ -54,7 +55,7 @@ class PreTokenizerFile:
 
 def read_vocab(path: Path) -> dict[int, bytes]:
     vocab: dict[int, bytes] = {}
-    for text, token_id in read_json(path, dict[str, int], _ADVICE).items():
+    for text, token_id in read_json(path, dict[str, int], _VOCAB_ADVICE).items():
         if token_id in vocab:
             raise UserError(
                 f"{path}: the id {token_id} appears twice, for {quote(to_text(vocab[token_id]))} and {quote(text)}"
@@ -66,9 +67,9 @@ def read_vocab(path: Path) -> dict[int, bytes]:
 def read_merges(path: Path) -> list[tuple[bytes, bytes]]:
     merges = []
     try:
-        lines = read_bytes(path, _ADVICE).decode().replace("\r\n", "\n").split("\n")
+        lines = read_bytes(path, _VOCAB_ADVICE).decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {_ADVICE}") from error
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {_VOCAB_ADVICE}") from error
     for number, line in enumerate(lines, start=1):
         if not line or (number == 1 and line.startswith(_VERSION)):
             continue
