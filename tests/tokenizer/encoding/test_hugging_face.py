@@ -104,6 +104,13 @@ def test_ids_of_a_long_text(ours: Tokenizer, theirs: tokenizers.Tokenizer, text:
     assert ours.encode(long) == ids_of(theirs, long)
 
 
+def test_the_advice_for_a_wrong_path_is_about_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no such file; choose a tokenizer\.json that the library tokenizers"):
+        Tokenizer.from_hugging_face(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="expected a file, got a folder"):
+        Tokenizer.from_hugging_face(tmp_path)
+
+
 def test_real_texts(ours: Tokenizer, theirs: tokenizers.Tokenizer, shared_data: Path) -> None:
     for path in sorted(shared_data.glob("*.txt")):
         part = path.read_bytes()[:30_000].decode(errors="ignore")
