@@ -32,8 +32,8 @@ class Plan:
     """A model whose layers are among those that `lm.generation.numba_decoder.supports` accepts, ready for steps.
 
     Attributes:
-        numbers: the argument of `run_steps`.
-        max_rows: how many tokens a step can read.
+        numbers: the plan that `run_steps` reads at `address`.
+        max_rows: the number of tokens that a step can read at once.
         commands, token_ids, positions, texts, outputs, logits: the arrays that a step reads and writes.
     """
 
@@ -50,6 +50,7 @@ class Plan:
 
         self._arrays: list[Tensor | np.ndarray] = []  # which must live as long as their addresses are in use
         self.numbers = np.zeros(at.SIZE, np.int64)
+        self.address = self.numbers.ctypes.data
         self.commands = np.zeros(8, np.int64)
         self.token_ids, self.positions, self.texts, self.outputs = np.zeros((4, num_rows), np.int64)
         self.logits = np.zeros((num_rows, round_up(model.vocab_size, PANEL)), np.float32)

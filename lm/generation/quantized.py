@@ -46,9 +46,9 @@ class QuantizedLinear(nn.Module):
 
         def part(thread: int) -> None:
             first, last = (len(self.panels) * number // num_threads for number in (thread, thread + 1))
-            panels = self.panels.data_ptr(), self.panels.shape[1], num_blocks, first, last
+            panels = self.panels[first:last].data_ptr(), self.panels.shape[1], last - first, num_blocks
             inputs = rows.data_ptr(), 4 * rows.shape[1], len(rows), quantized[thread].data_ptr(), stride
-            multiply(*panels, *inputs, out.data_ptr(), 4 * out.shape[1])
+            multiply(*panels, *inputs, out[:, first * PANEL :].data_ptr(), 4 * out.shape[1])
 
         others = [_threads(num_threads).submit(part, thread) for thread in range(1, num_threads)]
         part(0)
@@ -101,6 +101,6 @@ def to_int8(model: TransformerLM) -> TransformerLM:
                 d_out, d_in = child.weight.shape
                 shared = is_tied and child is model.lm_head
                 panels = embeddings.panels if shared else pack_int8(child.weight)
-                setattr(parent, name, QuantizedLinear(d_in, d_out, panels))
-    setattr(model, "token_embeddings", embeddings)  # noqa: B010
+                parent.register_module(name, QuantizedLinear(d_in, d_out, panels))
+    model.register_module("token_embeddings", embeddings)
     return model

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numba import njit
 
-from lm.generation.kernels import attention, tiles
+from lm.generation.kernels import elementwise, tiles
 from lm.generation.kernels.layout import BFLOAT16, FLOAT32, INT8
 from lm.generation.kernels.products import multiply
 from lm.generation.panels import pack, pack_int8
@@ -32,7 +32,7 @@ def test_products_are_those_of_pytorch(dtype, d_in, d_out, num_rows):
     kind = FLOAT32 if dtype == torch.float32 else BFLOAT16
     inputs = x.data_ptr(), 4 * x.shape[1], num_rows
     call_multiply(
-        kind, panels.data_ptr(), panels.shape[1], x.shape[1] // 32, 0, len(panels), *inputs, out.data_ptr(),
+        kind, panels.data_ptr(), panels.shape[1], len(panels), x.shape[1] // 32, *inputs, out.data_ptr(),
         4 * out.shape[1],
     )  # fmt: skip
     torch.testing.assert_close(out[:, :d_out], x[:, :d_in] @ weight.float().T, atol=1e-4, rtol=1e-5)
@@ -99,7 +99,7 @@ def test_processors_without_the_instruction_for_bytes_get_the_same_numbers(monke
 
 @njit
 def call_exp(x):
-    return attention.exp(x)
+    return elementwise.exp(x)
 
 
 def test_exp_is_that_of_numpy_within_two_units_in_the_last_place():

@@ -20,8 +20,8 @@ def _make_multiply(tile_1, tile_4, tile_most):
     """Return the loop over panels and rows for one type of weights."""
 
     @compiled
-    def multiply(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
-        for number in range(first, last):
+    def multiply(panels, panel_stride, num_panels, num_blocks, x, x_stride, num_rows, out, out_stride):
+        for number in range(num_panels):
             panel, at, row = panels + number * panel_stride, out + number * 4 * PANEL, 0
             while row + MOST_ROWS <= num_rows:
                 tile_most(panel, num_blocks, x + row * x_stride, x_stride, at + row * out_stride, out_stride)
@@ -42,18 +42,18 @@ _multiply_int8 = _make_multiply(_int8_1, _int8_4, _int8_most)
 
 
 @compiled
-def multiply(kind, panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
-    """out[:, 16 first:16 last] = x Wᵀ, for the panels `first` to `last` - 1 of W.
+def multiply(kind, panels, panel_stride, num_panels, num_blocks, x, x_stride, num_rows, out, out_stride):
+    """out = x Wᵀ for the outputs in some panels of W, which begin at the address `panels`.
 
     Everything is an int64, as in `lm.generation.kernels.tiles.make_tile`; `kind` is the type of the weights, and
     `panel_stride` the number of bytes from one panel to the next.
     """
     if kind == FLOAT32:
-        _multiply_float32(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+        _multiply_float32(panels, panel_stride, num_panels, num_blocks, x, x_stride, num_rows, out, out_stride)
     elif kind == BFLOAT16:
-        _multiply_bfloat16(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+        _multiply_bfloat16(panels, panel_stride, num_panels, num_blocks, x, x_stride, num_rows, out, out_stride)
     else:
-        _multiply_int8(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+        _multiply_int8(panels, panel_stride, num_panels, num_blocks, x, x_stride, num_rows, out, out_stride)
 
 
 @compiled
@@ -68,9 +68,8 @@ def quantize(x, x_stride, num_blocks, num_rows, out, out_stride):
 def multiply_int8(
     panels: Int,
     panel_stride: Int,
+    num_panels: Int,
     num_blocks: Int,
-    first: Int,
-    last: Int,
     x: Int,
     x_stride: Int,
     num_rows: Int,
@@ -81,7 +80,5 @@ def multiply_int8(
 ):
     """`quantize` followed by `multiply`, for weights in int8; `quantized` is overwritten."""
     quantize(x, x_stride, num_blocks, num_rows, quantized, quantized_stride)
-    multiply(
-        INT8, panels, panel_stride, num_blocks, first, last, quantized, quantized_stride, num_rows, out, out_stride
-    )
+    _multiply_int8(panels, panel_stride, num_panels, num_blocks, quantized, quantized_stride, num_rows, out, out_stride)
     return 0
