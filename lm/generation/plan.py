@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lm.generation.kernels import library
 from lm.generation.kernels import plan as at
 from lm.generation.kernels.layout import BFLOAT16, BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK, round_up
 from lm.generation.panels import pack
@@ -26,6 +27,7 @@ IS_GATED: dict[type[nn.Module], bool] = {SwiGLU: True, SiLU: False}
 _PROMPT_ROWS = 128  # tokens of prompts that are read at once, so that each weight is read once for all of them
 _TOGETHER = 16  # at most as many rows attend together
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
+_PRODUCTS = {FLOAT32: "multiply_float32", BFLOAT16: "multiply_bfloat16", INT8: "multiply_int8"}
 
 
 class Plan:
@@ -58,6 +60,9 @@ class Plan:
         self._set(at.NUM_THREADS, num_threads)
         self._set(at.KIND, INT8 if is_int8 else _KINDS[dtype])
         self._set(at.CACHE_KIND, _KINDS[dtype])
+        engine = library.load().engine
+        self._set(at.PRODUCT, engine.get_function_address(_PRODUCTS[INT8 if is_int8 else _KINDS[dtype]]))
+        self._set(at.CACHE_PRODUCT, engine.get_function_address(_PRODUCTS[_KINDS[dtype]]))
         self._set(at.NUM_LAYERS, config.num_layers)
         self._set(at.D_MODEL, config.d_model)
         self._set(at.NUM_HEADS, config.num_heads)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from lm.generation.kernels.elementwise import FAST, exp
+from lm.generation.kernels.elementwise import exp, fast
 from lm.generation.kernels.layout import BLOCK, FLOAT32, PANEL, round_up
 from lm.generation.kernels.memory import floats, halves
 from lm.generation.kernels.products import multiply
@@ -82,29 +82,30 @@ def clear_values(kind, values, num_columns, first, d_head):
 
 
 @compiled
-def attend(kind, q, q_stride, num_rows, length, keys, values, num_columns, d_head, scratch, out, out_stride):
+def attend(product, kind, q, q_stride, num_rows, length, keys, values, num_columns, d_head, scratch, out, out_stride):
     """out = softmax(q Kᵀ / sqrt(K)) V for queries of consecutive positions, of which the first sees `length` positions.
 
-    All arguments are int64: addresses, and the bytes from one row of `q` or `out` to the next. `scratch` is the address
-    of `num_rows` (S + K rounded up to a panel) floats.
+    All arguments are int64: addresses, and the bytes from one row of `q` or `out` to the next. `product` is the address
+    of the kernel that multiplies by numbers of the type `kind`, and `scratch` that of `num_rows` (S + K rounded up to a
+    panel) floats.
     """
     size = 4 if kind == FLOAT32 else 2
     num_panels = _round_up(length + num_rows - 1, PANEL) // PANEL
     head_blocks, stride = _round_up(d_head, BLOCK) // BLOCK, 4 * num_columns
     panel_stride = PANEL * head_blocks * BLOCK * size
-    multiply(kind, keys, panel_stride, num_panels, head_blocks, q, q_stride, num_rows, scratch, stride)
+    multiply(product, keys, panel_stride, num_panels, head_blocks, q, q_stride, num_rows, scratch, stride)
     num_blocks = _round_up(length + num_rows - 1, BLOCK) // BLOCK
     for row in range(num_rows):
         _softmax(floats(scratch + row * stride), length + row, num_blocks * BLOCK, d_head)
     sums, sums_stride = scratch + num_rows * stride, 4 * _round_up(d_head, PANEL)
     panel_stride, num_panels = PANEL * num_columns * size, _round_up(d_head, PANEL) // PANEL
-    multiply(kind, values, panel_stride, num_panels, num_blocks, scratch, stride, num_rows, sums, sums_stride)
+    multiply(product, values, panel_stride, num_panels, num_blocks, scratch, stride, num_rows, sums, sums_stride)
     for row in range(num_rows):
         for d in range(d_head):
             floats(out + row * out_stride)[d] = floats(sums + row * sums_stride)[d]
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@fast
 def _softmax(scores, length, padded, d_head):
     """Replace the first `length` scores by their probabilities, and those up to `padded` by 0."""
     scale = np.float32(1 / math.sqrt(d_head))

@@ -11,11 +11,11 @@ from numba import njit
 from lm.generation.kernels.plan import EPS, LAYER_NORM, NO_NORM
 from lm.tokenizer.text.fast.intrinsics import compiled
 
-FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
+fast = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")  # sums may be computed in any order
 _EPS = np.float32(EPS)
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@fast
 def normalize(kind, x, weight, bias, out, width):
     """out = a norm of x; for NO_NORM only weight and bias apply."""
     mean = np.float32(0)
@@ -33,7 +33,7 @@ def normalize(kind, x, weight, bias, out, width):
         out[d] = (x[d] - mean) * scale * weight[d] + bias[d]
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@fast
 def qk_norm(head, weight, d_head):
     """Apply RMSNorm to a query or key, in place."""
     squares = np.float32(0)
@@ -44,7 +44,7 @@ def qk_norm(head, weight, d_head):
         head[d] *= scale * weight[d]
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@fast
 def rotate(head, cos, sin, d_head):
     """Apply RoPE to a query or key, in place; `cos` and `sin` are those of its position, as in `RotaryEmbedding`."""
     for d in range(0, d_head, 2):
@@ -53,7 +53,7 @@ def rotate(head, cos, sin, d_head):
         head[d + 1] = odd * cos[d + 1] + even * sin[d + 1]
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@fast
 def silu(x, count):
     """Apply SiLU in place."""
     for f in range(count):

@@ -184,7 +184,7 @@ def _multiply(thread, plan, num_rows, panels, inputs, d_in, out, out_stride, d_o
     panel_stride = _panel_bytes(plan[at.KIND], num_blocks)
     panels, out = panels + first * panel_stride, out + 4 * first * PANEL
     multiply(
-        plan[at.KIND], panels, panel_stride, last - first, num_blocks, inputs, stride, num_rows, out, 4 * out_stride
+        plan[at.PRODUCT], panels, panel_stride, last - first, num_blocks, inputs, stride, num_rows, out, 4 * out_stride
     )
 
 
@@ -240,6 +240,7 @@ def _attention(thread, plan, layer, projected_stride, heads_stride):
                 for query in range(num_rows):
                     _rotate(plan, floats(q + 4 * query * projected_stride), q_norm, positions[row + query])
                 attend(
+                    plan[at.CACHE_PRODUCT],
                     plan[at.CACHE_KIND],
                     q,
                     4 * projected_stride,

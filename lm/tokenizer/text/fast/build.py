@@ -15,7 +15,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -138,43 +137,24 @@ class Library:
         print(f"compiling the kernels in {self._package}, once on this machine ...", file=sys.stderr)
         from llvmlite import binding
 
-        linked = binding.parse_assembly("")
-        kernels: dict[str, Any] = {}
-        with _unoptimized():
-            from lm.tokenizer.text.fast.intrinsics import Kernel
+        from lm.tokenizer.text.fast.intrinsics import Kernel
 
-            for name in self._modules:
-                module = import_module(f"{self._package}.{name}")
-                kernels |= {name: kernel for name, kernel in vars(module).items() if isinstance(kernel, Kernel)}
-            for kernel in kernels.values():
-                linked.link_in(binding.parse_assembly(kernel.compile()))
+        kernels: dict[str, Kernel] = {}
+        for name in self._modules:
+            module = import_module(f"{self._package}.{name}")
+            kernels |= {name: kernel for name, kernel in vars(module).items() if isinstance(kernel, Kernel)}
+        linked = binding.parse_assembly("")
+        for kernel in kernels.values():
+            linked.link_in(binding.parse_assembly(kernel.compile()))
         # Only the kernels are called from outside, so everything numba adds for Python can be removed.
         for function in linked.functions:
             if not function.is_declaration and function.name not in kernels:
                 function.linkage = "internal"
-        options = binding.create_pipeline_tuning_options(speed_level=3)
-        options.loop_vectorization = True
-        passes = binding.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(linked, passes)
+        passes = binding.create_new_module_pass_manager()
+        passes.add_global_dead_code_eliminate_pass()
+        passes.run(linked, binding.create_pass_builder(machine, binding.create_pipeline_tuning_options()))
         header = {name: kernel.arguments for name, kernel in kernels.items()}
         return json.dumps(header).encode() + b"\n" + machine.emit_object(linked)
-
-
-@contextmanager
-def _unoptimized() -> Iterator[None]:
-    """Let numba compile without optimization.
-
-    It would optimize a function once for itself, and again together with every function that calls it. numba also
-    translates each of these to machine code, which nobody runs, at the level of the first compilation in the process.
-    """
-    import numba
-
-    config: Any = numba.config
-    level, config.OPT = config.OPT, type(config.OPT)(0)
-    try:
-        yield
-    finally:
-        config.OPT = level
 
 
 def _ctypes_argument(name: str) -> Any:
