@@ -10,6 +10,7 @@ Shapes: V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -176,9 +177,10 @@ class Batch:
         best = logits.numpy().argmax(-1, keepdims=True)
         diverged = ~np.isfinite(np.take_along_axis(logits.numpy(), best, -1))[:, 0]
         token_ids = best[:, 0].tolist()
-        for group in _groups(texts, diverged):
-            for index, token_id in zip(group, _draw([texts[index] for index in group], logits[group])):
-                token_ids[index] = token_id
+        with _one_thread():
+            for group in _groups(texts, diverged):
+                for index, token_id in zip(group, _draw([texts[index] for index in group], logits[group])):
+                    token_ids[index] = token_id
         return [
             Token(token_id=None, finish="diverged") if is_diverged else self._append(text, token_id, text_logits)
             for text, token_id, text_logits, is_diverged in zip(texts, token_ids, logits, diverged)
@@ -250,6 +252,20 @@ def _draw(texts: list[_Text], logits: Tensor) -> list[int]:
     prompt_length = len(first.request.prompt_ids) - skipped
     probabilities = distribution(logits, seen_ids, first.request.sampler, prompt_length)
     return draw(probabilities, [text.generator for text in texts])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let PyTorch compute in this thread alone.
+
+    Its other threads spin for a while after an operation, on the processors that those of the decoder's next step need.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _with_logprobs(logits: Tensor, token_ids: list[int], num_top: int) -> list[Token]:

@@ -107,7 +107,7 @@ class NumbaDecoder:
         self._plan = Plan(model, num_rows, self.context_length, num_threads)
         self._run_steps = library.load().run_steps
         workers = [
-            Thread(target=self._run_steps, args=(number, self._plan.numbers), daemon=True)
+            Thread(target=self._run_steps, args=(number, self._plan.address), daemon=True)
             for number in range(1, num_threads)
         ]
         for worker in workers:
@@ -143,7 +143,7 @@ class NumbaDecoder:
         outputs = [row for row, (*_, is_output) in enumerate(tokens) if is_output]
         plan.outputs[: len(outputs)] = outputs
         plan.numbers[[NUM_ROWS, NUM_OUTPUTS, IS_PROMPT]] = num_rows, len(outputs), is_prompt
-        self._run_steps(0, plan.numbers)
+        self._run_steps(0, plan.address)
         return plan.logits[: len(outputs), : self.model.vocab_size].copy()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lm.generation.kernels import library
 from lm.generation.kernels import plan as at
 from lm.generation.kernels.layout import BFLOAT16, BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK, round_up
 from lm.generation.panels import pack
@@ -26,14 +27,15 @@ IS_GATED: dict[type[nn.Module], bool] = {SwiGLU: True, SiLU: False}
 _PROMPT_ROWS = 128  # tokens of prompts that are read at once, so that each weight is read once for all of them
 _TOGETHER = 16  # at most as many rows attend together
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
+_PRODUCTS = {FLOAT32: "multiply_float32", BFLOAT16: "multiply_bfloat16", INT8: "multiply_int8"}
 
 
 class Plan:
     """A model whose layers are among those that `lm.generation.numba_decoder.supports` accepts, ready for steps.
 
     Attributes:
-        numbers: the argument of `run_steps`.
-        max_rows: how many tokens a step can read.
+        numbers: the plan that `run_steps` reads at `address`.
+        max_rows: the number of tokens that a step can read at once.
         commands, token_ids, positions, texts, outputs, logits: the arrays that a step reads and writes.
     """
 
@@ -50,6 +52,7 @@ class Plan:
 
         self._arrays: list[Tensor | np.ndarray] = []  # which must live as long as their addresses are in use
         self.numbers = np.zeros(at.SIZE, np.int64)
+        self.address = self.numbers.ctypes.data
         self.commands = np.zeros(8, np.int64)
         self.token_ids, self.positions, self.texts, self.outputs = np.zeros((4, num_rows), np.int64)
         self.logits = np.zeros((num_rows, round_up(model.vocab_size, PANEL)), np.float32)
@@ -57,6 +60,9 @@ class Plan:
         self._set(at.NUM_THREADS, num_threads)
         self._set(at.KIND, INT8 if is_int8 else _KINDS[dtype])
         self._set(at.CACHE_KIND, _KINDS[dtype])
+        engine = library.load().engine
+        self._set(at.PRODUCT, engine.get_function_address(_PRODUCTS[INT8 if is_int8 else _KINDS[dtype]]))
+        self._set(at.CACHE_PRODUCT, engine.get_function_address(_PRODUCTS[_KINDS[dtype]]))
         self._set(at.NUM_LAYERS, config.num_layers)
         self._set(at.D_MODEL, config.d_model)
         self._set(at.NUM_HEADS, config.num_heads)

@@ -42,13 +42,15 @@ class QuantizedLinear(nn.Module):
         num_threads = min(torch.get_num_threads(), len(self.panels))
         stride = num_blocks * QUANTIZED_BLOCK
         quantized = torch.empty(num_threads, len(rows), stride, dtype=torch.uint8)
-        multiply = library.load().multiply_int8
+        kernels = library.load()
 
         def part(thread: int) -> None:
             first, last = (len(self.panels) * number // num_threads for number in (thread, thread + 1))
-            panels = self.panels.data_ptr(), self.panels.shape[1], num_blocks, first, last
-            inputs = rows.data_ptr(), 4 * rows.shape[1], len(rows), quantized[thread].data_ptr(), stride
-            multiply(*panels, *inputs, out.data_ptr(), 4 * out.shape[1])
+            inputs = quantized[thread].data_ptr()
+            kernels.quantize_rows(rows.data_ptr(), 4 * rows.shape[1], num_blocks, len(rows), inputs, stride)
+            panels = self.panels[first:last].data_ptr(), self.panels.shape[1], last - first, num_blocks
+            result = out[:, first * PANEL :].data_ptr(), 4 * out.shape[1]
+            kernels.multiply_int8(*panels, inputs, stride, len(rows), *result)
 
         others = [_threads(num_threads).submit(part, thread) for thread in range(1, num_threads)]
         part(0)
@@ -101,6 +103,6 @@ def to_int8(model: TransformerLM) -> TransformerLM:
                 d_out, d_in = child.weight.shape
                 shared = is_tied and child is model.lm_head
                 panels = embeddings.panels if shared else pack_int8(child.weight)
-                setattr(parent, name, QuantizedLinear(d_in, d_out, panels))
-    setattr(model, "token_embeddings", embeddings)  # noqa: B010
+                parent.register_module(name, QuantizedLinear(d_in, d_out, panels))
+    model.register_module("token_embeddings", embeddings)
     return model

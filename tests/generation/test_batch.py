@@ -1,11 +1,13 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lm.generation.batch
 from lm.errors import UserError
 from lm.generation.batch import Batch, Request, Token
 from lm.generation.decoder import Decoder
@@ -116,6 +118,25 @@ def test_tokens_are_drawn_from_the_models_distribution(model, request_):
     counts = torch.bincount(torch.tensor(ids_of(list(batch.step().values()))), minlength=VOCAB_SIZE).double()
     # chi-squared with 19 degrees of freedom, p = 0.001
     assert ((counts - expected) ** 2 / expected).sum() < 43.8
+
+
+def test_tokens_are_drawn_in_one_thread(model, request_, monkeypatch):
+    """PyTorch's other threads would keep the processors from the decoder's."""
+    seen = []
+
+    def recorded(*args: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return distribution(*args)
+
+    monkeypatch.setattr(lm.generation.batch, "distribution", recorded)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        alone(model, request_)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(num_threads)
+    assert set(seen) == {1}
 
 
 def test_a_stop_token_ends_the_text(model, request_):

@@ -1,23 +1,17 @@
-"""The kernels of products and attention, through a function that numba compiles here."""
+"""The kernels of products, and functions that only kernels call, which numba compiles here."""
 
 import numpy as np
 import pytest
 import torch
 from numba import njit
 
-from lm.generation.kernels import attention, tiles
-from lm.generation.kernels.layout import BFLOAT16, FLOAT32, INT8
-from lm.generation.kernels.products import multiply
+from lm.generation.kernels import elementwise, library, tiles
+from lm.generation.kernels.layout import INT8
 from lm.generation.panels import pack, pack_int8
 from lm.generation.q8_0 import quantize
 from lm.generation.quantized import QuantizedLinear
 
 GENERATOR = torch.Generator().manual_seed(1)
-
-
-@njit
-def call_multiply(*arguments):
-    multiply(*arguments)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 7, 16, 23])
@@ -29,12 +23,10 @@ def test_products_are_those_of_pytorch(dtype, d_in, d_out, num_rows):
     x[:, :d_in] = torch.randn(num_rows, d_in, generator=GENERATOR)
     panels = pack(weight)
     out = torch.full((num_rows, 16 * len(panels)), torch.nan)
-    kind = FLOAT32 if dtype == torch.float32 else BFLOAT16
-    inputs = x.data_ptr(), 4 * x.shape[1], num_rows
-    call_multiply(
-        kind, panels.data_ptr(), panels.shape[1], x.shape[1] // 32, 0, len(panels), *inputs, out.data_ptr(),
-        4 * out.shape[1],
-    )  # fmt: skip
+    kernels = library.load()
+    multiply = kernels.multiply_float32 if dtype == torch.float32 else kernels.multiply_bfloat16
+    weights = panels.data_ptr(), panels.shape[1], len(panels), x.shape[1] // 32
+    multiply(*weights, x.data_ptr(), 4 * x.shape[1], num_rows, out.data_ptr(), 4 * out.shape[1])
     torch.testing.assert_close(out[:, :d_out], x[:, :d_in] @ weight.float().T, atol=1e-4, rtol=1e-5)
     assert not out[:, d_out:].any()
 
@@ -99,7 +91,7 @@ def test_processors_without_the_instruction_for_bytes_get_the_same_numbers(monke
 
 @njit
 def call_exp(x):
-    return attention.exp(x)
+    return elementwise.exp(x)
 
 
 def test_exp_is_that_of_numpy_within_two_units_in_the_last_place():

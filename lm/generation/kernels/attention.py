@@ -13,13 +13,13 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from lm.generation.kernels.elementwise import exp, fast
 from lm.generation.kernels.layout import BLOCK, FLOAT32, PANEL, round_up
 from lm.generation.kernels.memory import floats, halves
 from lm.generation.kernels.products import multiply
 from lm.tokenizer.text.fast.intrinsics import compiled, inlined
 
 _round_up = inlined(round_up)
-_FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
 
 
 def widen(number):
@@ -82,29 +82,30 @@ def clear_values(kind, values, num_columns, first, d_head):
 
 
 @compiled
-def attend(kind, q, q_stride, num_rows, length, keys, values, num_columns, d_head, scratch, out, out_stride):
+def attend(product, kind, q, q_stride, num_rows, length, keys, values, num_columns, d_head, scratch, out, out_stride):
     """out = softmax(q Kᵀ / sqrt(K)) V for queries of consecutive positions, of which the first sees `length` positions.
 
-    All arguments are int64: addresses, and the bytes from one row of `q` or `out` to the next. `scratch` is the address
-    of `num_rows` (S + K rounded up to a panel) floats.
+    All arguments are int64: addresses, and the bytes from one row of `q` or `out` to the next. `product` is the address
+    of the kernel that multiplies by numbers of the type `kind`, and `scratch` that of `num_rows` (S + K rounded up to a
+    panel) floats.
     """
     size = 4 if kind == FLOAT32 else 2
     num_panels = _round_up(length + num_rows - 1, PANEL) // PANEL
     head_blocks, stride = _round_up(d_head, BLOCK) // BLOCK, 4 * num_columns
     panel_stride = PANEL * head_blocks * BLOCK * size
-    multiply(kind, keys, panel_stride, head_blocks, 0, num_panels, q, q_stride, num_rows, scratch, stride)
+    multiply(product, keys, panel_stride, num_panels, head_blocks, q, q_stride, num_rows, scratch, stride)
     num_blocks = _round_up(length + num_rows - 1, BLOCK) // BLOCK
     for row in range(num_rows):
         _softmax(floats(scratch + row * stride), length + row, num_blocks * BLOCK, d_head)
     sums, sums_stride = scratch + num_rows * stride, 4 * _round_up(d_head, PANEL)
     panel_stride, num_panels = PANEL * num_columns * size, _round_up(d_head, PANEL) // PANEL
-    multiply(kind, values, panel_stride, num_blocks, 0, num_panels, scratch, stride, num_rows, sums, sums_stride)
+    multiply(product, values, panel_stride, num_panels, num_blocks, scratch, stride, num_rows, sums, sums_stride)
     for row in range(num_rows):
         for d in range(d_head):
             floats(out + row * out_stride)[d] = floats(sums + row * sums_stride)[d]
 
 
-@njit(fastmath=_FAST, error_model="numpy")
+@fast
 def _softmax(scores, length, padded, d_head):
     """Replace the first `length` scores by their probabilities, and those up to `padded` by 0."""
     scale = np.float32(1 / math.sqrt(d_head))
@@ -127,23 +128,3 @@ def _largest(numbers, count):
     for number in range(count):
         largest = max(largest, numbers[number])
     return largest
-
-
-@njit(error_model="numpy")
-def exp(x):
-    """exp(x) for x from -87 to 88, in operations that the compiler can vectorize; x outside is clamped to that range.
-
-    With x = (n + f) ln 2, integer n and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
-    and 2^f is its Taylor series up to the sixth power; the seventh would be less than half a unit in the last place.
-    """
-    x = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1 / math.log(2))
-    n = np.floor(x + np.float32(0.5))
-    f = (x - n) * np.float32(math.log(2))
-    series = np.float32(1 / 720)
-    series = series * f + np.float32(1 / 120)
-    series = series * f + np.float32(1 / 24)
-    series = series * f + np.float32(1 / 6)
-    series = series * f + np.float32(1 / 2)
-    series = series * f + np.float32(1)
-    series = series * f + np.float32(1)
-    return series * np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)

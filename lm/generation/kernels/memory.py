@@ -1,4 +1,4 @@
-"""Pointers from addresses, the atomic counter, and prefetching: what kernels need and numba does not offer."""
+"""Pointers from addresses and the atomic counter: what kernels need and numba does not offer."""
 
 from llvmlite import ir
 from numba import types

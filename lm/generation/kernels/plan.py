@@ -17,6 +17,8 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     IS_PROMPT,  # whether several rows of the next step may belong to one text: 0 or 1
     KIND,  # the type of the weights
     CACHE_KIND,  # the type of the cache, FLOAT32 or BFLOAT16
+    PRODUCT,  # address of the kernel that multiplies by the weights
+    CACHE_PRODUCT,  # address of the kernel that multiplies by keys and values
     NUM_LAYERS,
     D_MODEL,
     NUM_HEADS,
@@ -53,7 +55,7 @@ whole blocks, outputs to whole panels (see lm/generation/kernels/layout.py).
     SCORES,  # (threads, 16, cache columns + K rounded up to a panel)
     QUANTIZED,  # (threads, B, blocks of the largest of D*, (HK)* and F*), quantized inputs of int8 weights
     SIZE,
-) = range(44)
+) = range(46)
 
 NO_NORM, RMS_NORM, LAYER_NORM = range(3)
 EPS = 1e-5  # of every norm

@@ -1,27 +1,34 @@
 """Matrix products of a few rows, or of many, with weights in panels (see lm/generation/kernels/layout.py)."""
 
-from lm.generation.kernels.layout import (
-    BFLOAT16,
-    BLOCK,
-    FLOAT32,
-    INT8,
-    PANEL,
-    QUANTIZED_BLOCK,
-)
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from lm.generation.kernels.layout import BFLOAT16, BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK
 from lm.generation.kernels.tiles import MOST_ROWS, make_tile, quantize_block
 from lm.tokenizer.text.fast.intrinsics import Int, compiled, kernel
 
-_f32_1, _f32_4, _f32_most = (make_tile(FLOAT32, num_rows) for num_rows in (1, 4, MOST_ROWS))
-_bf16_1, _bf16_4, _bf16_most = (make_tile(BFLOAT16, num_rows) for num_rows in (1, 4, MOST_ROWS))
-_int8_1, _int8_4, _int8_most = (make_tile(INT8, num_rows) for num_rows in (1, 4, MOST_ROWS))
 
+def _make_multiply(name, kind):
+    """Return the kernel `name`, which computes out = x Wᵀ for the outputs in some panels of W.
 
-def _make_multiply(tile_1, tile_4, tile_most):
-    """Return the loop over panels and rows for one type of weights."""
+    `panels` is the address of the first panel; the others follow in steps of `panel_stride` bytes. `num_blocks`, `x`,
+    `x_stride`, `out` and `out_stride` are those of `lm.generation.kernels.tiles.make_tile`, for `num_rows` rows.
+    """
+    tile_1, tile_4, tile_most = (make_tile(kind, num_rows) for num_rows in (1, 4, MOST_ROWS))
 
-    @compiled
-    def multiply(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
-        for number in range(first, last):
+    def multiply(
+        panels: Int,
+        panel_stride: Int,
+        num_panels: Int,
+        num_blocks: Int,
+        x: Int,
+        x_stride: Int,
+        num_rows: Int,
+        out: Int,
+        out_stride: Int,
+    ):
+        for number in range(num_panels):
             panel, at, row = panels + number * panel_stride, out + number * 4 * PANEL, 0
             while row + MOST_ROWS <= num_rows:
                 tile_most(panel, num_blocks, x + row * x_stride, x_stride, at + row * out_stride, out_stride)
@@ -32,28 +39,31 @@ def _make_multiply(tile_1, tile_4, tile_most):
             while row < num_rows:
                 tile_1(panel, num_blocks, x + row * x_stride, x_stride, at + row * out_stride, out_stride)
                 row += 1
+        return 0
 
-    return multiply
-
-
-_multiply_float32 = _make_multiply(_f32_1, _f32_4, _f32_most)
-_multiply_bfloat16 = _make_multiply(_bf16_1, _bf16_4, _bf16_most)
-_multiply_int8 = _make_multiply(_int8_1, _int8_4, _int8_most)
+    multiply.__name__ = name
+    return kernel(multiply)
 
 
-@compiled
-def multiply(kind, panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride):
-    """out[:, 16 first:16 last] = x Wᵀ, for the panels `first` to `last` - 1 of W.
+multiply_float32 = _make_multiply("multiply_float32", FLOAT32)
+multiply_bfloat16 = _make_multiply("multiply_bfloat16", BFLOAT16)
+multiply_int8 = _make_multiply("multiply_int8", INT8)
 
-    Everything is an int64, as in `lm.generation.kernels.tiles.make_tile`; `kind` is the type of the weights, and
-    `panel_stride` the number of bytes from one panel to the next.
+
+@intrinsic
+def multiply(_, function, panels, panel_stride, num_panels, num_blocks, x, x_stride, num_rows, out, out_stride):
+    """Call one of the kernels above, by the address `function`.
+
+    Called by name, they would be compiled again with every function that multiplies.
     """
-    if kind == FLOAT32:
-        _multiply_float32(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
-    elif kind == BFLOAT16:
-        _multiply_bfloat16(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
-    else:
-        _multiply_int8(panels, panel_stride, num_blocks, first, last, x, x_stride, num_rows, out, out_stride)
+
+    def generate(context, builder, signature, arguments):
+        function, *numbers = arguments
+        number = ir.IntType(64)
+        builder.call(builder.inttoptr(function, ir.FunctionType(number, [number] * len(numbers)).as_pointer()), numbers)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), generate
 
 
 @compiled
@@ -65,23 +75,7 @@ def quantize(x, x_stride, num_blocks, num_rows, out, out_stride):
 
 
 @kernel
-def multiply_int8(
-    panels: Int,
-    panel_stride: Int,
-    num_blocks: Int,
-    first: Int,
-    last: Int,
-    x: Int,
-    x_stride: Int,
-    num_rows: Int,
-    quantized: Int,
-    quantized_stride: Int,
-    out: Int,
-    out_stride: Int,
-):
-    """`quantize` followed by `multiply`, for weights in int8; `quantized` is overwritten."""
-    quantize(x, x_stride, num_blocks, num_rows, quantized, quantized_stride)
-    multiply(
-        INT8, panels, panel_stride, num_blocks, first, last, quantized, quantized_stride, num_rows, out, out_stride
-    )
+def quantize_rows(x: Int, x_stride: Int, num_blocks: Int, num_rows: Int, out: Int, out_stride: Int):
+    """`quantize`, for Python."""
+    quantize(x, x_stride, num_blocks, num_rows, out, out_stride)
     return 0

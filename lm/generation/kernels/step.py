@@ -11,41 +11,40 @@ Sizes, types and addresses come from a plan (lm/generation/kernels/plan.py), so 
 """
 
 import numpy as np
-from numba import njit
 
 from lm.generation.kernels import plan as at
-from lm.generation.kernels.attention import attend, clear_values, exp, widen, write_key, write_value
+from lm.generation.kernels.attention import attend, clear_values, widen, write_key, write_value
+from lm.generation.kernels.elementwise import normalize, qk_norm, rotate, silu
 from lm.generation.kernels.layout import BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK, panel_bytes, round_up
 from lm.generation.kernels.memory import atomic_increment, floats, halves, ints, signed_bytes
 from lm.generation.kernels.products import multiply, quantize
 from lm.generation.kernels.threads import barrier, first_of, wait_for_more
 from lm.generation.kernels.tiles import MOST_ROWS
-from lm.tokenizer.text.fast.intrinsics import Int, Int64s, compiled, inlined, kernel
+from lm.tokenizer.text.fast.intrinsics import Int, compiled, inlined, kernel
 
-_FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
 _NUM_MATRICES = 7
 _round_up, _panel_bytes = inlined(round_up), compiled(panel_bytes)
-_EPS = np.float32(at.EPS)
 _FLOAT16 = np.float32(2.0**112)  # what a float16 is multiplied by, shifted to the place of a float32's bits
 
 
 @kernel
-def run_steps(thread: Int, plan: Int64s):
+def run_steps(thread: Int, address: Int):
     """Compute a step: thread 0 requests it and computes its part; the others wait for requests until they end.
 
     Row r of the first `NUM_ROWS` rows reads token `TOKEN_IDS`[r] at position `POSITIONS`[r] of text `TEXTS`[r]. Its
     keys and values are written into the cache. The logits of the token that follows row `OUTPUTS`[i] are written into
     `LOGITS`[i]. A step is machine code from beginning to end, so Ctrl-C cannot interrupt it halfway.
 
-    `thread` 1 to `NUM_THREADS` - 1 returns when the number of commands becomes negative.
+    `thread` 1 to `NUM_THREADS` - 1 returns when the number of commands becomes negative. `address` is that of the plan.
     """
+    plan = ints(address)
     commands, arrived = ints(plan[at.COMMANDS]), ints(plan[at.ARRIVED])
     if thread == 0:
         barriers = arrived[0] // plan[at.NUM_THREADS]  # exact, because no thread is in a step now
         atomic_increment(commands)
-        _step(0, barriers, plan)
+        _step(thread, barriers, plan)
         return 0
-    barriers = steps = 0
+    barriers = steps = np.int64(0)  # for the literal 0, numba would compile everything that gets it a second time
     while True:
         steps = wait_for_more(commands, steps)
         if steps < 0:
@@ -183,8 +182,9 @@ def _multiply(thread, plan, num_rows, panels, inputs, d_in, out, out_stride, d_o
     last = first_of(thread + 1, plan[at.NUM_THREADS], num_panels)
     stride = num_blocks * QUANTIZED_BLOCK if plan[at.KIND] == INT8 else num_blocks * BLOCK * 4
     panel_stride = _panel_bytes(plan[at.KIND], num_blocks)
+    panels, out = panels + first * panel_stride, out + 4 * first * PANEL
     multiply(
-        plan[at.KIND], panels, panel_stride, num_blocks, first, last, inputs, stride, num_rows, out, 4 * out_stride
+        plan[at.PRODUCT], panels, panel_stride, last - first, num_blocks, inputs, stride, num_rows, out, 4 * out_stride
     )
 
 
@@ -240,6 +240,7 @@ def _attention(thread, plan, layer, projected_stride, heads_stride):
                 for query in range(num_rows):
                     _rotate(plan, floats(q + 4 * query * projected_stride), q_norm, positions[row + query])
                 attend(
+                    plan[at.CACHE_PRODUCT],
                     plan[at.CACHE_KIND],
                     q,
                     4 * projected_stride,
@@ -272,46 +273,25 @@ def _cached(plan, array, layer, row, kv_head):
     return plan[array] + head * plan[at.CACHE_COLUMNS] * _round_up(plan[at.D_HEAD], BLOCK) * size
 
 
-@njit(fastmath=_FAST, error_model="numpy")
+@compiled
 def _norm(plan, number, source, target, stride):
-    """The norm of each row of the array at `source`, written to `target`; for NO_NORM only weight and bias apply."""
+    """The norm of each row of the array at `source`, written to `target`."""
     d_model, kind = plan[at.D_MODEL], ints(plan[at.NORM_KINDS])[number]
     weight = floats(plan[at.NORMS] + 4 * number * 2 * d_model)
     bias = floats(plan[at.NORMS] + 4 * (number * 2 + 1) * d_model)
     for row in range(plan[at.NUM_ROWS]):
-        x, out = floats(source + 4 * row * stride), floats(target + 4 * row * stride)
-        mean = np.float32(0)
-        if kind == at.LAYER_NORM:
-            for d in range(d_model):
-                mean += x[d]
-            mean /= np.float32(d_model)
-        squares = np.float32(0)
-        for d in range(d_model):
-            squares += (x[d] - mean) ** 2
-        scale = np.float32(1) / np.sqrt(squares / np.float32(d_model) + _EPS)
-        if kind == at.NO_NORM:
-            scale = np.float32(1)
-        for d in range(d_model):
-            out[d] = (x[d] - mean) * scale * weight[d] + bias[d]
+        normalize(kind, floats(source + 4 * row * stride), weight, bias, floats(target + 4 * row * stride), d_model)
 
 
-@njit(fastmath=_FAST, error_model="numpy")
+@compiled
 def _rotate(plan, head, norm, position):
     """Apply to a query or key, in place, QK norm if the model has it, and RoPE."""
     d_head = plan[at.D_HEAD]
     if norm:
-        weight, squares = floats(norm), np.float32(0)
-        for d in range(d_head):
-            squares += head[d] ** 2
-        scale = np.float32(1) / np.sqrt(squares / np.float32(d_head) + _EPS)
-        for d in range(d_head):
-            head[d] *= scale * weight[d]
+        qk_norm(head, floats(norm), d_head)
     if plan[at.COS]:
-        cos, sin = floats(plan[at.COS] + 4 * position * d_head), floats(plan[at.SIN] + 4 * position * d_head)
-        for d in range(0, d_head, 2):
-            even, odd = head[d], head[d + 1]
-            head[d] = even * cos[d] + odd * sin[d]
-            head[d + 1] = odd * cos[d + 1] + even * sin[d + 1]
+        place = 4 * position * d_head
+        rotate(head, floats(plan[at.COS] + place), floats(plan[at.SIN] + place), d_head)
 
 
 @compiled
@@ -320,17 +300,10 @@ def _silu(thread, plan, gates, activations, stride):
     first, last = _outputs(thread, plan, plan[at.D_FF])
     for row in range(plan[at.NUM_ROWS]):
         gate, activation = floats(gates + 4 * (row * stride + first)), floats(activations + 4 * (row * stride + first))
-        _silu_of(gate, last - first)
+        silu(gate, last - first)
         if plan[at.IS_GATED]:
             for f in range(last - first):
                 gate[f] *= activation[f]
-
-
-@njit(fastmath=_FAST, error_model="numpy")
-def _silu_of(x, count):
-    """Apply SiLU to numbers in place. The loop has nothing else in it, so that LLVM finds vectors in it."""
-    for f in range(count):
-        x[f] = x[f] / (np.float32(1) + exp(-x[f]))
 
 
 @compiled
