@@ -28,7 +28,7 @@ class Cache:
         self.state = np.zeros(NUM_CACHE_FIELDS, np.int64)
         self.state[MAX_KEYS], self.state[MAX_IDS], self.state[MAX_KEY_BYTES] = 1 << bits - 1, _MAX_IDS, _MAX_BYTES
         # The operating system provides memory only for the parts of an empty array that are written to.
-        self.ids: np.ndarray = smaller.ids if smaller else np.empty(_MAX_IDS, np.uint32)
+        self.ids: np.ndarray = smaller.ids if smaller else np.empty(_MAX_IDS + 16, np.uint32)
         self.key_bytes: np.ndarray = smaller.key_bytes if smaller else np.empty(_MAX_BYTES + len(PADDING), np.uint8)
         if smaller:
             # Threads that still read the smaller cache share these two arrays, but they add nothing any more.

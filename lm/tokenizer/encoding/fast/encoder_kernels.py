@@ -15,8 +15,8 @@ time. A cache that has been replaced by a larger one stays locked.
 
 import numpy as np
 
-from lm.tokenizer.encoding.fast.constants import LOCK, MAX_IDS, NUM_IDS
-from lm.tokenizer.encoding.fast.merging import merge_long, merge_short
+from lm.tokenizer.encoding.fast.constants import BLOCK_SIZE, LOCK, MAX_CACHED_LENGTH, MAX_IDS, NUM_IDS, NUM_LANES
+from lm.tokenizer.encoding.fast.merging import finish_lane, merge_lanes, merge_long, start_lane
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
 from lm.tokenizer.text.fast.hash_table import (
     HALF,
@@ -34,18 +34,20 @@ from lm.tokenizer.text.fast.intrinsics import (
     Uint32s,
     Uint64s,
     compiled,
+    copy_16,
+    inlined,
     kernel,
     prefetch,
     store_pair,
     store_release,
     try_lock,
+    uint16s_at,
+    uint32s_at,
 )
-from lm.tokenizer.text.fast.scanner import scan
+from lm.tokenizer.text.fast.scanner import scan_block
 from lm.tokenizer.text.fast.utf8 import find_special
 
-_MAX_CACHED_LENGTH = 62
 _MAX_IDS_IN_SLOT = 3
-_GROUP_SIZE = 32  # the slots of this many pre-tokens are prefetched before the first of them is read
 
 
 @kernel
@@ -92,7 +94,9 @@ def encode(
     keys: Uint64s,
     work: Uint32s,
     heap: Uint64s,
-    ids: Uint32s,
+    block_ids: Uint32s,
+    ids: Int,
+    id_bytes: Int,
     id_ends: Int64s,
 ):
     """Write the ids of `num_texts` texts, and where the ids of each text end; return the number of ids.
@@ -105,10 +109,11 @@ def encode(
         byte_pairs, pairs: See pair_table.py.
         symbol_ids: The id of each symbol.
         cache, cached_ids, key_bytes, state: The cache, see above. When it is full, nothing is added to it.
-        starts: Scratch space for one number per byte of data, and 4 more.
-        keys: Scratch space for 2 numbers for each pre-token of a group.
-        work, heap: Scratch space for 3 numbers per byte of data, and 128 more.
-        ids: Output with space for one number per byte of data, and 4 more.
+        starts, keys: Scratch space for BLOCK_SIZE + 16 numbers, and twice as many.
+        work, heap: Scratch space for 3 numbers per byte of data, and NUM_LANES * LANE_SIZE more.
+        block_ids: Scratch space for one number per byte of data, and 2 * BLOCK_SIZE more.
+        ids: The address of the output, with space for one number per byte of data, and 16 more.
+        id_bytes: The size of an id in the output, 2 or 4 bytes.
         id_ends: Output, where the ids of each text end in `ids`.
     """
     count = 0
@@ -118,12 +123,13 @@ def encode(
             stop, special = find_special(data, at, ends[text], special_texts, special_bounds, num_special)
             count = _encode_ordinary(
                 data, at, stop, automaton, byte_pairs, pairs, pair_bits, symbol_ids,
-                cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap, ids, count,
+                cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap,
+                block_ids, ids, id_bytes, count,
             )  # fmt: skip
             if stop == ends[text]:
                 break
-            ids[count] = special_ids[special]
-            count += 1
+            block_ids[0] = special_ids[special]
+            count = _write_ids(block_ids, 1, ids, id_bytes, count)
             at = stop + special_bounds[special + 1] - special_bounds[special]
         at = ends[text]
         id_ends[text] = count
@@ -132,50 +138,112 @@ def encode(
 
 @compiled
 def _encode_ordinary(
-    data, begin, end, automaton, byte_pairs, pairs, pair_bits, symbol_ids,
-    cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap, ids, count,
+    data, begin, end, automaton, byte_pairs, pairs, pair_bits, symbol_ids, cache, cache_bits, cached_ids, key_bytes,
+    state, starts, keys, work, heap, block_ids, ids, id_bytes, count,
 ):  # fmt: skip
     """Write the ids of data[begin:end], which contains no special token, from ids[count] on; return the new count."""
-    num_pre_tokens = scan(data, begin, end, automaton, starts)
-    for group in range(0, num_pre_tokens, _GROUP_SIZE):
-        stop = min(group + _GROUP_SIZE, num_pre_tokens)
-        for number in range(group, stop):
-            at = np.int64(starts[number])
-            length = np.int64(starts[number + 1]) - at
-            if length <= _MAX_CACHED_LENGTH:
-                first, second = make_key(data, at, length)
-                keys[2 * (number - group)] = first
-                keys[2 * (number - group) + 1] = second
-                prefetch(cache, np.int64(home_slot(cache_bits, first, second)) * 4)
-        for number in range(group, stop):
-            at = np.int64(starts[number])
-            length = np.int64(starts[number + 1]) - at
-            if length > _MAX_CACHED_LENGTH:
-                count = merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count)
-                continue
-            first, second = keys[2 * (number - group)], keys[2 * (number - group) + 1]
-            slot = find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
-            if slot < 0:
-                end_of_ids = merge_short(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count)
-                if try_lock(state, LOCK):
-                    _add_to_cache(
-                        data, at, length, ids, count, end_of_ids - count, first, second,
-                        cache, cache_bits, cached_ids, key_bytes, state,
-                    )  # fmt: skip
-                    store_release(state, LOCK, 0)
-                count = end_of_ids
-                continue
-            third = cache[slot + 2]
-            num_ids = np.int64(cache[slot + 3] >> HALF)
-            if num_ids <= _MAX_IDS_IN_SLOT and length <= MAX_SHORT_KEY:
-                store_pair(ids, count, third)
-                ids[count + 2] = np.uint32(cache[slot + 3])
-            else:
-                position = np.int64(third & LOWER_HALF)
-                for step in range(num_ids):
-                    ids[count + step] = cached_ids[position + step]
-            count += num_ids
+    at = begin
+    while at < end:
+        num_pre_tokens = scan_block(data, at, min(at + BLOCK_SIZE, end), end, automaton, starts)
+        num_ids = _encode_block(
+            data, starts, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
+            cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, block_ids,
+        )  # fmt: skip
+        count = _write_ids(block_ids, num_ids, ids, id_bytes, count)
+        at = np.int64(starts[num_pre_tokens])
     return count
+
+
+@compiled
+def _encode_block(
+    data, starts, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
+    cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, ids,
+):  # fmt: skip
+    """Write the ids of pre-tokens, given where they start; return the number of ids."""
+    for number in range(num_pre_tokens):
+        at = np.int64(starts[number])
+        length = np.int64(starts[number + 1]) - at
+        if length <= MAX_CACHED_LENGTH:
+            first, second = make_key(data, at, length)
+            keys[2 * number] = first
+            keys[2 * number + 1] = second
+            prefetch(cache, np.int64(home_slot(cache_bits, first, second)) * 4)
+    count = 0
+    learns = True
+    for number in range(num_pre_tokens):
+        at = np.int64(starts[number])
+        length = np.int64(starts[number + 1]) - at
+        if length > MAX_CACHED_LENGTH:
+            count = merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count)
+            continue
+        first, second = keys[2 * number], keys[2 * number + 1]
+        slot = find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
+        if slot < 0 and learns:
+            _learn(
+                data, starts, number, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
+                cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, ids, count,
+            )  # fmt: skip
+            learns = False
+            slot = find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
+        if slot < 0:
+            start_lane(data, at, length, byte_pairs, work, heap, 0)
+            merge_lanes(1, pairs, pair_bits, work, heap)
+            count = finish_lane(work, heap, 0, symbol_ids, ids, count)
+            continue
+        third = cache[slot + 2]
+        num_ids = np.int64(cache[slot + 3] >> HALF)
+        if num_ids <= _MAX_IDS_IN_SLOT and length <= MAX_SHORT_KEY:
+            store_pair(ids, count, third)
+            ids[count + 2] = np.uint32(cache[slot + 3])
+        else:
+            position = np.int64(third & LOWER_HALF)
+            for step in range(0, num_ids, 16):
+                copy_16(cached_ids, position + step, ids, count + step)
+        count += num_ids
+    return count
+
+
+@compiled
+def _learn(
+    data, starts, number, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
+    cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, ids, count,
+):  # fmt: skip
+    """Add those of the pre-tokens from `number` on to the cache that are not in it, unless it is full or locked."""
+    while number < num_pre_tokens and state[LOCK] == 0 and state[NUM_KEYS] < state[MAX_KEYS]:
+        num_lanes = 0
+        while number < num_pre_tokens and num_lanes < NUM_LANES:
+            at = np.int64(starts[number])
+            length = np.int64(starts[number + 1]) - at
+            if length <= MAX_CACHED_LENGTH and find_slot(
+                cache, cache_bits, keys[2 * number], keys[2 * number + 1], data, at, length, key_bytes
+            ) < 0:
+                start_lane(data, at, length, byte_pairs, work, heap, num_lanes)
+                heap[NUM_LANES + num_lanes] = number
+                num_lanes += 1
+            number += 1
+        merge_lanes(num_lanes, pairs, pair_bits, work, heap)
+        if try_lock(state, LOCK):
+            for lane in range(num_lanes):
+                learned = np.int64(heap[NUM_LANES + lane])
+                at = np.int64(starts[learned])
+                length = np.int64(starts[learned + 1]) - at
+                num_ids = finish_lane(work, heap, lane, symbol_ids, ids, count) - count
+                _add_to_cache(
+                    data, at, length, ids, count, num_ids, keys[2 * learned], keys[2 * learned + 1],
+                    cache, cache_bits, cached_ids, key_bytes, state,
+                )  # fmt: skip
+            store_release(state, LOCK, 0)
+
+
+@inlined
+def _write_ids(block_ids, num_ids, ids, id_bytes, count):
+    """Write numbers to ids[count] and following, as numbers of `id_bytes` bytes; return the new count."""
+    for step in range(0, num_ids, 16):
+        if id_bytes == 2:
+            copy_16(block_ids, step, uint16s_at(ids), count + step)
+        else:
+            copy_16(block_ids, step, uint32s_at(ids), count + step)
+    return count + num_ids
 
 
 @compiled
