@@ -10,7 +10,7 @@ SYMBOL_BITS = 21
 NO_MERGE = 0xFFFFFFFF
 
 # The kernels work on one block of text after the other, of this many bytes or slightly more.
-BLOCK_SIZE = 1024
+BLOCK_SIZE = 2048
 
 # The longest pre-token that is cached. Up to NUM_LANES of these are merged at the same time, in LANE_SIZE numbers each.
 MAX_CACHED_LENGTH = 62

@@ -170,7 +170,8 @@ class FastEncoder:
             special.texts, special.bounds, special.ids, special.num_tokens,
             self.automaton, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
             cache.slots, cache.bits, cache.ids, cache.key_bytes, cache.state,
-            workspace.starts, workspace.keys, workspace.work, workspace.heap, workspace.block_ids,
+            workspace.starts, workspace.keys, workspace.places, workspace.work, workspace.heap,
+            workspace.new_ids, workspace.new_ends, workspace.block_ids,
             ids.ctypes.data, ids.itemsize, id_ends,
         )  # fmt: skip
         return id_ends
@@ -198,6 +199,8 @@ class _Workspace:
         self.data = np.empty(num_bytes + len(PADDING), np.uint8)
         self.ids = np.empty(num_bytes + _SPACE_AFTER_IDS, dtype)
         self.block_ids = np.empty(num_bytes + 2 * BLOCK_SIZE, np.uint32)
-        self.starts, self.keys = np.empty(BLOCK_SIZE + 16, np.uint32), np.empty(2 * BLOCK_SIZE + 32, np.uint64)
+        size = BLOCK_SIZE + 128
+        self.starts, self.keys = np.empty(size, np.uint32), np.empty(2 * size, np.uint64)
+        self.places, self.new_ids, self.new_ends = (np.empty(size, kind) for kind in (np.int64, np.uint32, np.int64))
         size = 3 * num_bytes + NUM_LANES * LANE_SIZE
         self.work, self.heap = np.empty(size, np.uint32), np.empty(size, np.uint64)

@@ -4,7 +4,7 @@ A hash table (see hash_table.py) caches the ids of pre-tokens. For most pre-toke
 
     pre-token                   1st, 2nd number   3rd number                                  4th number
     <= 15 bytes and <= 3 ids    key               id 0, id 1                                  id 2, number of ids
-    otherwise, <= 62 bytes      key               positions in `cached_ids` and `key_bytes`   unused, number of ids
+    otherwise, <= 62 bytes      key               positions in `cached_ids` and `key_bytes`   number of ids, _ELSEWHERE
 
 Where two values share a number, the second is in the upper half. Longer pre-tokens rarely repeat and are not cached.
 
@@ -48,6 +48,8 @@ from lm.tokenizer.text.fast.scanner import scan_block
 from lm.tokenizer.text.fast.utf8 import find_special
 
 _MAX_IDS_IN_SLOT = 3
+_ELSEWHERE = np.uint64(1 << 63)  # the highest bit of the fourth number: the slot says where the ids are
+_LONG = np.iinfo(np.int64).min
 
 
 @kernel
@@ -92,8 +94,11 @@ def encode(
     state: Int64s,
     starts: Uint32s,
     keys: Uint64s,
+    places: Int64s,
     work: Uint32s,
     heap: Uint64s,
+    new_ids: Uint32s,
+    new_ends: Int64s,
     block_ids: Uint32s,
     ids: Int,
     id_bytes: Int,
@@ -109,7 +114,8 @@ def encode(
         byte_pairs, pairs: See pair_table.py.
         symbol_ids: The id of each symbol.
         cache, cached_ids, key_bytes, state: The cache, see above. When it is full, nothing is added to it.
-        starts, keys: Scratch space for BLOCK_SIZE + 16 numbers, and twice as many.
+        starts, places, new_ids, new_ends: Scratch space for BLOCK_SIZE + 128 numbers.
+        keys: Scratch space for twice as many.
         work, heap: Scratch space for 3 numbers per byte of data, and NUM_LANES * LANE_SIZE more.
         block_ids: Scratch space for one number per byte of data, and 2 * BLOCK_SIZE more.
         ids: The address of the output, with space for one number per byte of data, and 16 more.
@@ -123,8 +129,8 @@ def encode(
             stop, special = find_special(data, at, ends[text], special_texts, special_bounds, num_special)
             count = _encode_ordinary(
                 data, at, stop, automaton, byte_pairs, pairs, pair_bits, symbol_ids,
-                cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap,
-                block_ids, ids, id_bytes, count,
+                cache, cache_bits, cached_ids, key_bytes, state, starts, keys, places, work, heap,
+                new_ids, new_ends, block_ids, ids, id_bytes, count,
             )  # fmt: skip
             if stop == ends[text]:
                 break
@@ -139,27 +145,49 @@ def encode(
 @compiled
 def _encode_ordinary(
     data, begin, end, automaton, byte_pairs, pairs, pair_bits, symbol_ids, cache, cache_bits, cached_ids, key_bytes,
-    state, starts, keys, work, heap, block_ids, ids, id_bytes, count,
+    state, starts, keys, places, work, heap, new_ids, new_ends, block_ids, ids, id_bytes, count,
 ):  # fmt: skip
     """Write the ids of data[begin:end], which contains no special token, from ids[count] on; return the new count."""
     at = begin
     while at < end:
         num_pre_tokens = scan_block(data, at, min(at + BLOCK_SIZE, end), end, automaton, starts)
-        num_ids = _encode_block(
+        _find_pre_tokens(
             data, starts, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
-            cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, block_ids,
+            cache, cache_bits, cached_ids, key_bytes, state, keys, places, work, heap, new_ids, new_ends,
         )  # fmt: skip
+        num_ids = 0
+        for number in range(num_pre_tokens):
+            place = places[number]
+            if place >= 0:
+                third, fourth = cache[place + 2], cache[place + 3]
+                if fourth & _ELSEWHERE == 0:
+                    store_pair(block_ids, num_ids, third)
+                    block_ids[num_ids + 2] = np.uint32(fourth)
+                    num_ids += np.int64(fourth >> HALF)
+                else:
+                    position, size = np.int64(third & LOWER_HALF), np.int64(fourth & LOWER_HALF)
+                    num_ids = _copy_ids(cached_ids, position, size, block_ids, num_ids)
+            elif place != _LONG:
+                position = new_ends[~place]
+                num_ids = _copy_ids(new_ids, position, new_ends[~place + 1] - position, block_ids, num_ids)
+            else:
+                at, length = np.int64(starts[number]), np.int64(starts[number + 1]) - np.int64(starts[number])
+                num_ids = merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, block_ids, num_ids)
         count = _write_ids(block_ids, num_ids, ids, id_bytes, count)
         at = np.int64(starts[num_pre_tokens])
     return count
 
 
 @compiled
-def _encode_block(
+def _find_pre_tokens(
     data, starts, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
-    cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, ids,
+    cache, cache_bits, cached_ids, key_bytes, state, keys, places, work, heap, new_ids, new_ends,
 ):  # fmt: skip
-    """Write the ids of pre-tokens, given where they start; return the number of ids."""
+    """Write to `places` where the ids of each pre-token of a block are; merge those that are not in the cache.
+
+    A place is the index of a slot of the cache; or ~k for the pre-token whose ids are new_ids[new_ends[k] :
+    new_ends[k + 1]]; or _LONG for a pre-token that is not cached.
+    """
     for number in range(num_pre_tokens):
         at = np.int64(starts[number])
         length = np.int64(starts[number + 1]) - at
@@ -168,71 +196,79 @@ def _encode_block(
             keys[2 * number] = first
             keys[2 * number + 1] = second
             prefetch(cache, np.int64(home_slot(cache_bits, first, second)) * 4)
-    count = 0
-    learns = True
+    num_merged = num_lanes = 0
     for number in range(num_pre_tokens):
         at = np.int64(starts[number])
         length = np.int64(starts[number + 1]) - at
         if length > MAX_CACHED_LENGTH:
-            count = merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count)
+            places[number] = _LONG
             continue
-        first, second = keys[2 * number], keys[2 * number + 1]
-        slot = find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
-        if slot < 0 and learns:
-            _learn(
-                data, starts, number, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
-                cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, ids, count,
+        place = find_slot(cache, cache_bits, keys[2 * number], keys[2 * number + 1], data, at, length, key_bytes)
+        if place < 0:
+            lane = _find_lane(keys, number, length, heap, num_lanes)
+            if lane == num_lanes:
+                start_lane(data, at, length, byte_pairs, work, heap, lane)
+                heap[NUM_LANES + lane] = number
+                num_lanes += 1
+            place = ~(num_merged + lane)
+        places[number] = place
+        if num_lanes == NUM_LANES:
+            _merge_new(
+                data, starts, num_lanes, pairs, pair_bits, symbol_ids,
+                cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, new_ids, new_ends, num_merged,
             )  # fmt: skip
-            learns = False
-            slot = find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
-        if slot < 0:
-            start_lane(data, at, length, byte_pairs, work, heap, 0)
-            merge_lanes(1, pairs, pair_bits, work, heap)
-            count = finish_lane(work, heap, 0, symbol_ids, ids, count)
-            continue
-        third = cache[slot + 2]
-        num_ids = np.int64(cache[slot + 3] >> HALF)
-        if num_ids <= _MAX_IDS_IN_SLOT and length <= MAX_SHORT_KEY:
-            store_pair(ids, count, third)
-            ids[count + 2] = np.uint32(cache[slot + 3])
-        else:
-            position = np.int64(third & LOWER_HALF)
-            for step in range(0, num_ids, 16):
-                copy_16(cached_ids, position + step, ids, count + step)
-        count += num_ids
-    return count
+            num_merged += num_lanes
+            num_lanes = 0
+    if num_lanes:
+        _merge_new(
+            data, starts, num_lanes, pairs, pair_bits, symbol_ids,
+            cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, new_ids, new_ends, num_merged,
+        )  # fmt: skip
+
+
+@inlined
+def _find_lane(keys, number, length, heap, num_lanes):
+    """Return the lane of an equal short pre-token, or num_lanes if there is none."""
+    lane = 0
+    while lane < num_lanes:
+        other = np.int64(heap[NUM_LANES + lane])
+        if keys[2 * other] == keys[2 * number] and keys[2 * other + 1] == keys[2 * number + 1]:
+            if length <= MAX_SHORT_KEY:
+                break
+        lane += 1
+    return lane
 
 
 @compiled
-def _learn(
-    data, starts, number, num_pre_tokens, byte_pairs, pairs, pair_bits, symbol_ids,
-    cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, ids, count,
+def _merge_new(
+    data, starts, num_lanes, pairs, pair_bits, symbol_ids,
+    cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, new_ids, new_ends, num_merged,
 ):  # fmt: skip
-    """Add those of the pre-tokens from `number` on to the cache that are not in it, unless it is full or locked."""
-    while number < num_pre_tokens and state[LOCK] == 0 and state[NUM_KEYS] < state[MAX_KEYS]:
-        num_lanes = 0
-        while number < num_pre_tokens and num_lanes < NUM_LANES:
+    """Merge the pre-tokens in the lanes, write their ids to `new_ids`, and add them to the cache if it is not locked."""
+    merge_lanes(num_lanes, pairs, pair_bits, work, heap)
+    new_ends[0] = 0
+    is_mine = try_lock(state, LOCK)
+    for lane in range(num_lanes):
+        begin = new_ends[num_merged + lane]
+        end = finish_lane(work, heap, lane, symbol_ids, new_ids, begin)
+        new_ends[num_merged + lane + 1] = end
+        if is_mine:
+            number = np.int64(heap[NUM_LANES + lane])
             at = np.int64(starts[number])
-            length = np.int64(starts[number + 1]) - at
-            if length <= MAX_CACHED_LENGTH and find_slot(
-                cache, cache_bits, keys[2 * number], keys[2 * number + 1], data, at, length, key_bytes
-            ) < 0:
-                start_lane(data, at, length, byte_pairs, work, heap, num_lanes)
-                heap[NUM_LANES + num_lanes] = number
-                num_lanes += 1
-            number += 1
-        merge_lanes(num_lanes, pairs, pair_bits, work, heap)
-        if try_lock(state, LOCK):
-            for lane in range(num_lanes):
-                learned = np.int64(heap[NUM_LANES + lane])
-                at = np.int64(starts[learned])
-                length = np.int64(starts[learned + 1]) - at
-                num_ids = finish_lane(work, heap, lane, symbol_ids, ids, count) - count
-                _add_to_cache(
-                    data, at, length, ids, count, num_ids, keys[2 * learned], keys[2 * learned + 1],
-                    cache, cache_bits, cached_ids, key_bytes, state,
-                )  # fmt: skip
-            store_release(state, LOCK, 0)
+            _add_to_cache(
+                data, at, np.int64(starts[number + 1]) - at, new_ids, begin, end - begin,
+                keys[2 * number], keys[2 * number + 1], cache, cache_bits, cached_ids, key_bytes, state,
+            )  # fmt: skip
+    if is_mine:
+        store_release(state, LOCK, 0)
+
+
+@inlined
+def _copy_ids(source, position, num_ids, ids, count):
+    """Copy numbers to ids[count] and following, and up to 15 more than asked for; return the new count."""
+    for step in range(0, num_ids, 16):
+        copy_16(source, position + step, ids, count + step)
+    return count + num_ids
 
 
 @inlined
@@ -268,7 +304,7 @@ def _add_to_cache(
         cache[slot + 3] = np.uint64(ids[begin + 2]) | np.uint64(num_ids) << HALF
     else:
         cache[slot + 2] = np.uint64(num_cached_ids) | np.uint64(num_key_bytes) << HALF
-        cache[slot + 3] = np.uint64(num_ids) << HALF
+        cache[slot + 3] = _ELSEWHERE | np.uint64(num_ids)
         for step in range(num_ids):
             cached_ids[num_cached_ids + step] = ids[begin + step]
         state[NUM_IDS] += num_ids
