@@ -10,6 +10,7 @@ import numpy as np
 from lm.tokenizer.encoding.fast import library
 from lm.tokenizer.encoding.fast.cache import SharedCache
 from lm.tokenizer.encoding.fast.constants import BLOCK_SIZE, LANE_SIZE, NO_MERGE, NUM_LANES, SYMBOL_BITS
+from lm.tokenizer.text.fast.build import Pinned
 from lm.tokenizer.text.fast.chunks import (
     PADDING,
     Source,
@@ -53,19 +54,26 @@ class FastEncoder:
     ) -> None:
         kernels = library.load()
         num_pairs = len(pairs) // 3
-        self._symbol_ids = np.array(symbol_ids)
-        self._byte_pairs = np.full(1 << 16, NO_MERGE, np.uint32)
-        self._pair_bits = max(8, num_pairs.bit_length())
+        byte_pairs = np.full(1 << 16, NO_MERGE, np.uint32)
+        pair_bits = max(8, num_pairs.bit_length())
         is_filled = False
         while not is_filled:
-            self._pair_bits += 1
-            self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
-            is_filled = kernels.fill_pairs(np.array(pairs), num_pairs, self._pairs, self._pair_bits, self._byte_pairs)
-        self._special = SpecialTokens.from_ids(special_ids)
+            pair_bits += 1
+            pair_table = np.full(1 << pair_bits, ~np.uint64(0))
+            is_filled = kernels.fill_pairs(np.array(pairs), num_pairs, pair_table, pair_bits, byte_pairs)
         self.automaton = automaton
+        self._special = SpecialTokens.from_ids(special_ids)
         self._dtype = dtype
         self._cache = SharedCache()
         self._idle_workspaces: list[_Workspace] = []
+        # Arguments of the kernel that encodes.
+        self._tables = (
+            Pinned(automaton), Pinned(byte_pairs), Pinned(pair_table), pair_bits, Pinned(np.array(symbol_ids)),
+        )  # fmt: skip
+        self._special_arguments = {
+            allowed: (Pinned(special.texts), Pinned(special.bounds), Pinned(special.ids), special.num_tokens)
+            for allowed, special in ((False, _NO_SPECIAL), (True, self._special))
+        }
 
     def special(self, allow_special: bool) -> SpecialTokens:
         """Return the special tokens, or none if they are to be encoded like any other text."""
@@ -153,26 +161,18 @@ class FastEncoder:
         if workspace.num_bytes <= _MAX_IDLE_BYTES:
             self._idle_workspaces.append(workspace)
 
-    def _encode(
-        self, workspace: "_Workspace", ends: np.ndarray, allow_special: bool, ids: np.ndarray
-    ) -> np.ndarray:
+    def _encode(self, workspace: "_Workspace", ends: np.ndarray, allow_special: bool, ids: np.ndarray) -> np.ndarray:
         """Write the ids of the texts in `workspace.data` to `ids`; return where those of each text end.
 
         Args:
             ends: Where each text ends in the data.
             ids: An array with space for one id per byte of data, and _SPACE_AFTER_IDS more.
         """
-        special = self.special(allow_special)
         cache = self._cache.get()
         id_ends = np.empty(len(ends), np.int64)
         library.load().encode(
-            workspace.data, ends, len(ends),
-            special.texts, special.bounds, special.ids, special.num_tokens,
-            self.automaton, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
-            cache.slots, cache.bits, cache.ids, cache.key_bytes, cache.state,
-            workspace.starts, workspace.keys, workspace.places, workspace.work, workspace.heap,
-            workspace.new_ids, workspace.new_ends, workspace.block_ids,
-            ids.ctypes.data, ids.itemsize, id_ends,
+            ends, len(ends), *self._special_arguments[allow_special], *self._tables, *cache.arguments,
+            *workspace.arguments, ids.ctypes.data, ids.itemsize, id_ends,
         )  # fmt: skip
         return id_ends
 
@@ -198,9 +198,12 @@ class _Workspace:
         self.num_bytes = num_bytes
         self.data = np.empty(num_bytes + len(PADDING), np.uint8)
         self.ids = np.empty(num_bytes + _SPACE_AFTER_IDS, dtype)
-        self.block_ids = np.empty(num_bytes + 2 * BLOCK_SIZE, np.uint32)
         size = BLOCK_SIZE + 128
-        self.starts, self.keys = np.empty(size, np.uint32), np.empty(2 * size, np.uint64)
-        self.places, self.new_ids, self.new_ends = (np.empty(size, kind) for kind in (np.int64, np.uint32, np.int64))
+        starts, keys = np.empty(size, np.uint32), np.empty(2 * size, np.uint64)
+        places, new_ids, new_ends = np.empty(size, np.int64), np.empty(size, np.uint32), np.empty(size, np.int64)
+        block_ids = np.empty(num_bytes + 2 * BLOCK_SIZE, np.uint32)
         size = 3 * num_bytes + NUM_LANES * LANE_SIZE
-        self.work, self.heap = np.empty(size, np.uint32), np.empty(size, np.uint64)
+        work, heap = np.empty(size, np.uint32), np.empty(size, np.uint64)
+        self.arguments = [
+            Pinned(array) for array in (self.data, starts, keys, places, work, heap, new_ids, new_ends, block_ids)
+        ]

@@ -75,7 +75,6 @@ def copy_cache(source: Uint64s, source_bits: Int, cache: Uint64s, cache_bits: In
 
 @kernel
 def encode(
-    data: Bytes,
     ends: Int64s,
     num_texts: Int,
     special_texts: Bytes,
@@ -92,6 +91,7 @@ def encode(
     cached_ids: Uint32s,
     key_bytes: Bytes,
     state: Int64s,
+    data: Bytes,
     starts: Uint32s,
     keys: Uint64s,
     places: Int64s,
@@ -107,13 +107,13 @@ def encode(
     """Write the ids of `num_texts` texts, and where the ids of each text end; return the number of ids.
 
     Args:
-        data: The texts one after the other, valid UTF-8; up to 128 bytes past the end are read.
         ends: Where each text ends in `data`.
         special_texts, special_bounds, special_ids: See `find_special`.
         automaton: The tables of the pattern, see `lm.tokenizer.text.fast.tables`.
         byte_pairs, pairs: See pair_table.py.
         symbol_ids: The id of each symbol.
         cache, cached_ids, key_bytes, state: The cache, see above. When it is full, nothing is added to it.
+        data: The texts one after the other, valid UTF-8; up to 128 bytes past the end are read.
         starts, places, new_ids, new_ends: Scratch space for BLOCK_SIZE + 128 numbers.
         keys: Scratch space for twice as many.
         work, heap: Scratch space for 3 numbers per byte of data, and NUM_LANES * LANE_SIZE more.
