@@ -232,9 +232,9 @@ def _find_lane(keys, number, length, heap, num_lanes):
     lane = 0
     while lane < num_lanes:
         other = np.int64(heap[NUM_LANES + lane])
-        if keys[2 * other] == keys[2 * number] and keys[2 * other + 1] == keys[2 * number + 1]:
-            if length <= MAX_SHORT_KEY:
-                break
+        is_equal = keys[2 * other] == keys[2 * number] and keys[2 * other + 1] == keys[2 * number + 1]
+        if is_equal and length <= MAX_SHORT_KEY:
+            break
         lane += 1
     return lane
 
@@ -244,7 +244,7 @@ def _merge_new(
     data, starts, num_lanes, pairs, pair_bits, symbol_ids,
     cache, cache_bits, cached_ids, key_bytes, state, keys, work, heap, new_ids, new_ends, num_merged,
 ):  # fmt: skip
-    """Merge the pre-tokens in the lanes, write their ids to `new_ids`, and add them to the cache if it is not locked."""
+    """Merge the pre-tokens in the lanes, write their ids to `new_ids`, add them to the cache unless it is locked."""
     merge_lanes(num_lanes, pairs, pair_bits, work, heap)
     new_ends[0] = 0
     is_mine = try_lock(state, LOCK)
