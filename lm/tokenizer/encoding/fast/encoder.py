@@ -82,8 +82,9 @@ class FastEncoder:
     def encode_text(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         """Return the ids of a text."""
         source = StringSource(text)
-        # Tokens are about three bytes long. If they are shorter, the array grows.
-        ids = zeros(len(text) // 3 + _SPACE_AFTER_IDS, self._dtype)
+        # Tokens are two to five characters long. If they are shorter, the array grows; memory that is not needed is not
+        # provided.
+        ids = zeros(len(text) // 2 + _SPACE_AFTER_IDS, self._dtype)
         count = 0
         if num_threads == 1:
             for piece in self._pieces(source, allow_special, num_threads):
@@ -102,7 +103,9 @@ class FastEncoder:
         """Return `ids`, or a copy of the first `count`, with space for so many more."""
         if count + space <= len(ids):
             return ids
-        return np.concatenate([ids[:count], zeros(count + 2 * space, self._dtype)])
+        larger = zeros(2 * len(ids) + space, self._dtype)
+        larger[:count] = ids[:count]
+        return larger
 
     def encode_source(self, source: Source, allow_special: bool, num_threads: int) -> Iterator[np.ndarray]:
         """Yield the ids of a text, array by array."""
