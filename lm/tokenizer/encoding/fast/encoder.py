@@ -82,9 +82,9 @@ class FastEncoder:
     def encode_text(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
         """Return the ids of a text."""
         source = StringSource(text)
-        # Tokens are two to five characters long. If they are shorter, the array grows; memory that is not needed is not
-        # provided.
-        ids = zeros(len(text) // 2 + _SPACE_AFTER_IDS, self._dtype)
+        # In most scripts, a token has one character or more; otherwise the array grows. The operating system provides
+        # memory only for the part that is written to.
+        ids = zeros(len(text) + _SPACE_AFTER_IDS, self._dtype)
         count = 0
         if num_threads == 1:
             for piece in self._pieces(source, allow_special, num_threads):

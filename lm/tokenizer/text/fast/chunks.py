@@ -65,6 +65,8 @@ class Source(Protocol):
 
 def piece_length(length: int, num_threads: int) -> int:
     """Return the length of the pieces in which a number of threads process a text."""
+    if num_threads == 1:
+        return _MAX_PIECE_LENGTH
     return min(max(length // (_PIECES_PER_THREAD * num_threads), _MIN_PIECE_LENGTH), _MAX_PIECE_LENGTH)
 
 
