@@ -59,7 +59,8 @@ class FastEncoder:
         is_filled = False
         while not is_filled:
             pair_bits += 1
-            pair_table = np.full(1 << pair_bits, ~np.uint64(0))
+            pair_table = zeros(1 << pair_bits, np.uint64)
+            pair_table.fill(~np.uint64(0))
             is_filled = kernels.fill_pairs(np.array(pairs), num_pairs, pair_table, pair_bits, byte_pairs)
         self.automaton = automaton
         self._special = SpecialTokens.from_ids(special_ids)

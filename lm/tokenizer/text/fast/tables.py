@@ -16,6 +16,7 @@ import numpy as np
 from lm.tokenizer.text.automaton import MAX_CLASSES, MAX_STATES, compile_automaton
 from lm.tokenizer.text.contexts import context_table
 from lm.tokenizer.text.fast.constants import CLASSES, CONTEXTS, GROUPS, NUM_GROUPS, SPLITS, TRANSITIONS
+from lm.tokenizer.text.fast.memory import zeros
 
 
 @cache
@@ -27,7 +28,7 @@ def automaton_tables(pattern: str) -> np.ndarray:
     """
     automaton = compile_automaton(pattern)
     contexts = context_table(automaton)
-    tables = np.zeros(CONTEXTS + (1 << 3 * 7), np.uint8)
+    tables = zeros(CONTEXTS + (1 << 3 * 7), np.uint8)
     tables[GROUPS:TRANSITIONS] = (contexts.groups[:, np.newaxis] * NUM_GROUPS + contexts.groups).ravel()
     transitions = np.zeros((MAX_STATES, MAX_CLASSES), np.uint8)
     num_states, num_classes = automaton.matches.shape
