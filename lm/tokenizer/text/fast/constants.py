@@ -7,8 +7,8 @@ SPLITS = TRANSITIONS + 128 * 64
 CLASSES = SPLITS + 64 * 64
 CONTEXTS = CLASSES + 0x110000
 
-# The groups of characters in a context (see lm.tokenizer.text.contexts). The last one stands for a character after which
-# a pre-token begins. Two groups together have seven bits.
+# The groups of characters in a context (see lm.tokenizer.text.contexts); a pair of them has seven bits. The last one
+# stands for a character after which a pre-token begins.
 NUM_GROUPS = 11
 BEFORE_START = NUM_GROUPS - 1
 
