@@ -61,7 +61,7 @@ class FastEncoder:
             pair_bits += 1
             pair_table = zeros(1 << pair_bits, np.uint64)
             pair_table.fill(~np.uint64(0))
-            is_filled = kernels.fill_pairs(np.array(pairs), num_pairs, pair_table, pair_bits, byte_pairs)
+            is_filled = kernels.fill_pairs(np.frombuffer(pairs, np.uint32), num_pairs, pair_table, pair_bits, byte_pairs)
         self.automaton = automaton
         self._special = SpecialTokens.from_ids(special_ids)
         self._dtype = dtype
@@ -69,7 +69,7 @@ class FastEncoder:
         self._idle_workspaces: list[_Workspace] = []
         # Arguments of the kernel that encodes.
         self._tables = (
-            Pinned(automaton), Pinned(byte_pairs), Pinned(pair_table), pair_bits, Pinned(np.array(symbol_ids)),
+            Pinned(automaton), Pinned(byte_pairs), Pinned(pair_table), pair_bits, Pinned(np.frombuffer(symbol_ids, np.uint32)),
         )  # fmt: skip
         self._special_arguments = {
             allowed: (Pinned(special.texts), Pinned(special.bounds), Pinned(special.ids), special.num_tokens)

@@ -29,14 +29,16 @@ def start_lane(data, at, length, byte_pairs, work, remaining, lane):
     """
     symbols = lane * LANE_SIZE
     merges = symbols + _MERGES
-    for position in range(length):
-        work[symbols + position + 1] = data[at + position]
-    work[symbols] = work[symbols + length + 1] = _NO_SYMBOL
     for position in range(length + 15 & ~15):
         work[merges + position] = _NO_MERGE
+    work[symbols] = work[symbols + length + 1] = _NO_SYMBOL
+    left = np.int64(data[at])
+    work[symbols + 1] = left
     for position in range(1, length):
-        pair = np.int64(data[at + position - 1]) << 8 | np.int64(data[at + position])
-        work[merges + position] = byte_pairs[pair] << _POSITION_BITS | np.uint32(position)
+        right = np.int64(data[at + position])
+        work[symbols + position + 1] = right
+        work[merges + position] = byte_pairs[left << 8 | right] << _POSITION_BITS | np.uint32(position)
+        left = right
     remaining[lane] = _ALL_BITS >> np.uint64(62 - length)
 
 
