@@ -61,16 +61,17 @@ class FastEncoder:
             pair_bits += 1
             pair_table = zeros(1 << pair_bits, np.uint64)
             pair_table.fill(~np.uint64(0))
-            is_filled = kernels.fill_pairs(np.frombuffer(pairs, np.uint32), num_pairs, pair_table, pair_bits, byte_pairs)
+            is_filled = kernels.fill_pairs(
+                np.frombuffer(pairs, np.uint32), num_pairs, pair_table, pair_bits, byte_pairs
+            )
         self.automaton = automaton
         self._special = SpecialTokens.from_ids(special_ids)
         self._dtype = dtype
         self._cache = SharedCache()
         self._idle_workspaces: list[_Workspace] = []
         # Arguments of the kernel that encodes.
-        self._tables = (
-            Pinned(automaton), Pinned(byte_pairs), Pinned(pair_table), pair_bits, Pinned(np.frombuffer(symbol_ids, np.uint32)),
-        )  # fmt: skip
+        symbols = np.frombuffer(symbol_ids, np.uint32)
+        self._tables = Pinned(automaton), Pinned(byte_pairs), Pinned(pair_table), pair_bits, Pinned(symbols)
         self._special_arguments = {
             allowed: (Pinned(special.texts), Pinned(special.bounds), Pinned(special.ids), special.num_tokens)
             for allowed, special in ((False, _NO_SPECIAL), (True, self._special))

@@ -159,10 +159,16 @@ class Library:
 
 
 class Pinned:
-    """An argument of kernels: an array whose address is looked up only once."""
+    """An argument of kernels: an array whose address is looked up only once.
+
+    Raises:
+        ValueError: The array is not C-contiguous.
+    """
 
     def __init__(self, array: np.ndarray) -> None:
-        self._array = np.require(array, requirements="C")  # must live as long as its address is used
+        if not array.flags.c_contiguous:
+            raise ValueError("a pinned array must be C-contiguous")
+        self._array = array  # must live as long as its address is used
         self.dtype = array.dtype
         self._as_parameter_ = ctypes.c_void_p(self._array.ctypes.data)
 

@@ -151,6 +151,15 @@ def character(data, at):
 
 
 @kernel
-def find_starts(data: Bytes, begin: Int, end: Int, automaton: Bytes, starts: Uint32s):
-    """Run the scanner; only tests call this kernel."""
-    return scan(data, begin, end, automaton, starts)
+def find_starts(data: Bytes, begin: Int, end: Int, block_size: Int, automaton: Bytes, block: Uint32s, starts: Uint32s):
+    """Run the scanner on one block after the other, with scratch space for one; only tests call this kernel."""
+    count = 0
+    at = begin
+    while at < end:
+        num_pre_tokens = scan_block(data, at, min(at + block_size, end), end, automaton, block)
+        for number in range(num_pre_tokens):
+            starts[count + number] = block[number]
+        count += num_pre_tokens
+        at = np.int64(block[num_pre_tokens])
+    starts[count] = at
+    return count
