@@ -8,9 +8,13 @@ A hash table (see hash_table.py) caches the ids of pre-tokens. For most pre-toke
 
 Where two values share a number, the second is in the upper half. Longer pre-tokens rarely repeat and are not cached.
 
+A text is encoded block by block, in several loops over the pre-tokens of a block: where they start, their keys, their
+slots, and their ids. In each loop, the processor works on several pre-tokens at once, and what a loop leaves for the
+next one is still in the fastest cache. The new pre-tokens of a block are merged together, see merging.py.
+
 All threads share the cache, so each pre-token is merged by the thread that meets it first. Reading takes no lock. A
-thread that adds a pre-token takes the lock in `state`; if another thread holds it, the pre-token is not added this
-time. A cache that has been replaced by a larger one stays locked.
+thread that adds pre-tokens takes the lock in `state`; if another thread holds it, they are not added this time. A cache
+that has been replaced by a larger one stays locked.
 """
 
 import numpy as np

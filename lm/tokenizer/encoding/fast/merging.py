@@ -46,7 +46,7 @@ def start_lane(data, at, length, byte_pairs, work, remaining, lane):
 def merge_lanes(num_lanes, pairs, pair_bits, work, remaining):
     """Apply all merges to the pre-tokens in the lanes, one merge in each of them in turn.
 
-    Each step of a merge waits for the result of the one before, about 60 cycles. Meanwhile, the processor works on the
+    What is merged next depends on what has been merged before. While the processor waits for that, it works on the
     other lanes.
     """
     active = (_ONE << np.uint64(num_lanes)) - _ONE
