@@ -29,6 +29,7 @@ from lm.tokenizer.tokenizer import Tokenizer
 
 _HUGGING_FACE = "tokenizer.json"  # read by tokenizers, fastokens, snaptokens, tuetoken
 _RANKS = "ranks.tiktoken"  # read by gigatoken and tiktoken
+_GIGATOKEN_PATTERNS = {"gpt2": "gpt2", "gpt4": "gpt4", "gpt4o": "o200k", "qwen2": "qwen2"}  # its names for them
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 
 
@@ -97,7 +98,7 @@ class Lm:
 
 
 class Gigatoken:
-    """It uses a second thread only for several documents. It is measured with GPT-2's pattern only."""
+    """It uses a second thread only for several documents."""
 
     trains_from = "path"
     decodes = "array"
@@ -105,10 +106,10 @@ class Gigatoken:
     def __init__(self, folder: Path, threads: int) -> None:
         from gigatoken import Tokenizer as Gigatokenizer
 
-        if (pattern := _read_pattern(folder)) != "gpt2":
-            raise ValueError(f"not measured with the pattern {pattern}")
+        if (pattern := _read_pattern(folder)) not in _GIGATOKEN_PATTERNS:
+            raise ValueError(f"does not have the pattern {pattern}")
         special = _read_ranks(folder)[1]
-        self._tokenizer = Gigatokenizer.from_tiktoken(folder / _RANKS, "gpt2", special)
+        self._tokenizer = Gigatokenizer.from_tiktoken(folder / _RANKS, _GIGATOKEN_PATTERNS[pattern], special)
         self._parallel = threads > 1
 
     @staticmethod

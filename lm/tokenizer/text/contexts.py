@@ -20,12 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm.tokenizer.text.automaton import DEAD, START, Automaton
-from lm.tokenizer.text.fast.constants import BEFORE_START
+from lm.tokenizer.text.fast.constants import BEFORE_START, NUM_GROUPS
 
 NONE, BEGINS, UNKNOWN = 0, 1, 2
 
 CONTEXT_LENGTH = 5
-GROUP_BITS = 4
 _POSITION = 3  # of the character that a context is about
 
 _MAX_SETS = 1 << 12  # a pattern for which the analysis finds more is scanned more slowly
@@ -57,19 +56,22 @@ class ContextTable:
     """What contexts of ASCII characters say.
 
     Attributes:
-        groups: The group of each byte, four bits; 0 for those that are not ASCII.
-        results: NONE, BEGINS or UNKNOWN for each context. Its index is the groups of its characters one after the
-            other, the first one in the lowest bits.
+        groups: The group of each byte, less than NUM_GROUPS; 0 for those that are not ASCII.
+        results: NONE, BEGINS or UNKNOWN for each context, by the groups of its characters, the last one first.
     """
 
     groups: np.ndarray
     results: np.ndarray
 
     def look_up(self, characters: str) -> int:
-        index = 0
-        for character in reversed(characters):
-            index = index << GROUP_BITS | int(self.groups[ord(character)])
-        return int(self.results[index])
+        return int(self.results[tuple(self.groups[ord(character)] for character in reversed(characters))])
+
+    def pair_up(self) -> np.ndarray:
+        """Return the results for two neighboring positions, by the groups of six characters, the last one first.
+
+        The lower two bits are the result of the first five characters, the next two that of the last five.
+        """
+        return self.results[np.newaxis] | self.results[..., np.newaxis] << 2
 
 
 def context_table(automaton: Automaton) -> ContextTable:
@@ -80,11 +82,11 @@ def context_table(automaton: Automaton) -> ContextTable:
     nothing: _Ways = frozenset()  # what is known of a context that has a character of group 0
     start = frozenset({_Way(START, frozenset(), False)})
     sets, numbers = [nothing, everything, start], {nothing: 0, everything: 1, start: 2}
-    reached = np.array([1], np.uint16)  # for each context so far, the number of its set of ways
+    reached = np.array(1, np.uint16)  # the number of the set of ways, by the groups of the characters so far
     tables = automaton.next_states.tolist(), automaton.matches.tolist()
     for position in range(CONTEXT_LENGTH):
-        following = np.zeros((1 << GROUP_BITS, len(sets)), np.uint16)
-        for number in np.flatnonzero(np.bincount(reached)).tolist():
+        following = np.zeros((NUM_GROUPS, len(sets)), np.uint16)
+        for number in np.flatnonzero(np.bincount(reached.ravel())).tolist():
             for group, classes in classes_of_group.items():
                 ways = _advance(tables, sets[number], classes, position == _POSITION)
                 if len(sets) == _MAX_SETS and ways not in numbers:
@@ -93,7 +95,7 @@ def context_table(automaton: Automaton) -> ContextTable:
                 if numbers[ways] == len(sets):
                     sets.append(ways)
             following[BEFORE_START, number] = 2
-        reached = following[:, reached].ravel()
+        reached = following[:, reached]
     return ContextTable(groups, np.array([_result(ways) for ways in sets], np.uint8)[reached])
 
 

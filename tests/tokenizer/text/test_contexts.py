@@ -37,3 +37,11 @@ def test_contexts_by_hand() -> None:
     assert TABLES["gpt4"].look_up("a 123") == NONE and TABLES["qwen2"].look_up("a 123") == BEGINS
     assert TABLES["gpt4o"].look_up("tinOn") == BEGINS and TABLES["gpt4"].look_up("tinOn") == NONE
     assert set(table.groups[128:].tolist()) == {0}
+
+
+def test_pairs_of_results() -> None:
+    table = TABLES["gpt2"]
+    pairs = table.pair_up()
+    for text in ("the ca", "you'll", "  1 a\n", "a.\n\n 'é"[:6]):
+        result = pairs[tuple(table.groups[ord(character)] for character in reversed(text))]
+        assert result == table.look_up(text[:5]) | table.look_up(text[1:]) << 2

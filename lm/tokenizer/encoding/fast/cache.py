@@ -6,6 +6,7 @@ import numpy as np
 
 from lm.tokenizer.encoding.fast import library
 from lm.tokenizer.encoding.fast.constants import MAX_IDS, NUM_CACHE_FIELDS, NUM_IDS
+from lm.tokenizer.text.fast.build import Pinned
 from lm.tokenizer.text.fast.chunks import PADDING
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
 from lm.tokenizer.text.fast.memory import zeros
@@ -16,6 +17,8 @@ _MAX_IDS, _MAX_BYTES = 1 << 21, 1 << 22
 
 class Cache:
     """A table of pre-tokens, at most half full so that probing stays short, and the ids and bytes it refers to.
+
+    `arguments` is what the kernel that encodes takes.
 
     Args:
         bits: The logarithm of the number of slots.
@@ -28,8 +31,9 @@ class Cache:
         self.state = np.zeros(NUM_CACHE_FIELDS, np.int64)
         self.state[MAX_KEYS], self.state[MAX_IDS], self.state[MAX_KEY_BYTES] = 1 << bits - 1, _MAX_IDS, _MAX_BYTES
         # The operating system provides memory only for the parts of an empty array that are written to.
-        self.ids: np.ndarray = smaller.ids if smaller else np.empty(_MAX_IDS, np.uint32)
+        self.ids: np.ndarray = smaller.ids if smaller else np.empty(_MAX_IDS + 16, np.uint32)
         self.key_bytes: np.ndarray = smaller.key_bytes if smaller else np.empty(_MAX_BYTES + len(PADDING), np.uint8)
+        self.arguments = Pinned(self.slots), bits, Pinned(self.ids), Pinned(self.key_bytes), Pinned(self.state)
         if smaller:
             # Threads that still read the smaller cache share these two arrays, but they add nothing any more.
             fields = [NUM_KEYS, NUM_IDS, NUM_KEY_BYTES]

@@ -1,65 +1,107 @@
-"""Applying the merges to one pre-token."""
+"""Applying the merges to pre-tokens: to several short ones at the same time, or to one of any length."""
 
 import numpy as np
 
-from lm.tokenizer.encoding.fast.constants import NO_MERGE, SYMBOL_BITS
+from lm.tokenizer.encoding.fast.constants import LANE_SIZE, NO_MERGE, SYMBOL_BITS
 from lm.tokenizer.encoding.fast.pair_table import lookup_merge
 from lm.tokenizer.text.fast.hash_table import HALF, LOWER_HALF
-from lm.tokenizer.text.fast.intrinsics import compiled, highest_bit, inlined, lowest_bit
+from lm.tokenizer.text.fast.intrinsics import compiled, highest_bit, inlined, lowest_bit, smallest_of_16
 
 _ONE = np.uint64(1)
 _ALL_BITS = ~np.uint64(0)
 _NO_MERGE = np.uint32(NO_MERGE)
 _NO_SYMBOL = np.uint32((1 << SYMBOL_BITS) - 1)
 
+_MERGES = LANE_SIZE // 2  # a lane has its symbols in the first half and their merges in the second
+_POSITION_BITS = np.uint32(6)
+_POSITION_MASK = np.uint32(63)
+_END_OF_MERGES = np.uint32(1 << SYMBOL_BITS + 6)  # greater than all merges, but less than NO_MERGE and any position
+
+
+@inlined
+def start_lane(data, at, length, byte_pairs, work, remaining, lane):
+    """Prepare the merging of a pre-token of at most 62 bytes, data[at : at + length].
+
+    Each symbol is at the position of its first byte, counted from 1, and `remaining[lane]` has a bit for each of them.
+    At the same position is the merge of the symbol and the next one, as `merged << 6 | position`, so the smallest of
+    these numbers is the next merge, the leftmost first. Before the first symbol and after the last is one that merges
+    with nothing.
+    """
+    symbols = lane * LANE_SIZE
+    merges = symbols + _MERGES
+    for position in range(length + 15 & ~15):
+        work[merges + position] = _NO_MERGE
+    work[symbols] = work[symbols + length + 1] = _NO_SYMBOL
+    left = np.int64(data[at])
+    work[symbols + 1] = left
+    for position in range(1, length):
+        right = np.int64(data[at + position])
+        work[symbols + position + 1] = right
+        work[merges + position] = byte_pairs[left << 8 | right] << _POSITION_BITS | np.uint32(position)
+        left = right
+    remaining[lane] = _ALL_BITS >> np.uint64(62 - length)
+
 
 @compiled
-def merge_short(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count):
-    """Write the ids of a pre-token of at most 62 bytes to ids[count] and following; return the new count.
+def merge_lanes(num_lanes, pairs, pair_bits, work, remaining):
+    """Apply all merges to the pre-tokens in the lanes, one merge in each of them in turn.
 
-    Each symbol is at the position of its first byte, counted from 1, and `remaining` has a bit for each of them. At the
-    same position, `merges` holds what the symbol and the next one merge into. The smallest of these is the next merge,
-    the leftmost first. A symbol that merges with nothing precedes the first symbol and follows the last.
+    What is merged next depends on what has been merged before. While the processor waits for that, it works on the
+    other lanes.
     """
-    symbols = 0
-    merges = 64
-    for position in range(length):
-        work[symbols + position + 1] = data[at + position]
-    for position in range(1, length):
-        pair = np.int64(data[at + position - 1]) << 8 | np.int64(data[at + position])
-        work[merges + position] = byte_pairs[pair]
-    work[symbols] = work[symbols + length + 1] = _NO_SYMBOL
-    work[merges + length] = _NO_MERGE
-    remaining = _ALL_BITS >> np.uint64(62 - length)
-    while True:
-        merged = work[merges + 1]
-        position = 1
-        for other in range(2, length):
-            if work[merges + other] < merged:
-                merged = work[merges + other]
-                position = other
-        if merged == _NO_MERGE:
-            break
-        before = highest_bit(remaining & ((_ONE << np.uint64(position)) - _ONE))
-        rest = remaining & (_ALL_BITS << np.uint64(position) << _ONE)
-        second = lowest_bit(rest)
-        remaining &= ~(_ONE << np.uint64(second))
-        next_position = lowest_bit(rest & (rest - _ONE))
-        work[symbols + position] = merged
-        work[merges + second] = _NO_MERGE
-        work[merges + position] = lookup_merge(pairs, pair_bits, merged, work[symbols + next_position])
-        work[merges + before] = lookup_merge(pairs, pair_bits, work[symbols + before], merged)
-    remaining &= ~(_ONE | _ONE << np.uint64(length + 1))
-    while remaining:
-        ids[count] = symbol_ids[work[symbols + lowest_bit(remaining)]]
+    active = (_ONE << np.uint64(num_lanes)) - _ONE
+    while active:
+        lanes = active
+        while lanes:
+            lane = lowest_bit(lanes)
+            lanes &= lanes - _ONE
+            if not _merge_next(pairs, pair_bits, work, remaining, lane):
+                active ^= _ONE << np.uint64(lane)
+
+
+@inlined
+def _merge_next(pairs, pair_bits, work, remaining, lane):
+    """Apply the next merge to the pre-token in a lane; return whether there was one."""
+    symbols = lane * LANE_SIZE
+    merges = symbols + _MERGES
+    bits = remaining[lane]
+    smallest = smallest_of_16(work, merges)
+    for block in range(16, highest_bit(bits) - 1, 16):
+        smallest = min(smallest, smallest_of_16(work, merges + block))
+    if smallest >= _END_OF_MERGES:
+        return False
+    merged = smallest >> _POSITION_BITS
+    position = np.int64(smallest & _POSITION_MASK)
+    before = highest_bit(bits & ((_ONE << np.uint64(position)) - _ONE))
+    rest = bits & (_ALL_BITS << np.uint64(position) << _ONE)
+    second = lowest_bit(rest)
+    next_position = lowest_bit(rest & (rest - _ONE))
+    remaining[lane] = bits & ~(_ONE << np.uint64(second))
+    work[symbols + position] = merged
+    work[merges + second] = _NO_MERGE
+    right = lookup_merge(pairs, pair_bits, merged, work[symbols + next_position])
+    left = lookup_merge(pairs, pair_bits, work[symbols + before], merged)
+    work[merges + position] = right << _POSITION_BITS | np.uint32(position)
+    work[merges + before] = left << _POSITION_BITS | np.uint32(before)
+    return True
+
+
+@inlined
+def finish_lane(work, remaining, lane, symbol_ids, ids, count):
+    """Write the ids of the pre-token in a lane to ids[count] and following; return the new count."""
+    symbols = lane * LANE_SIZE
+    bits = remaining[lane]
+    bits &= ~(_ONE | _ONE << np.uint64(highest_bit(bits)))
+    while bits:
+        ids[count] = symbol_ids[work[symbols + lowest_bit(bits)]]
         count += 1
-        remaining &= remaining - _ONE
+        bits &= bits - _ONE
     return count
 
 
 @compiled
 def merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count):
-    """Do the same as `merge_short` for n bytes in time O(n log n).
+    """Write the ids of a pre-token of n bytes to ids[count] and following in time O(n log n); return the new count.
 
     A heap holds `merged, position` for each pair that can be merged, and for some that are broken up already.
     """

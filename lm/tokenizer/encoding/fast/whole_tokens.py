@@ -35,6 +35,8 @@ def fill_whole_tokens(texts: Bytes, bounds: Int64s, ids: Uint32s, num_tokens: In
 @inlined
 def find_whole_token(table, bits, texts, data, at, length):
     """Return the id of the token data[at : at + length], or -1 if it is not in the table; reads at least 16 bytes."""
+    if bits == 1:  # the table of no tokens
+        return -1
     first, second = make_key(data, at, length)
     slot = find_slot(table, bits, first, second, data, at, length, texts)
     return np.int64(table[slot + 3]) if slot >= 0 else -1

@@ -15,7 +15,7 @@ from lm.errors import UserError
 from lm.tokenizer.text.fast import library
 
 # The characters or bytes of a piece: large, so that handing it to a thread takes little of the time, unless the text is
-# too short to give each thread several of them.
+# too short to give each of several threads several of them.
 _MIN_PIECE_LENGTH, _MAX_PIECE_LENGTH = 1 << 18, 1 << 20
 _PIECES_PER_THREAD = 8
 _NEARBY = 256  # characters or bytes; most texts may be split in any part of this length
@@ -65,6 +65,8 @@ class Source(Protocol):
 
 def piece_length(length: int, num_threads: int) -> int:
     """Return the length of the pieces in which a number of threads process a text."""
+    if num_threads == 1:
+        return _MAX_PIECE_LENGTH
     return min(max(length // (_PIECES_PER_THREAD * num_threads), _MIN_PIECE_LENGTH), _MAX_PIECE_LENGTH)
 
 

@@ -7,7 +7,10 @@ SPLITS = TRANSITIONS + 128 * 64
 CLASSES = SPLITS + 64 * 64
 CONTEXTS = CLASSES + 0x110000
 
-BEFORE_START = 15  # the group in a context that stands for a character after which a pre-token begins
+# The groups of characters in a context (see lm.tokenizer.text.contexts); a pair of them has seven bits. The last one
+# stands for a character after which a pre-token begins.
+NUM_GROUPS = 11
+BEFORE_START = NUM_GROUPS - 1
 
 # The fields of the `state` array of a hash table of pre-tokens (see hash_table.py): the number of keys, the number of
 # bytes stored for long keys, and the limits of both.

@@ -189,6 +189,36 @@ def narrow(_, characters, at, data, to):
 
 
 @intrinsic
+def copy_16(_, numbers, at, target, to):
+    """Write numbers[at : at + 16] to target[to : to + 16]; of larger numbers than these can be, only the low bits."""
+    kind, target_kind = (ir.VectorType(ir.IntType(array.dtype.bitwidth), 16) for array in (numbers, target))
+
+    def generate(context, builder, signature, arguments):
+        numbers, at, target, to = arguments
+        loaded = _load(builder, numbers, at, kind)
+        values = loaded if kind == target_kind else builder.trunc(loaded, target_kind)
+        builder.store(values, builder.bitcast(builder.gep(target, [to]), target_kind.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.int64, target, types.int64), generate
+
+
+@intrinsic
+def smallest_of_16(_, numbers, at):
+    """Return the smallest of numbers[at : at + 16]."""
+    kind = ir.VectorType(ir.IntType(numbers.dtype.bitwidth), 16)
+
+    def generate(context, builder, signature, arguments):
+        name = f"llvm.vector.reduce.umin.v16{kind.element.intrinsic_name}"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(kind.element, [kind]), name
+        )
+        return builder.call(function, [_load(builder, *arguments, kind)])
+
+    return numbers.dtype(numbers, types.int64), generate
+
+
+@intrinsic
 def bytes_at(_, address):
     """Return the memory at an address as bytes."""
     return Bytes(address), _to_pointer

@@ -9,7 +9,7 @@ before.
 
 import numpy as np
 
-from lm.tokenizer.text.fast.constants import BEFORE_START, CLASSES, CONTEXTS, GROUPS, SPLITS, TRANSITIONS
+from lm.tokenizer.text.fast.constants import BEFORE_START, CLASSES, CONTEXTS, GROUPS, NUM_GROUPS, SPLITS, TRANSITIONS
 from lm.tokenizer.text.fast.intrinsics import (
     Bytes,
     Int,
@@ -24,17 +24,16 @@ from lm.tokenizer.text.fast.intrinsics import (
 )
 
 _AFTER = 1  # how many characters of a context are after the one that it is about
-_BLOCK = 12  # the contexts of this many characters are looked up at once: 16 characters of 4 bits are 64 bits
-_CONTEXT = np.uint64(0xFFFFF)
+_BLOCK = 16  # the contexts of this many characters are looked up at once, those of two neighbors together
 _NON_ASCII = np.uint64(0x8080808080808080)
 _ONE = np.uint64(1)
-_BEFORE_START = np.uint64(BEFORE_START << 4 | BEFORE_START)
-_BEGINS = np.uint64(0x555555)  # the results of a block have two bits for each character
-_UNKNOWN = np.uint64(0xAAAAAA)
-_SENTINELS = np.uint64(0xF << 24)
+_BEFORE_START = np.uint64(BEFORE_START + NUM_GROUPS * BEFORE_START)
+_BEGINS = np.uint64(0x55555555)  # the results of a block have two bits for each character
+_UNKNOWN = np.uint64(0xAAAAAAAA)
+_SENTINELS = np.uint64(0x3F << 32)
 
 
-@compiled
+@inlined
 def scan(data, begin, end, automaton, starts):
     """Write the positions where the pre-tokens of data[begin:end] start, then `end`; return the number of pre-tokens.
 
@@ -43,48 +42,59 @@ def scan(data, begin, end, automaton, starts):
         automaton: The tables of the pattern.
         starts: Output with space for end - begin + 4 numbers.
     """
+    return scan_block(data, begin, end, end, automaton, starts)
+
+
+@compiled
+def scan_block(data, begin, stop, end, automaton, starts):
+    """Write the positions where the pre-tokens of data[begin:end] start, as far as `stop`; return their number.
+
+    After the starts follows the end of the last pre-token, which is `stop` or later: where the next block begins. With
+    blocks of a few kilobytes, what one loop writes is still in the fastest cache when the next loop reads it.
+
+    Args:
+        data, automaton: As in `scan`.
+        starts: Output with space for stop - begin + 32 numbers, or 4 if `stop` is `end`.
+    """
     count = 0
     at = begin
-    while at < end:
+    while at < stop:
         starts[count] = at
         count += 1
         position = at + 1
         if position + _BLOCK + _AFTER <= end and load_8_bytes(data, at) & _NON_ASCII == 0:
-            groups = _BEFORE_START | _group_pair(data, at, automaton) << np.uint64(8)
+            context = _BEFORE_START | _group_pair(data, at, automaton) << np.uint64(7)
             unknown = np.uint64(0)
-            while unknown == 0 and position + _BLOCK + _AFTER <= end:
-                for pair in range(6):
-                    two = _group_pair(data, position + 1 + 2 * pair, automaton)
-                    groups |= two << np.uint64(16 + 8 * pair)
+            while unknown == 0 and position < stop and position + _BLOCK + _AFTER <= end:
                 results = np.uint64(0)
-                for step in range(_BLOCK):
-                    context = groups >> np.uint64(4 * step) & _CONTEXT
+                for step in range(0, _BLOCK, 2):
+                    context |= _group_pair(data, position + 1 + step, automaton) << np.uint64(14)
                     results |= np.uint64(automaton[CONTEXTS + np.int64(context)]) << np.uint64(2 * step)
-                groups >>= np.uint64(48)
+                    context >>= np.uint64(7)
                 unknown = results & _UNKNOWN
                 begins = results & _BEGINS
                 # The starts after the first context that does not say it are not certain.
                 begins &= (unknown & -unknown) - _ONE
                 num_begins = count_bits(begins)
-                # Mostly there are at most four; so many are written without a branch that the processor had to guess.
+                # Mostly there are at most six; so many are written without a branch that the processor had to guess.
                 begins |= _SENTINELS
-                for number in range(4):
+                for number in range(6):
                     starts[count + number] = position + (lowest_bit(begins) >> 1)
                     begins &= begins - _ONE
-                for number in range(4, num_begins):
+                for number in range(6, num_begins):
                     starts[count + number] = position + (lowest_bit(begins) >> 1)
                     begins &= begins - _ONE
                 count += num_begins
                 position += _BLOCK
             at = np.int64(starts[count - 1])
         at = _end_of_match(data, at, end, automaton)
-    starts[count] = end
+    starts[count] = at
     return count
 
 
 @inlined
 def _group_pair(data, at, automaton):
-    """Return the groups of data[at] and data[at + 1], of four bits each."""
+    """Return the pair of groups of data[at] and data[at + 1], a number of seven bits."""
     return np.uint64(automaton[GROUPS + np.int64(load_2_bytes(data, at))])
 
 
@@ -141,6 +151,15 @@ def character(data, at):
 
 
 @kernel
-def find_starts(data: Bytes, begin: Int, end: Int, automaton: Bytes, starts: Uint32s):
-    """Run the scanner; only tests call this kernel."""
-    return scan(data, begin, end, automaton, starts)
+def find_starts(data: Bytes, begin: Int, end: Int, block_size: Int, automaton: Bytes, block: Uint32s, starts: Uint32s):
+    """Run the scanner on one block after the other, with scratch space for one; only tests call this kernel."""
+    count = 0
+    at = begin
+    while at < end:
+        num_pre_tokens = scan_block(data, at, min(at + block_size, end), end, automaton, block)
+        for number in range(num_pre_tokens):
+            starts[count + number] = block[number]
+        count += num_pre_tokens
+        at = np.int64(block[num_pre_tokens])
+    starts[count] = at
+    return count

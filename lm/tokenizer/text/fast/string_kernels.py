@@ -18,12 +18,14 @@ from lm.tokenizer.text.fast.intrinsics import (
     kernel,
     lowest_bit,
     narrow,
+    prefetch,
     uint16s_at,
     uint32s_at,
 )
 
 _NO_BITS = np.uint64(0)
 _FAILED = -1
+_AHEAD = 512  # characters: the processor itself does not look further than the end of a page of memory
 
 
 @kernel
@@ -68,6 +70,7 @@ def _write(characters, begin, end, data, at):
     position = begin
     while position < end:
         if position + 16 <= end:
+            prefetch(characters, position + _AHEAD)
             non_ascii = narrow(characters, position, data, at)
             length = 16 if non_ascii == _NO_BITS else lowest_bit(non_ascii)
             position += length

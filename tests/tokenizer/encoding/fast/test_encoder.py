@@ -167,6 +167,17 @@ def test_the_state_of_the_cache_does_not_affect_the_ids(tokenizer: Tokenizer, as
         assert np.array_equal(tokenizer.encode_array(text), expected)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_many_new_pre_tokens_in_blocks(tokenizer: Tokenizer, plain: Callable[[str], list[int]], seed: int) -> None:
+    # Most are new, some occur again in the same block, and some are too long for the cache.
+    rng = random.Random(seed)
+    words = [
+        "".join(rng.choices("bakethori", k=rng.choice([1, 3, 7, 14, 15, 16, 30, 62, 63, 200]))) for _ in range(900)
+    ]
+    text = " ".join(rng.choices(words, k=900)) + END + "".join(rng.choices("ab1!. ", k=5000))
+    assert tokenizer.encode(text) == tokenizer.encode(text) == plain(text)
+
+
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 16, 17, 61, 62, 63, 64, 65, 127, 500])
 def test_pre_tokens_of_every_length(tokenizer: Tokenizer, as_tiktoken, length: int) -> None:
     rng = random.Random(length)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lm.tokenizer.text.fast import library
-from lm.tokenizer.text.fast.build import Library, can_load
+from lm.tokenizer.text.fast.build import Library, Pinned, can_load
 
 PROJECT = Path(__file__).resolve().parents[4]
 COMPILING = "compiling the kernels in lm.tokenizer.text.fast, once on this machine ..."
@@ -185,7 +185,11 @@ def test_a_kernel_checks_its_arrays(kernels: SimpleNamespace) -> None:
     assert can_load() and library.is_compiled() and library.is_loaded()
     good = np.zeros(200, np.uint8)
     assert kernels.find_invalid_utf8(good, 10) == 10
-    for wrong in (good.astype(np.int8), good.astype(np.uint32), np.zeros(400, np.uint8)[::2], bytes(200), None):
+    assert kernels.find_invalid_utf8(Pinned(good), 10) == 10
+    with pytest.raises(ValueError, match="contiguous"):
+        Pinned(good[::2])
+    pinned = Pinned(good.astype(np.uint32))
+    for wrong in (good.astype(np.int8), good.astype(np.uint32), np.zeros(400, np.uint8)[::2], bytes(200), None, pinned):
         with pytest.raises(ctypes.ArgumentError):
             kernels.find_invalid_utf8(wrong, 10)
 

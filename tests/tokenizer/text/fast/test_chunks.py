@@ -130,7 +130,8 @@ def test_a_text_without_a_place_to_split_is_one_piece(unit: str) -> None:
 def test_there_are_several_pieces_per_thread_unless_they_would_be_too_short() -> None:
     assert piece_length(10**9, 2) == 1 << 20
     assert piece_length(8 * 10**6, 2) == 500_000
-    assert piece_length(10**6, 1) == 1 << 18
+    assert piece_length(10**6, 2) == 1 << 18
+    assert piece_length(10**6, 1) == 1 << 20  # one thread waits for no other
 
 
 @pytest.mark.parametrize("unit", ["", "<|endoftext|>", "!? ", "a1", "\U0003d000 "])

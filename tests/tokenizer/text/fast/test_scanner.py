@@ -22,8 +22,8 @@ CHARACTERS = [chr(code) for code in [*range(0xD800), *range(0xE000, 0x34000), *r
 WHITE_SPACE = regex.findall(r"\s", "".join(CHARACTERS))
 # Characters of each class, of one to four bytes, and those that contractions consist of.
 OF_EACH_CLASS = "aé中𝐀1²٣𝟘 \n\r\t\x85\u00a0\u3000\u2028!\0¿—🙂'sdmtrevlLſ"
-# Offsets before and after the ends of two blocks of 12 bytes.
-AROUND_A_BLOCK_END = range(56, 72)
+# Offsets before and after the ends of two groups of 16 characters that are looked up at once.
+AROUND_A_BLOCK_END = range(62, 84)
 # A pattern with lazy repetition, other look-aheads, and words.
 CUSTOM = r"(?i:the|an?)(?!\p{L})|[A-Z][a-z]{2,4}?|\p{L}{1,9}?(?=['\s\d])|\s+(?![^\s\p{N}])|\s|\S"
 
@@ -49,12 +49,13 @@ def starts_by_reference(pattern: str) -> Reference:
 def scan(kernels: SimpleNamespace, pattern: str) -> Scanner:
     """Return a function that returns where the pre-tokens of data[begin:end] start, and the end."""
 
-    def run(data: bytes, begin: int = 0, end: int | None = None) -> list[int]:
+    def run(data: bytes, begin: int = 0, end: int | None = None, block_size: int | None = None) -> list[int]:
         end = len(data) if end is None else end
-        starts = np.empty(end - begin + 4, np.uint32)
+        block, starts = np.empty((2, end - begin + 32), np.uint32)
         count = kernels.find_starts(
-            np.frombuffer(data + PADDING, np.uint8), begin, end, automaton_tables(pattern), starts
-        )
+            np.frombuffer(data + PADDING, np.uint8), begin, end, block_size or end - begin,
+            automaton_tables(pattern), block, starts,
+        )  # fmt: skip
         return starts[: count + 1].tolist()
 
     return run
@@ -182,3 +183,10 @@ def test_real_texts(scan: Scanner, starts_by_reference: Reference, shared_data: 
     for name in ("multilingual.txt", "code_python.txt", "chinese_sanguo.txt"):
         text = (shared_data / name).read_bytes()[:1_000_000].decode(errors="ignore")
         assert scan(text.encode()) == starts_by_reference(text)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 15, 16, 17, 40, 100])
+@settings(max_examples=60)
+@given(text=st.text(st.sampled_from(OF_EACH_CLASS) | st.sampled_from("ab 's"), max_size=200))
+def test_blocks_of_any_size(scan: Scanner, starts_by_reference: Reference, block_size: int, text: str) -> None:
+    assert scan(text.encode(), block_size=block_size) == starts_by_reference(text)
