@@ -11,7 +11,7 @@ from lm.model.canon import CanonLayer
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.cost import parameters
 from lm.model.feed_forward import FEED_FORWARDS
-from lm.model.fused.onednn import prefers_onednn
+from lm.model.fused.products import prefers_onednn
 from lm.model.norms import NORMS
 from lm.training.config import OptimizerName, Parallelism, Precision, RunConfig, RuntimeConfig
 from lm.training.loss import CHUNK_LOGITS

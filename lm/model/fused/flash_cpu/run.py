@@ -24,7 +24,6 @@ def supports(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _DTYPES and can_run()
 
 
-@cache
 def can_run() -> bool:
     """Whether the kernels can be compiled and run here."""
     return can_load() and _gomp_parallel() is not None

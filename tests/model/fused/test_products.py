@@ -1,12 +1,13 @@
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lm.model.fused import onednn
-from lm.model.fused.onednn import prefers_onednn
+from lm.model.fused import products
+from lm.model.fused.products import prefers_float32, prefers_onednn, rounded
 from lm.model.linear import matmul
 
 
@@ -20,12 +21,18 @@ def library(request, monkeypatch) -> None:
     """Both ways on any processor, as long as PyTorch was built with both."""
     if request.param and not torch.backends.mkldnn.is_available():
         pytest.skip("PyTorch was built without oneDNN")
-    monkeypatch.setattr(onednn, "prefers_onednn", lambda: request.param)
+    monkeypatch.setattr(products, "prefers_onednn", lambda: request.param)
+
+
+@pytest.fixture(params=[False, True], ids=["bfloat16", "float32"])
+def precision(request, monkeypatch) -> None:
+    """Both ways to multiply bfloat16 matrices, on any processor."""
+    monkeypatch.setattr(products, "prefers_float32", lambda: request.param)
 
 
 @pytest.mark.parametrize("shape", [(8,), (1, 8), (3, 8), (2, 3, 8), (2, 1, 3, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_equals_torchs_linear_with_gradients(library, shape, dtype):
+def test_equals_torchs_linear_with_gradients(library, precision, shape, dtype):
     x, weight = torch.randn(shape, dtype=dtype, requires_grad=True), torch.randn(5, 8, dtype=dtype, requires_grad=True)
     ours, theirs = matmul(x, weight), nn.functional.linear(x, weight)
     torch.testing.assert_close(ours, theirs)
@@ -52,7 +59,7 @@ def test_what_does_not_learn_has_no_gradient(library, learns):
     assert (x.grad is not None, weight.grad is not None) == learns
 
 
-def test_under_autocast_the_product_is_in_its_type_and_the_gradients_in_that_of_the_weights(library):
+def test_under_autocast_the_product_is_in_its_type_and_the_gradients_in_that_of_the_weights(library, precision):
     x, weight = torch.randn(3, 8, requires_grad=True), torch.randn(5, 8, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         ours, theirs = matmul(x, weight), nn.functional.linear(x, weight)
@@ -63,7 +70,32 @@ def test_under_autocast_the_product_is_in_its_type_and_the_gradients_in_that_of_
     torch.testing.assert_close(*gradients, rtol=2**-7, atol=2**-7)
 
 
-def on_a_machine(monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, processor: str = "") -> bool:
+def test_a_product_of_bfloat16_numbers_in_float32_is_rounded_once(monkeypatch):
+    monkeypatch.setattr(products, "prefers_float32", lambda: True)
+    x, weight = torch.randn(3, 400, requires_grad=True), torch.randn(5, 400, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = matmul(x, weight)
+    exact = [tensor.detach().bfloat16().double() for tensor in (x, weight)]
+    truth = exact[0] @ exact[1].T
+    assert ((ours - truth).abs() <= 2**-8 * truth.abs() + 1e-5).all()
+    gradient = torch.randn_like(ours)
+    x_gradient, weight_gradient = torch.autograd.grad(ours, (x, weight), gradient)
+    torch.testing.assert_close(x_gradient.double(), gradient.double() @ exact[1], rtol=2**-8, atol=1e-5)
+    torch.testing.assert_close(weight_gradient.double(), gradient.double().T @ exact[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_rounded_values_are_those_of_the_dtype(monkeypatch, slow):
+    monkeypatch.setattr(products, "prefers_float32", lambda: slow)
+    x = torch.tensor([1 + 2**-9, -3.14159, 1e30])
+    assert rounded(x, torch.bfloat16).dtype == (torch.float32 if slow else torch.bfloat16)
+    assert torch.equal(rounded(x, torch.bfloat16).double(), x.bfloat16().double())
+    assert rounded(x, torch.float32) is x
+
+
+def on_a_machine(
+    monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, processor: str = "", preferred: Any = prefers_onednn
+) -> bool:
     """What is preferred where /proc/cpuinfo holds this text, or cannot be read."""
 
     def read_text(path: Path) -> str:
@@ -74,7 +106,9 @@ def on_a_machine(monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, processor
 
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr(platform, "processor", lambda: processor)
-    return prefers_onednn.__wrapped__()  # behind its cache
+    products._processor.cache_clear()
+    request.addfinalizer(products._processor.cache_clear)
+    return preferred()
 
 
 def test_onednn_is_preferred_on_amds_processors(monkeypatch):
@@ -91,3 +125,18 @@ def test_onednn_is_not_preferred_where_there_is_no_choice(monkeypatch, missing):
     for library in ("mkl", "mkldnn"):
         monkeypatch.setattr(getattr(torch.backends, library), "is_available", lambda there=library != missing: there)
     assert not on_a_machine(monkeypatch, "vendor_id\t: AuthenticAMD\n")
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "expected"),
+    [
+        ("x86_64", "vendor_id\t: GenuineIntel\nflags\t: avx2 avx512f avx512_bf16\n", True),
+        ("x86_64", "vendor_id\t: GenuineIntel\nflags\t: avx2 avx512f avx512_bf16 amx_bf16 amx_tile\n", False),
+        ("x86_64", "vendor_id\t: AuthenticAMD\nflags\t: avx2 avx512f avx512_bf16\n", False),
+        ("x86_64", "vendor_id\t: AuthenticAMD\nflags\t: avx2\n", True),
+        ("aarch64", "Features\t: fp asimd bf16\n", False),
+    ],
+)
+def test_float32_is_preferred_where_bfloat16_is_slow(monkeypatch, machine, cpuinfo, expected):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert on_a_machine(monkeypatch, cpuinfo, preferred=prefers_float32) == expected
