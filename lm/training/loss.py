@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.model.fused.products import rounded
+from lm.model.fused.products import product_dtype
 from lm.model.linear import matmul
 
 # The maximum number of logits that `linear_cross_entropy` computes at once: few enough to stay in a CPU's cache, enough
@@ -44,11 +44,11 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
         weight: (V, D), the weight of the head.
         targets: (...), token ids.
 
-    Under autocast, the products are computed in its dtype; softmax, loss and the sum of the weight's gradients are in
+    The products are computed in `product_dtype`, that of autocast where it is fast; softmax, loss and the sum of the weight's gradients are in
     float32.
     """
     device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    dtype = product_dtype(hidden)
     with torch.autocast(device, enabled=False):  # here, what is rounded is stated
         return _LinearCrossEntropy.apply(
             hidden.reshape(-1, hidden.shape[-1]), weight, targets.flatten(), dtype, torch.is_grad_enabled()
@@ -62,7 +62,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:  # (N, D), (V, D), (N)
         num_tokens = len(hidden)
         num_chunks = min(num_tokens, -(-num_tokens * len(weight) // CHUNK_LOGITS[hidden.device.type]))
-        head = rounded(weight, dtype)
+        head = weight.to(dtype)
         loss = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=hidden.device)
         if with_gradients:
             hidden_gradient = torch.empty_like(hidden)
@@ -72,7 +72,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             targets.tensor_split(num_chunks),
             hidden_gradient.tensor_split(num_chunks) if with_gradients else [None] * num_chunks,
         ):
-            x = rounded(x, dtype)
+            x = x.to(dtype)
             logits = matmul(x, head).to(loss.dtype)  # (N / num_chunks, V)
             rows = x_targets.unsqueeze(-1)
             target_logits = logits.gather(-1, rows)
@@ -83,7 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if x_gradient is not None:
                 gradient = exp.div_(total * num_tokens)
                 gradient.scatter_add_(-1, rows, torch.full_like(target_logits, -1 / num_tokens))
-                gradient = rounded(gradient, dtype)
+                gradient = gradient.to(dtype)
                 del logits, exp  # the largest tensors of the loss
                 x_gradient.copy_(matmul(gradient, head.T))
                 weight_gradient += matmul(gradient.T, x.T)

@@ -2,9 +2,10 @@
 
 - On a CPU, PyTorch multiplies float32 matrices with MKL, Intel's library. On an AMD EPYC, oneDNN, which PyTorch also
   includes, takes half the time.
-- Many processors multiply bfloat16 matrices more slowly than float32 ones: without instructions for them about ten
-  times, and an Intel Xeon whose virtual machine hides AMX takes twice as long. There, the bfloat16 numbers are
-  multiplied as float32 numbers. Sums are in float32 in either case, so only the order of additions differs.
+- Many processors multiply bfloat16 matrices more slowly than float32 ones: those without instructions for them take
+  about ten times as long, and an Intel Xeon in a virtual machine that hides its AMX instructions takes twice as long.
+  There, products under autocast are computed in float32, with the weights as they are. Activations are in bfloat16
+  nevertheless.
 """
 
 import platform
@@ -27,15 +28,14 @@ def applies(x: Tensor, weight: Tensor) -> bool:
 def matmul(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ: (..., d_in), (d_out, d_in) -> (..., d_out), on the CPU; under autocast, in its dtype."""
     if _autocast_dtype(x) == torch.bfloat16:
-        return _RoundedProduct.apply(x, weight)
+        return _Float32Product.apply(x, weight)
     return _OneDNNProduct.apply(x, weight)
 
 
-def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x` as autocast to `dtype` would convert it for products, but in the dtype in which these are faster."""
-    if dtype == torch.bfloat16 and x.device.type == "cpu" and prefers_float32():
-        return x.to(dtype).float()
-    return x.to(dtype)
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which products with `x` are computed under the present autocast."""
+    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    return torch.float32 if dtype == torch.bfloat16 and x.device.type == "cpu" and prefers_float32() else dtype
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
@@ -90,23 +90,24 @@ class _OneDNNProduct(torch.autograd.Function):
         return x_gradient, weight_gradient
 
 
-class _RoundedProduct(torch.autograd.Function):
-    """The gradient of the weights stays in float32; autocast would round it."""
+class _Float32Product(torch.autograd.Function):
+    """The product of bfloat16 activations, as bfloat16, computed in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x.bfloat16(), weight)
-        ctx.dtype = x.dtype
+        ctx.dtype, x = x.dtype, x.bfloat16()
+        ctx.save_for_backward(x, weight)
         with torch.autocast("cpu", enabled=False):
-            return _float32(x.bfloat16(), weight.bfloat16()).bfloat16()
+            return _float32(x, weight).bfloat16()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         x_gradient = weight_gradient = None
         with torch.autocast("cpu", enabled=False):
+            gradient = gradient.float()
             if ctx.needs_input_grad[0]:
-                x_gradient = _float32(gradient, weight.bfloat16().T).to(ctx.dtype)
+                x_gradient = _float32(gradient, weight.T).to(ctx.dtype)
             if ctx.needs_input_grad[1]:
                 rows, x_rows = gradient.reshape(-1, len(weight)), x.reshape(-1, x.shape[-1])
                 weight_gradient = _float32(rows.T, x_rows.T).to(weight.dtype)
@@ -114,7 +115,7 @@ class _RoundedProduct(torch.autograd.Function):
 
 
 def _float32(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ of bfloat16 tensors, in float32."""
+    """x Wᵀ in float32, whatever the dtypes."""
     x, weight = x.float(), weight.float()
     return _onednn(x, weight) if prefers_onednn() else x @ weight.T
 

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from lm.model.fused import products
-from lm.model.fused.products import prefers_float32, prefers_onednn, rounded
+from lm.model.fused.products import prefers_float32, prefers_onednn, product_dtype
 from lm.model.linear import matmul
+
+_read_processor = products._processor.__wrapped__  # behind its cache
 
 
 @pytest.fixture(autouse=True)
@@ -70,27 +72,27 @@ def test_under_autocast_the_product_is_in_its_type_and_the_gradients_in_that_of_
     torch.testing.assert_close(*gradients, rtol=2**-7, atol=2**-7)
 
 
-def test_a_product_of_bfloat16_numbers_in_float32_is_rounded_once(monkeypatch):
+def test_a_product_in_float32_is_rounded_once(monkeypatch):
     monkeypatch.setattr(products, "prefers_float32", lambda: True)
-    x, weight = torch.randn(3, 400, requires_grad=True), torch.randn(5, 400, requires_grad=True)
+    x, weight = torch.randn(3, 400).bfloat16().requires_grad_(), torch.randn(5, 400, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         ours = matmul(x, weight)
-    exact = [tensor.detach().bfloat16().double() for tensor in (x, weight)]
-    truth = exact[0] @ exact[1].T
+    truth = x.double() @ weight.double().T
     assert ((ours - truth).abs() <= 2**-8 * truth.abs() + 1e-5).all()
     gradient = torch.randn_like(ours)
     x_gradient, weight_gradient = torch.autograd.grad(ours, (x, weight), gradient)
-    torch.testing.assert_close(x_gradient.double(), gradient.double() @ exact[1], rtol=2**-8, atol=1e-5)
-    torch.testing.assert_close(weight_gradient.double(), gradient.double().T @ exact[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x_gradient.double(), gradient.double() @ weight.double(), rtol=2**-8, atol=1e-5)
+    torch.testing.assert_close(weight_gradient.double(), gradient.double().T @ x.double(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("slow", [False, True])
-def test_rounded_values_are_those_of_the_dtype(monkeypatch, slow):
-    monkeypatch.setattr(products, "prefers_float32", lambda: slow)
-    x = torch.tensor([1 + 2**-9, -3.14159, 1e30])
-    assert rounded(x, torch.bfloat16).dtype == (torch.float32 if slow else torch.bfloat16)
-    assert torch.equal(rounded(x, torch.bfloat16).double(), x.bfloat16().double())
-    assert rounded(x, torch.float32) is x
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_products_are_in_autocasts_dtype_unless_float32_is_faster(monkeypatch, is_slow):
+    monkeypatch.setattr(products, "prefers_float32", lambda: is_slow)
+    x = torch.randn(3)
+    assert product_dtype(x) == torch.float32
+    assert product_dtype(x.double()) == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product_dtype(x) == (torch.float32 if is_slow else torch.bfloat16)
 
 
 def on_a_machine(
@@ -106,8 +108,7 @@ def on_a_machine(
 
     monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr(platform, "processor", lambda: processor)
-    products._processor.cache_clear()
-    request.addfinalizer(products._processor.cache_clear)
+    monkeypatch.setattr(products, "_processor", _read_processor)
     return preferred()
 
 
