@@ -44,8 +44,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
         weight: (V, D), the weight of the head.
         targets: (...), token ids.
 
-    The products are computed in `product_dtype`, that of autocast where it is fast; softmax, loss and the sum of the weight's gradients are in
-    float32.
+    The products are computed in autocast's dtype, or in the faster `product_dtype`; softmax, loss and the sum of the
+    weight's gradients are in float32.
     """
     device = hidden.device.type
     dtype = product_dtype(hidden)

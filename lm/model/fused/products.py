@@ -22,7 +22,7 @@ def applies(x: Tensor, weight: Tensor) -> bool:
     if x.device.type != "cpu":
         return False
     dtypes = {_autocast_dtype(x), _autocast_dtype(weight)}
-    return dtypes == {torch.float32} and prefers_onednn() or dtypes == {torch.bfloat16} and prefers_float32()
+    return (dtypes == {torch.float32} and prefers_onednn()) or (dtypes == {torch.bfloat16} and prefers_float32())
 
 
 def matmul(x: Tensor, weight: Tensor) -> Tensor:

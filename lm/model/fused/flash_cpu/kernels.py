@@ -19,7 +19,16 @@ from numba import njit
 
 from lm.model.fused.flash_cpu import task as at
 from lm.model.fused.flash_cpu.tile import TILE_ROWS, WIDE, largest, make_product
-from lm.tokenizer.text.fast.intrinsics import Int, compiled, fetch_add, floats_at, int64s_at, kernel, prefetch, uint16s_at
+from lm.tokenizer.text.fast.intrinsics import (
+    Int,
+    compiled,
+    fetch_add,
+    floats_at,
+    int64s_at,
+    kernel,
+    prefetch,
+    uint16s_at,
+)
 
 _COLUMNS, TILE, _SCORES = at.COLUMNS, at.TILE, at.SCORES_STRIDE
 _NEXT = 4 * TILE  # bytes from one vector of a row to the next

@@ -61,7 +61,9 @@ def _run(kernel: str, tensors: dict[int, Tensor], L: Tensor, document_starts: Te
     num_threads = max(1, min(torch.get_num_threads(), B * H))
     copies, tiles = (3, 1) if kernel == "forward" else (7, 2)
     padded_T, padded_d = (-(-n // task.TILE) * task.TILE for n in (T, d))
-    per_thread = copies * 4 * padded_T * padded_d + task.TILE * (tiles * task.SCORES_STRIDE + 4 * padded_d) + 4 * padded_T
+    per_thread = (
+        copies * 4 * padded_T * padded_d + task.TILE * (tiles * task.SCORES_STRIDE + 4 * padded_d) + 4 * padded_T
+    )
     per_thread += 8 * task.TILE
     scratch = torch.empty(num_threads, per_thread, dtype=torch.uint8)
     numbers = np.zeros(task.SIZE, np.int64)
@@ -71,7 +73,10 @@ def _run(kernel: str, tensors: dict[int, Tensor], L: Tensor, document_starts: Te
     numbers[task.LOG_SUM_EXP] = L.data_ptr()
     numbers[task.STARTS] = 0 if document_starts is None else document_starts.data_ptr()
     for first, tensor in tensors.items():
-        numbers[first : first + 4] = tensor.data_ptr(), *(stride * tensor.element_size() for stride in tensor.stride()[:3])
+        numbers[first : first + 4] = (
+            tensor.data_ptr(),
+            *(stride * tensor.element_size() for stride in tensor.stride()[:3]),
+        )
     function = getattr(library.load(), kernel)
     _gomp_parallel()(ctypes.cast(function, ctypes.c_void_p), numbers.ctypes.data, num_threads, 0)
 

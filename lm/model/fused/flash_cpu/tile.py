@@ -59,9 +59,7 @@ def make_product(num_vectors: int) -> Any:
             b_at, a_at = builder.mul(term, b_step), builder.mul(term, a_step)
             columns = [builder.load(_at(builder, panel, b_at), align=4) for panel in panels]
             numbers = [_broadcast(builder, builder.load(_at(builder, row, a_at, ir.FloatType()))) for row in rows]
-            products = [
-                builder.fmul(column, number, flags=["contract"]) for number in numbers for column in columns
-            ]
+            products = [builder.fmul(column, number, flags=["contract"]) for number in numbers for column in columns]
             new = [builder.fadd(*pair, flags=["contract"]) for pair in zip(sums, products)]
             following = builder.add(term, _INT64(1))
             term.add_incoming(_INT64(0), before)
