@@ -3,8 +3,8 @@
 It computes softmax(Q Kᵀ / sqrt(d)) V without storing the (T, T) scores. Each tile of queries visits the keys tile by
 tile; when a later tile contains a larger score, the sums so far are scaled down. For the backward pass only the output
 O and the log-sum-exp L of each row are kept, and the tiles of P = exp(S - L) are computed again. The tiles in this
-module are PyTorch tensors; on CUDA, the Triton kernels in flash_kernels.py run the same algorithms, and on a CPU those in
-flash_cpu/, which numba compiles.
+module are PyTorch tensors. On CUDA, the Triton kernels in flash_kernels.py run the same algorithms, and on a CPU, the
+kernels in flash_cpu/, which numba compiles.
 
 The names are the paper's. Shapes: B batch, H heads, T sequence, d d_head, r and c the number of rows in a tile of
 queries and of keys; document_starts is (B, T).

@@ -59,12 +59,7 @@ def _run(kernel: str, tensors: dict[int, Tensor], L: Tensor, document_starts: Te
     """Call a kernel in every thread. The last dimension of each tensor is contiguous; so are L and document_starts."""
     B, H, T, d = tensors[task.QUERIES].shape
     num_threads = max(1, min(torch.get_num_threads(), B * H))
-    copies, tiles = (3, 1) if kernel == "forward" else (7, 2)
-    padded_T, padded_d = (-(-n // task.TILE) * task.TILE for n in (T, d))
-    per_thread = (
-        copies * 4 * padded_T * padded_d + task.TILE * (tiles * task.SCORES_STRIDE + 4 * padded_d) + 4 * padded_T
-    )
-    per_thread += 8 * task.TILE
+    per_thread = task.scratch_bytes(T, d)[kernel]
     scratch = torch.empty(num_threads, per_thread, dtype=torch.uint8)
     numbers = np.zeros(task.SIZE, np.int64)
     numbers[[task.NUM_HEADS, task.HEADS, task.LENGTH, task.D_HEAD]] = B * H, H, T, d
@@ -72,11 +67,9 @@ def _run(kernel: str, tensors: dict[int, Tensor], L: Tensor, document_starts: Te
     numbers[[task.SCRATCH, task.SCRATCH_BYTES]] = scratch.data_ptr(), per_thread
     numbers[task.LOG_SUM_EXP] = L.data_ptr()
     numbers[task.STARTS] = 0 if document_starts is None else document_starts.data_ptr()
-    for first, tensor in tensors.items():
-        numbers[first : first + 4] = (
-            tensor.data_ptr(),
-            *(stride * tensor.element_size() for stride in tensor.stride()[:3]),
-        )
+    for index, tensor in tensors.items():
+        strides = (tensor.element_size() * stride for stride in tensor.stride()[:3])
+        numbers[index : index + 4] = tensor.data_ptr(), *strides
     function = getattr(library.load(), kernel)
     _gomp_parallel()(ctypes.cast(function, ctypes.c_void_p), numbers.ctypes.data, num_threads, 0)
 

@@ -29,3 +29,13 @@ FLOAT32, BFLOAT16 = 0, 1  # the values of DTYPE
 TILE = 16  # queries in a tile, and the numbers of a vector
 COLUMNS = 512  # keys in a tile: the scores of 16 queries take 32 kB
 SCORES_STRIDE = 4 * (COLUMNS + TILE)  # bytes; rows a power of two apart would compete for the same lines of a cache
+
+
+def scratch_bytes(length: int, d: int) -> dict[str, int]:
+    """The bytes of scratch memory that each kernel needs per thread: copies of a head's rows, and what a tile holds."""
+    padded, row = -(-length // TILE) * TILE, 4 * -(-d // TILE) * TILE
+    scores = TILE * SCORES_STRIDE
+    return {
+        "forward": 3 * padded * row + scores + TILE * row + 8 * TILE,  # Q, K, V; S; O; l and m
+        "backward": 7 * padded * row + TILE * row + 2 * scores + 4 * padded,  # Q, K twice, V, dO, dK, dV; dQ; P, dS; D
+    }
