@@ -70,6 +70,23 @@ class Manifest:
 GOOD = {"kind": "a", "entry": {"count": 1}, "rates": [1, 2.5], "more": {"x": {"count": 0, "sha256": "f"}}}
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": 1, "b": True}, "b: expected a whole number, got True"),
+        ({"a": 1.0}, r"a: expected a whole number, got 1\.0"),
+        ({"a": 10**400}, "a: expected a number, got 1000"),
+        ({"\ud800": 1}, "the file: expected text, got "),
+        ([1], r"the file: expected a mapping, got \[1\]"),
+    ],
+)
+def test_a_mapping_of_text_to_numbers(value, message):
+    with pytest.raises(ValueError, match=message):
+        validate(dict[str, int], value)
+    for valid in ({}, {"本": 0, "": -1}, {"a": 10**30}):
+        assert validate(dict[str, int], valid) == valid
+
+
 def test_optional_keys_may_be_missing_and_typed_dicts_stay_dicts():
     manifest = validate(Manifest, GOOD)
     assert (manifest.entry, manifest.rates, manifest.note) == ({"count": 1}, [1.0, 2.5], None)

@@ -48,7 +48,7 @@ def main() -> None:
     tokenizer = make_tokenizer()
     paths: dict[str, Callable[[str], object]] = {
         "encode": tokenizer.encode_array,
-        "plain": lambda text: list(tokenizer._plain_encode([text], True)),
+        "plain": lambda text: list(tokenizer._codec.plain_encode([text], True)),
         "train": lambda text: learn_merges(
             count_pre_tokens(StringSource(text), automaton_tables("gpt2"), [], 1), _NUM_MERGES
         ),

@@ -5,7 +5,6 @@ and a first call on other text. The process then waits until all that run at the
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,8 +25,9 @@ from lm.tokenizer.training.fast.counting import count_pre_tokens
 
 TASKS = ["encode", "encode_documents", "encode_file", "count"]
 
-# What one thread does while others work; the other kernels build tables, or add to one under a lock.
-_PARALLEL_KERNELS = ["encode", "copy_cache", "read_strings", "find_invalid_utf8", "count_pre_tokens"]
+# What one thread does while others work; the other kernels build tables, or run under a lock: one thread at a time
+# looks for the next place where the text can be split, and adds its counts to those of the text.
+_PARALLEL_KERNELS = ["encode", "copy_cache", "read_strings", "count_pre_tokens"]
 _COPIED_BYTES = 1 << 28
 
 
@@ -48,7 +48,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     clock = Clock()
     for library in (fast_text.library, fast_encoding.library, fast_training.library):
         clock.watch(library.load(), _PARALLEL_KERNELS)
-    clock.watch(os, ["preadv"])
+    clock.watch(FileSource, ["read"])
     meet(job)
     start = time.perf_counter()
     result = call()

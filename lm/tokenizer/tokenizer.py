@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +20,12 @@ import numpy as np
 from lm.atomic import make_folder
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
-from lm.tokenizer.encoding import fast as fast_encoding
 from lm.tokenizer.encoding import files
-from lm.tokenizer.encoding.encoder import Encoder, reject_surrogates, to_utf8
-from lm.tokenizer.encoding.fast.decoder import FastDecoder
-from lm.tokenizer.encoding.fast.encoder import MAX_SYMBOLS, FastEncoder
+from lm.tokenizer.encoding.codec import Codec
 from lm.tokenizer.encoding.hugging_face import read_tokenizer_json
-from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols, pair_symbols
-from lm.tokenizer.text import fast as fast_text
-from lm.tokenizer.text.automaton import find_obstacle
+from lm.tokenizer.encoding.vocab import Merges, invert_vocab, number_symbols
 from lm.tokenizer.text.categories import UNICODE_VERSION
-from lm.tokenizer.text.fast.build import can_load
-from lm.tokenizer.text.fast.chunks import find_split, resolve_num_threads
-from lm.tokenizer.text.fast.tables import automaton_tables
-from lm.tokenizer.text.fast.text_file import FileSource
 from lm.tokenizer.text.pretokenization import PreTokenizer
-from lm.tokenizer.text.text_file import read_text
-
-# In characters or bytes. A text of the first length justifies compiling the kernels; texts whose total is the second
-# length justify loading kernels that are already compiled.
-_MIN_LENGTH_TO_COMPILE = 1 << 20
-_MIN_TOTAL_LENGTH_TO_LOAD = 1 << 16
-_MIN_TOKENS_FOR_KERNEL = 16
-
-_SLICE_LENGTH = 1 << 16
-_IDS_PER_BATCH = 1 << 16
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -86,18 +66,17 @@ class Tokenizer:
         self.special_tokens = list(special_tokens or [])
         self.pattern = pattern
         self.ignore_merges = ignore_merges
-        self._pre_tokenizer = PreTokenizer(pattern, self.special_tokens)
-        self._ordinary_pre_tokenizer = PreTokenizer(pattern)
+        pre_tokenizer = PreTokenizer(pattern, self.special_tokens)
 
         token_ids = invert_vocab(self.vocab)
-        self._whole_ids = dict(token_ids) if ignore_merges else {}
+        whole_ids = dict(token_ids) if ignore_merges else {}
         self._special_ids = {}
         for text in self.special_tokens:
             token_id = token_ids.setdefault(text.encode(), len(token_ids))
             self._special_ids[text] = token_id
             self.vocab[token_id] = text.encode()
-        self._symbol_ids, self._pairs = number_symbols(merges, token_ids)
-        self._total_length = 0  # of everything encoded and decoded so far
+        symbol_ids, pairs = number_symbols(merges, token_ids)
+        self._codec = Codec(self.vocab, pairs, symbol_ids, self._special_ids, whole_ids, pre_tokenizer, self.dtype)
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -194,7 +173,7 @@ class Tokenizer:
             "vocab": [self.vocab[token_id].hex() for token_id in range(self.vocab_size)],
             "merges": [[left.hex(), right.hex()] for left, right in self.merges],
             "special_ids": self._special_ids,
-            "pattern": self._pre_tokenizer.pattern,
+            "pattern": self._codec.pattern,
         }
         # The first version is left out, so that tokenizers from before it was recorded keep their hash.
         if UNICODE_VERSION != "16.0.0":
@@ -214,10 +193,7 @@ class Tokenizer:
         Raises:
             UserError: The text contains half of a surrogate pair, which is not a character.
         """
-        self._total_length += len(text)
-        if self._prefers_fast(len(text)):
-            return self._fast_encode(text, allow_special, num_threads=1).tolist()
-        return list(self._plain_encode([text], allow_special))
+        return self._codec.encode(text, allow_special)
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Return the ids of a text to continue, with the end-of-text token in front.
@@ -242,23 +218,13 @@ class Tokenizer:
         Raises:
             UserError: The text contains half of a surrogate pair, or `num_threads` is less than 1.
         """
-        num_threads = resolve_num_threads(num_threads, len(text))
-        self._total_length += len(text)
-        if self._prefers_fast(len(text)):
-            return self._fast_encode(text, allow_special, num_threads)
-        return np.fromiter(self._plain_encode([text], allow_special), self.dtype)
+        return self._codec.encode_array(text, allow_special, num_threads)
 
     def encode_batch(
         self, texts: Sequence[str], allow_special: bool = True, num_threads: int | None = None
     ) -> list[np.ndarray]:
         """Return the ids of each text as an array; the arguments and errors are those of `encode_array`."""
-        length = sum(map(len, texts))
-        num_threads = resolve_num_threads(num_threads, length)
-        self._total_length += length
-        if self._prefers_fast(length):
-            with reject_surrogates():
-                return list(self._fast_encoder.encode_texts(texts, allow_special, num_threads))
-        return [np.fromiter(self._plain_encode([text], allow_special), self.dtype) for text in texts]
+        return self._codec.encode_batch(texts, allow_special, num_threads)
 
     def encode_file(self, path: Path, num_threads: int | None = None) -> Iterator[np.ndarray]:
         """Yield the ids of a text file in arrays of `dtype`, in constant memory, with a progress bar.
@@ -266,17 +232,7 @@ class Tokenizer:
         Raises:
             UserError: The file cannot be read, or contains bytes that are not UTF-8.
         """
-        num_bytes = path.stat().st_size if path.is_file() else 0
-        num_threads = resolve_num_threads(num_threads, num_bytes)
-        description = f"encoding {path.name}"
-        self._total_length += num_bytes
-        if path.is_file() and self._prefers_fast(num_bytes):
-            with FileSource.open(path, description) as source:
-                yield from self._fast_encoder.encode_source(source, allow_special=True, num_threads=num_threads)
-            return
-        ids = self._plain_encode(read_text(path, description), allow_special=True)
-        while len(batch := np.fromiter(islice(ids, _IDS_PER_BATCH), self.dtype)):
-            yield batch
+        return self._codec.encode_file(path, num_threads)
 
     def encode_iterable(self, chunks: Iterable[str], allow_special: bool = True) -> Iterator[int]:
         """Yield the ids of the concatenated chunks in constant memory, reading chunks only when needed.
@@ -287,34 +243,7 @@ class Tokenizer:
         Raises:
             UserError: The text contains half of a surrogate pair.
         """
-        slices = (
-            chunk[begin : begin + _SLICE_LENGTH] for chunk in chunks for begin in range(0, len(chunk), _SLICE_LENGTH)
-        )
-        if not self._supports_fast:
-            yield from self._plain_encode(slices, allow_special)
-            return
-        rest = b""
-
-        def beginning() -> Iterator[str]:
-            """Yield the slices up to the first place after a megabyte where the text can be split."""
-            nonlocal rest
-            length = 0
-            for text in slices:
-                length += len(text)
-                if length >= _MIN_LENGTH_TO_COMPILE:
-                    data = to_utf8(text)
-                    split = find_split(data, self._fast_encoder.automaton, self._fast_encoder.special(allow_special))
-                    if split:
-                        rest = data[split:]
-                        yield data[:split].decode()
-                        return
-                yield text
-
-        yield from self._plain_encode(beginning(), allow_special)
-        if rest:
-            blocks = chain([rest], _to_blocks(slices))
-            for ids in self._fast_encoder.encode_blocks(blocks, allow_special):
-                yield from ids.tolist()
+        return self._codec.encode_iterable(chunks, allow_special)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids; bytes that are not UTF-8 become U+FFFD.
@@ -322,7 +251,7 @@ class Tokenizer:
         Raises:
             UserError: An id is not in the vocabulary.
         """
-        return str(self._decode(ids), "utf-8", "replace")
+        return str(self._codec.decode(ids), "utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of token ids.
@@ -332,88 +261,12 @@ class Tokenizer:
         Raises:
             UserError: An id is not in the vocabulary.
         """
-        return bytes(self._decode(ids))
+        return bytes(self._codec.decode(ids))
 
-    def _decode(self, ids: Iterable[int]) -> bytes | memoryview:
-        ids = ids if isinstance(ids, np.ndarray) else list(ids)
-        length = 4 * len(ids)  # a token has about four bytes
-        self._total_length += length
-        # For a token or two, as during generation, calling the kernel takes longer than the plain path.
-        if len(ids) >= _MIN_TOKENS_FOR_KERNEL and self._prefers_fast(length):
-            data = self._fast_decoder.decode(ids)
-            if data is not None:
-                return data
-        try:
-            return b"".join([self.vocab[token_id] for token_id in ids])
-        except KeyError as error:
-            raise UserError(f"token id: expected 0 to {self.vocab_size - 1}, got {error.args[0]}") from error
-
-    @cached_property
-    def _supports_fast(self) -> bool:
-        """Whether the kernels can run here and support the pattern and the merges."""
-        return (
-            can_load()
-            and len(self._symbol_ids) <= MAX_SYMBOLS
-            and find_obstacle(self._pre_tokenizer.pattern) is None
-            and (not self.ignore_merges or self.token_without_merges is None)
-        )
-
-    @cached_property
+    @property
     def token_without_merges(self) -> bytes | None:
         """A token that is a text but does not result from applying the merges to it, except for special tokens.
 
-        With `ignore_merges`, such tokens have an effect, which the kernels do not know.
+        Such tokens have an effect with `ignore_merges`, and are never used without it.
         """
-        encoder = Encoder(pair_symbols(self._pairs), self._symbol_ids, {}, {})
-        for token_id, token in self.vocab.items():
-            text = token.decode(errors="replace")
-            # Parts of characters are never pre-tokens.
-            if text not in self._special_ids and text.encode() == token and encoder.merge(text) != (token_id,):
-                return token
-        return None
-
-    def _prefers_fast(self, length: int) -> bool:
-        """Return whether to use the kernels for a text.
-
-        A long text justifies compiling them. Many short texts only justify loading compiled ones.
-        """
-        if not self._supports_fast:
-            return False
-        if length >= _MIN_LENGTH_TO_COMPILE:
-            return True
-        return self._total_length >= _MIN_TOTAL_LENGTH_TO_LOAD and all(
-            library.is_compiled() for library in (fast_text.library, fast_encoding.library)
-        )
-
-    @cached_property
-    def _fast_encoder(self) -> FastEncoder:
-        automaton = automaton_tables(self._pre_tokenizer.pattern)
-        return FastEncoder(self._pairs, self._symbol_ids, self._special_ids, automaton, self.dtype)
-
-    @cached_property
-    def _fast_decoder(self) -> FastDecoder:
-        return FastDecoder([self.vocab[token_id] for token_id in range(self.vocab_size)])
-
-    @cached_property
-    def _encoder(self) -> Encoder:
-        return Encoder(pair_symbols(self._pairs), self._symbol_ids, self._special_ids, self._whole_ids)
-
-    def _fast_encode(self, text: str, allow_special: bool, num_threads: int) -> np.ndarray:
-        with reject_surrogates():
-            return self._fast_encoder.encode_text(text, allow_special, num_threads)
-
-    def _plain_encode(self, chunks: Iterable[str], allow_special: bool) -> Iterator[int]:
-        return self._encoder.encode(chunks, self._pre_tokenizer if allow_special else self._ordinary_pre_tokenizer)
-
-
-def _to_blocks(texts: Iterable[str]) -> Iterator[bytes]:
-    """Encode texts as UTF-8 and join short ones."""
-    pending: list[str] = []
-    length = 0
-    for text in texts:
-        pending.append(text)
-        length += len(text)
-        if length >= _SLICE_LENGTH:
-            yield to_utf8("".join(pending))
-            pending, length = [], 0
-    yield to_utf8("".join(pending))
+        return self._codec.token_without_merges

@@ -126,7 +126,7 @@ def different_lines(count: int) -> Iterator[str]:
 @pytest.fixture
 def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the caches so small, and the switch to kernels so early, that short texts reach the full use of memory."""
-    monkeypatch.setattr("lm.tokenizer.tokenizer._MIN_LENGTH_TO_COMPILE", 1 << 16)
+    monkeypatch.setattr("lm.tokenizer.encoding.codec._MIN_LENGTH_TO_COMPILE", 1 << 16)
     monkeypatch.setattr("lm.tokenizer.encoding.fast.cache._LAST_BITS", 17)
     monkeypatch.setattr("lm.tokenizer.encoding.encoder._Cache._MAX_ENTRIES", 1 << 12)
 
@@ -134,7 +134,7 @@ def small_caches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("kernels", "small_caches")
 @pytest.mark.parametrize(("has_kernels", "limit"), [(True, 64_000_000), (False, 8_000_000)])
 def test_encode_iterable_takes_constant_memory(trained, monkeypatch, has_kernels: bool, limit: int) -> None:
-    monkeypatch.setattr("lm.tokenizer.tokenizer.can_load", lambda: has_kernels)
+    monkeypatch.setattr("lm.tokenizer.encoding.codec.can_load", lambda: has_kernels)
     # All lines are different, so memory would grow if they were kept.
     short = peak_of_encoding(trained("gpt4"), different_lines(4_000))
     long = peak_of_encoding(trained("gpt4"), different_lines(10_000))
@@ -147,7 +147,7 @@ def test_encode_iterable_takes_constant_memory(trained, monkeypatch, has_kernels
 def test_a_long_chunk_takes_little_memory_in_addition_to_itself(
     trained, monkeypatch, has_kernels: bool, limit: int
 ) -> None:
-    monkeypatch.setattr("lm.tokenizer.tokenizer.can_load", lambda: has_kernels)
+    monkeypatch.setattr("lm.tokenizer.encoding.codec.can_load", lambda: has_kernels)
     line = "some words that repeat\n"
     short = peak_of_encoding(trained("gpt4"), [line * 10_000])
     long = peak_of_encoding(trained("gpt4"), [line * 30_000])

@@ -130,7 +130,7 @@ def peak_of_encoding(folder: Path, documents: int) -> int:
 
 def test_memory_does_not_depend_on_the_length_of_the_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # With more threads, the number of chunks that are processed at the same time would vary.
-    monkeypatch.setattr("lm.tokenizer.tokenizer.resolve_num_threads", lambda num_threads, length: 1)
+    monkeypatch.setattr("lm.tokenizer.encoding.codec.resolve_num_threads", lambda num_threads, length: 1)
     monkeypatch.setattr(module, "_BLOCK_TOKENS", 1 << 18)
     monkeypatch.setattr("lm.tokenizer.text.fast.chunks._MAX_PIECE_LENGTH", 1 << 18)  # as for the short text
     short = peak_of_encoding(tmp_path, 20_000)

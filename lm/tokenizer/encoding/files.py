@@ -9,6 +9,8 @@ libraries expect something else in files with those names.
 Every function raises a UserError that names the file if it is missing, damaged, or cannot be written.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lm.tokenizer.text.categories import UNICODE_VERSION
 from lm.tokenizer.text.patterns import compile_pattern
 
 _ADVICE = "make it with: dvc repro train_bpe"
+_VOCAB_ADVICE = f"{_ADVICE}, or choose a file in GPT-2's format"
 _VERSION = "#version"
 
 
@@ -53,30 +56,35 @@ class PreTokenizerFile:
 
 
 def read_vocab(path: Path) -> dict[int, bytes]:
-    vocab: dict[int, bytes] = {}
-    for text, token_id in read_json(path, dict[str, int], _ADVICE).items():
-        if token_id in vocab:
-            raise UserError(
-                f"{path}: the id {token_id} appears twice, for {quote(to_text(vocab[token_id]))} and {quote(text)}"
-            )
-        vocab[token_id] = _token(text, str(path))
+    token_ids = read_json(path, dict[str, int], _VOCAB_ADVICE)
+    try:
+        tokens = [*map(from_text, token_ids)]
+    except KeyError as error:
+        raise _not_in_alphabet(path, token_ids, error) from error
+    vocab = dict(zip(token_ids.values(), tokens, strict=True))
+    if len(vocab) < len(token_ids):
+        ((twice, _),) = Counter(token_ids.values()).most_common(1)
+        first, second, *_ = [text for text, token_id in token_ids.items() if token_id == twice]
+        raise UserError(f"{path}: the id {twice} appears twice, for {quote(first)} and {quote(second)}")
     return vocab
 
 
 def read_merges(path: Path) -> list[tuple[bytes, bytes]]:
-    merges = []
     try:
-        lines = read_bytes(path, _ADVICE).decode().replace("\r\n", "\n").split("\n")
+        lines = read_bytes(path, _VOCAB_ADVICE).decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {_ADVICE}") from error
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {_VOCAB_ADVICE}") from error
+    merges = []
     for number, line in enumerate(lines, start=1):
         if not line or (number == 1 and line.startswith(_VERSION)):
             continue
-        where = f"{path}:{number}"
-        pair = line.split(" ")
-        if len(pair) != 2 or not all(pair):
-            raise UserError(f"{where}: expected two tokens separated by a space, got {quote(line)}")
-        merges.append((_token(pair[0], where), _token(pair[1], where)))
+        left, _, right = line.partition(" ")
+        if not left or not right or " " in right:
+            raise UserError(f"{path}:{number}: expected two tokens separated by a space, got {quote(line)}")
+        try:
+            merges.append((from_text(left), from_text(right)))
+        except KeyError as error:
+            raise _not_in_alphabet(f"{path}:{number}", (left, right), error) from error
     return merges
 
 
@@ -100,10 +108,7 @@ def write_pre_tokenizer(path: Path, pattern: str, special_tokens: list[str], ign
     write_json(path, content)
 
 
-def _token(text: str, where: str) -> bytes:
-    try:
-        return from_text(text)
-    except KeyError as error:
-        raise UserError(
-            f"{where}: {quote(text)} contains {quote(error.args[0])}, which is not in GPT-2's byte alphabet"
-        ) from error
+def _not_in_alphabet(where: Path | str, texts: Iterable[str], error: KeyError) -> UserError:
+    character = error.args[0]
+    text = next(text for text in texts if character in text)
+    return UserError(f"{where}: {quote(text)} contains {quote(character)}, which is not in GPT-2's byte alphabet")

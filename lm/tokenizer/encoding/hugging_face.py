@@ -42,7 +42,7 @@ _RUNS_OF_DIGITS = _AFTER_DIGITS.replace("DIGITS", r"\p{N}+")
 _SPLITS = (("Isolated", False), ("Isolated", True), ("Removed", True))
 
 _MAX_LISTED = 5
-_ADVICE = "choose a folder with a tokenizer of the library tokenizers"
+_ADVICE = "choose a tokenizer.json that the library tokenizers has written"
 _NOT_SUPPORTED = "cannot be imported, since our tokenizer does not support"
 
 

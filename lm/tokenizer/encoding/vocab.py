@@ -1,7 +1,7 @@
 """The vocabulary that merges make, and the checks that a vocabulary and its merges fit together."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
 from lm.errors import UserError, quote
@@ -38,7 +38,7 @@ def invert_vocab(vocab: dict[int, bytes]) -> dict[bytes, int]:
     return token_ids
 
 
-def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[array, array]:
+def number_symbols(merges: Merges, token_ids: Mapping[bytes, int]) -> tuple[array, array]:
     """Number the tokens that merging works on: each byte by its value, and the result of each merge from 256 on.
 
     These symbols order the merges whatever ids a vocabulary gives to the tokens: of two merges, the one that makes the
@@ -59,13 +59,56 @@ def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[array, 
     Raises:
         UserError: A merge appears twice, uses a token that no merge makes, or makes one that is not in the vocabulary.
     """
-    symbol_ids = array("I", [token_ids[bytes([byte])] for byte in range(256)])
-    symbols = {bytes([byte]): [byte] for byte in range(256)}  # of each token
+    lefts, rights = [left for left, _ in merges], [right for _, right in merges]
+    results = [left + right for left, right in merges]
+    _require_known(merges, results, token_ids, "{} is not in the vocabulary")
+    is_simple = len({*results}) == len(results)  # as in every file that one of our tokenizers wrote
+    made = list(range(256, 256 + len(merges))) if is_simple else _number_results(merges)
+    tokens = {byte: bytes([byte]) for byte in range(256)} | dict(zip(made, results, strict=True))  # of the symbols
+    symbols = {token: symbol for symbol, token in tokens.items()}  # of a token, the last one
+    _require_known(merges, lefts, symbols, "no merge makes {}")
+    _require_known(merges, rights, symbols, "no merge makes {}")
+    if is_simple:
+        pairs = array("I", bytes(12 * len(merges)))
+        pairs[::3] = array("I", map(symbols.__getitem__, lefts))
+        pairs[1::3] = array("I", map(symbols.__getitem__, rights))
+        pairs[2::3] = array("I", made)
+    else:
+        pairs = _all_pairs(merges, made, tokens)
+    return array("I", map(token_ids.__getitem__, tokens.values())), pairs
+
+
+def _all_pairs(merges: Merges, made: list[int], tokens: Mapping[int, bytes]) -> array:
+    """Return the pairs that can be merged, where tokens may have several symbols."""
+    symbols: dict[bytes, list[int]] = {}
+    for symbol, token in tokens.items():
+        symbols.setdefault(token, []).append(symbol)
+    pairs = array("I")
+    for (left, right), symbol in zip(merges, made, strict=True):
+        for left_symbol, right_symbol in product(symbols[left], symbols[right]):
+            pairs.extend((left_symbol, right_symbol, symbol))
+    return pairs
+
+
+def _require_known(merges: Merges, tokens: list[bytes], known: Collection[bytes], message: str) -> None:
+    """Check that the token of each merge is a known one."""
+    for number, token in enumerate(tokens):
+        if token not in known:
+            raise UserError(f"{_name(number, *merges[number])}: {message.format(quote(token))}")
+
+
+def _number_results(merges: Merges) -> list[int]:
+    """Return the symbol that each merge makes, where some of them make the same token.
+
+    Raises:
+        UserError: A merge appears twice.
+    """
     first_uses: dict[bytes, int] = {}
     for number, pair in enumerate(merges):
         for token in pair:
             first_uses.setdefault(token, number)
-    made: list[int] = []  # the symbol that each merge makes
+    made: list[int] = []
+    num_symbols = 256
     run: Merges = []  # the merges before this one that make the same symbol
     seen = set()
     for number, (left, right) in enumerate(merges):
@@ -73,25 +116,15 @@ def number_symbols(merges: Merges, token_ids: dict[bytes, int]) -> tuple[array, 
         if (left, right) in seen:
             raise UserError(f"{_name(number, left, right)}: this merge appears twice")
         seen.add((left, right))
-        if merged not in token_ids:
-            raise UserError(f"{_name(number, left, right)}: {quote(merged)} is not in the vocabulary")
         # Merges that follow each other can make the same symbol, unless their order matters: where two of them overlap
         # and the second one in the text comes first, or if the token takes part in a merge before the last of them.
         is_same = bool(run) and run[0][0] + run[0][1] == merged
         if not is_same or first_uses.get(merged, number + 1) <= number or any(right == other for other, _ in run):
-            symbols.setdefault(merged, []).append(len(symbol_ids))
-            symbol_ids.append(token_ids[merged])
+            num_symbols += 1
             run = []
         run.append((left, right))
-        made.append(len(symbol_ids) - 1)
-    pairs = array("I")
-    for number, (left, right) in enumerate(merges):
-        for token in (left, right):
-            if token not in symbols:
-                raise UserError(f"{_name(number, left, right)}: no merge makes {quote(token)}")
-        for left_symbol, right_symbol in product(symbols[left], symbols[right]):
-            pairs.extend((left_symbol, right_symbol, made[number]))
-    return symbol_ids, pairs
+        made.append(num_symbols - 1)
+    return made
 
 
 def pair_symbols(pairs: array) -> dict[tuple[int, int], int]:

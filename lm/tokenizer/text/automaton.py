@@ -76,8 +76,7 @@ class Automaton:
         """
         allowed = np.zeros((self.num_classes, self.num_classes), bool)
         for before in range(1, self.num_classes):
-            states = np.unique(self.next_states[1:, before])
-            states = states[states != DEAD]
+            states = sorted({*self.next_states[1:, before].tolist()} - {DEAD})
             ends = (self.next_states[states] == DEAD) & (self.matches[states] == self.matches[states, END][:, None])
             allowed[before, 1:] = ends[:, 1:].all(axis=0)
         return allowed

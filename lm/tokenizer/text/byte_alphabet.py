@@ -7,19 +7,23 @@ Bytes that are printable in Latin-1 are written as that character; the other 68 
 GPT-2 also numbers its first 256 ids in the order of this alphabet: `!` has id 0.
 """
 
+import codecs
+
 _PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 
 BYTES_IN_ORDER = _PRINTABLE + _OTHERS
 
-_CHARACTERS = [chr(byte) for byte in _PRINTABLE] + [chr(0x100 + index) for index in range(len(_OTHERS))]
-_BYTE_OF = dict(zip(_CHARACTERS, BYTES_IN_ORDER))
-_CHARACTER_OF = dict(zip(BYTES_IN_ORDER, _CHARACTERS))
+_OTHER_CHARACTERS = {byte: chr(0x100 + index) for index, byte in enumerate(_OTHERS)}
+
+# The alphabet is a character set of eight bits, such as Latin-1, for which Python has fast code.
+_CHARACTERS = "".join(_OTHER_CHARACTERS.get(byte, chr(byte)) for byte in range(256))
+_BYTES = codecs.charmap_build(_CHARACTERS)
 
 
 def to_text(token: bytes) -> str:
     """Return `token` in the byte alphabet, one character per byte."""
-    return "".join(_CHARACTER_OF[byte] for byte in token)
+    return codecs.charmap_decode(token, "strict", _CHARACTERS)[0]
 
 
 def from_text(text: str) -> bytes:
@@ -28,4 +32,7 @@ def from_text(text: str) -> bytes:
     Raises:
         KeyError: A character is not in the alphabet; the character is the error's argument.
     """
-    return bytes(_BYTE_OF[character] for character in text)
+    try:
+        return codecs.charmap_encode(text, "strict", _BYTES)[0]
+    except UnicodeEncodeError as error:
+        raise KeyError(text[error.start]) from error

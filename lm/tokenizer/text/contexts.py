@@ -48,6 +48,9 @@ class _Way:
 
 _Ways = frozenset[_Way]
 
+# The next states and the matches of an automaton as lists, of which single numbers are read faster than of arrays.
+_Tables = tuple[list[list[int]], list[list[bool]]]
+
 
 @dataclass(frozen=True)
 class ContextTable:
@@ -72,17 +75,18 @@ class ContextTable:
 def context_table(automaton: Automaton) -> ContextTable:
     """Analyze all contexts of ASCII characters."""
     groups, classes_of_group = _group(automaton)
-    states = np.unique(automaton.next_states[1:, 1:])
-    everything = frozenset(_Way(int(state), frozenset(), False) for state in states if state != DEAD)
+    states = {*automaton.next_states[1:, 1:].ravel().tolist()} - {DEAD}
+    everything = frozenset(_Way(state, frozenset(), False) for state in states)
     nothing: _Ways = frozenset()  # what is known of a context that has a character of group 0
     start = frozenset({_Way(START, frozenset(), False)})
     sets, numbers = [nothing, everything, start], {nothing: 0, everything: 1, start: 2}
     reached = np.array([1], np.uint16)  # for each context so far, the number of its set of ways
+    tables = automaton.next_states.tolist(), automaton.matches.tolist()
     for position in range(CONTEXT_LENGTH):
         following = np.zeros((1 << GROUP_BITS, len(sets)), np.uint16)
-        for number in np.unique(reached):
+        for number in np.flatnonzero(np.bincount(reached)).tolist():
             for group, classes in classes_of_group.items():
-                ways = _advance(automaton, sets[number], classes, position == _POSITION)
+                ways = _advance(tables, sets[number], classes, position == _POSITION)
                 if len(sets) == _MAX_SETS and ways not in numbers:
                     ways = nothing
                 following[group, number] = numbers.setdefault(ways, len(sets))
@@ -105,7 +109,7 @@ def _group(automaton: Automaton) -> tuple[np.ndarray, dict[int, list[int]]]:
     next_states, matches = automaton.next_states, automaton.matches
     ascii_classes = automaton.classes[:128]
     states = np.arange(len(matches))
-    repeats = (next_states[:, np.unique(ascii_classes)] == states[:, None]).any(axis=1)
+    repeats = (next_states[:, ascii_classes] == states[:, None]).any(axis=1)
     rows = [START, *states[repeats & (states != DEAD)]]
     keys = np.vstack([next_states[rows], matches[rows]])[:, ascii_classes].T
     _, group_of_character = np.unique(keys, axis=0, return_inverse=True)
@@ -113,24 +117,24 @@ def _group(automaton: Automaton) -> tuple[np.ndarray, dict[int, list[int]]]:
     groups[:128] = group_of_character.ravel() + 1
     groups[groups >= BEFORE_START] = 0
     return groups, {
-        group: [*map(int, np.unique(ascii_classes[groups[:128] == group]))] for group in range(1, groups.max() + 1)
+        group: sorted({*ascii_classes[groups[:128] == group].tolist()}) for group in range(1, groups.max() + 1)
     }
 
 
-def _advance(automaton: Automaton, ways: _Ways, classes: list[int], is_position: bool) -> _Ways:
+def _advance(tables: _Tables, ways: _Ways, classes: list[int], is_position: bool) -> _Ways:
     """Continue ways with any character of the classes."""
-    next_states, matches = automaton.next_states, automaton.matches
+    next_states, matches = tables
     result = set()
     for way in ways:
         for number in classes:
-            if any(matches[state, number] for state in way.ended):
+            if any(matches[state][number] for state in way.ended):
                 continue
-            ended = frozenset(int(next_states[state, number]) for state in way.ended) - {DEAD}
-            state = int(next_states[way.state, number])
+            ended = frozenset([next_states[state][number] for state in way.ended]) - {DEAD}
+            state = next_states[way.state][number]
             if state != DEAD:
                 result.add(_Way(state, ended, way.begins))
-            if matches[way.state, number]:
-                new = int(next_states[START, number])
+            if matches[way.state][number]:
+                new = next_states[START][number]
                 result.add(_Way(new, ended | ({state} - {DEAD}), way.begins or is_position))
     return frozenset(result)
 

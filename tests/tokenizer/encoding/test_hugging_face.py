@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from lm.errors import UserError
+from lm.tokenizer.encoding.vocab import build_vocab
 from lm.tokenizer.text.patterns import PATTERNS
 from lm.tokenizer.tokenizer import Tokenizer
 
@@ -97,10 +98,17 @@ def test_ids_of_any_text(ours: Tokenizer, theirs: tokenizers.Tokenizer, texts: s
 
 @pytest.mark.usefixtures("kernels")
 def test_ids_of_a_long_text(ours: Tokenizer, theirs: tokenizers.Tokenizer, text: str, monkeypatch) -> None:
-    monkeypatch.setattr("lm.tokenizer.tokenizer._MIN_LENGTH_TO_COMPILE", 0)
-    assert ours._supports_fast
+    monkeypatch.setattr("lm.tokenizer.encoding.codec._MIN_LENGTH_TO_COMPILE", 0)
+    assert ours._codec.supports_fast
     long = text + "ba" * 3000 + " " * 3000 + "\n" * 3000 + "1" * 100 + " 1 a  1\n 1<tool>the\t1"
     assert ours.encode(long) == ids_of(theirs, long)
+
+
+def test_the_advice_for_a_wrong_path_is_about_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no such file; choose a tokenizer\.json that the library tokenizers"):
+        Tokenizer.from_hugging_face(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="expected a file, got a folder"):
+        Tokenizer.from_hugging_face(tmp_path)
 
 
 def test_real_texts(ours: Tokenizer, theirs: tokenizers.Tokenizer, shared_data: Path) -> None:
@@ -173,7 +181,7 @@ def test_several_merges_may_make_the_same_token(with_merges: Build, monkeypatch,
     texts = ["".join(rng.choices(letters, k=rng.randint(1, 100))) for _ in range(300)]
     expected = [ids_of(theirs, text) for text in texts]
     assert [ours.encode(text) for text in texts] == expected
-    monkeypatch.setattr("lm.tokenizer.tokenizer._MIN_LENGTH_TO_COMPILE", 0)
+    monkeypatch.setattr("lm.tokenizer.encoding.codec._MIN_LENGTH_TO_COMPILE", 0)
     assert [ours.encode(text) for text in texts] == expected, "with kernels"
 
 
@@ -184,13 +192,45 @@ def test_the_order_of_overlapping_merges_matters_by_hand(with_merges: Build) -> 
             assert ours.encode("a" * length) == ids_of(theirs, "a" * length), merges
 
 
-def test_ignored_merges(with_merges: Build) -> None:
+@pytest.mark.usefixtures("kernels")
+def test_ignored_merges(with_merges: Build, monkeypatch) -> None:
     # The merges make `abc` of `ab` and `c`, but in the text `abc`, `bc` comes first.
     ours, theirs = with_merges([("b", "c"), ("a", "b"), ("ab", "c")], True)
-    assert not ours._supports_fast
-    for text in ("abc", " abc", "abcabc", "ab bc abc"):
+    assert ours.token_without_merges == b"abc"
+    for min_length in (1 << 20, 0):
+        monkeypatch.setattr("lm.tokenizer.encoding.codec._MIN_LENGTH_TO_COMPILE", min_length)
+        for text in ("abc", " abc", "abcabc", "ab bc abc", " abc" * 100):
+            assert ours.encode(text) == ids_of(theirs, text)
+        assert len(ours.encode("abc")) == 1
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("seed", range(20))
+def test_whole_tokens_of_any_length(tmp_path: Path, monkeypatch, seed: int) -> None:
+    rng = random.Random(seed)
+    # Keys of up to 15 bytes, longer ones, and pre-tokens that are not cached; `a` and `é` have one byte and two.
+    letters = ["a", "b", "é"]
+    words = {
+        "".join(rng.choices(letters, k=rng.choice([2, 3, 7, 8, 14, 15, 16, 30, 61, 62, 63, 200]))) for _ in range(60)
+    }
+    encoded = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokens = [encoded.pre_tokenize_str(word)[0][0] for word in sorted(words)]
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *dict.fromkeys(token for token in tokens if len(token) > 1)]
+    theirs = tokenizers.Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, [], ignore_merges=True))
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    ours = read(theirs, tmp_path / "tokenizer.json")
+    monkeypatch.setattr("lm.tokenizer.encoding.codec._MIN_LENGTH_TO_COMPILE", 0)
+    chosen = rng.choices([*sorted(words), "".join(rng.choices(letters, k=70)), "ab", "!"], k=300)
+    text = "".join(word + rng.choice([" ", ".", "\n"]) for word in chosen)
+    for _ in range(2):  # learned and found again
         assert ours.encode(text) == ids_of(theirs, text)
-    assert len(ours.encode("abc")) == 1
+    assert list(ours._codec.plain_encode([text], allow_special=True)) == ids_of(theirs, text)
+
+
+def test_an_empty_token_is_no_pre_token(monkeypatch) -> None:
+    vocab = build_vocab([], []) | {256: b"", 257: b"ab"}
+    monkeypatch.setattr("lm.tokenizer.encoding.codec._MIN_LENGTH_TO_COMPILE", 0)
+    assert Tokenizer(vocab, [], [], ignore_merges=True).encode("ab") == [257]
 
 
 @settings(max_examples=200)

@@ -95,7 +95,7 @@ def test_ids_of_characters_that_regex_classifies_otherwise(byte_pairs, pattern: 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_ids_from_kernels(byte_pairs, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
-    monkeypatch.setattr("lm.tokenizer.tokenizer._MIN_LENGTH_TO_COMPILE", 0)
+    monkeypatch.setattr("lm.tokenizer.encoding.codec._MIN_LENGTH_TO_COMPILE", 0)
     test_ids_of_characters_that_regex_classifies_otherwise(byte_pairs, pattern)
 
 
@@ -106,7 +106,7 @@ def test_ids_of_all_characters_are_those_of_tiktoken(byte_pairs, pattern: str) -
     for begin in range(0, len(CHARACTERS), 20_000):
         text = in_contexts(CHARACTERS[begin : begin + 20_000], ["a{0}'s {0}1"])
         expected = theirs.encode_ordinary(text)
-        assert list(ours._plain_encode([text], allow_special=True)) == expected
+        assert list(ours._codec.plain_encode([text], allow_special=True)) == expected
         assert ours.encode(text) == expected
 
 

@@ -2,4 +2,4 @@
 
 from lm.tokenizer.text.fast.build import Library
 
-library = Library(__name__, "pair_table", "encoder_kernels", "decoder_kernels")
+library = Library(__name__, "pair_table", "whole_tokens", "encoder_kernels", "decoder_kernels")

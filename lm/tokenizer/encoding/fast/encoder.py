@@ -38,6 +38,7 @@ class FastEncoder:
             Symbols 0 to 255 are the bytes; the results of the merges follow in order.
         symbol_ids: The id of each symbol; at most MAX_SYMBOLS of them.
         special_ids: The id of each special token.
+        whole_ids: The id of each token that a pre-token with its bytes becomes without any merges.
         automaton: The tables of the pattern, from `automaton_tables`.
         dtype: The dtype of the arrays of ids.
     """
@@ -47,6 +48,7 @@ class FastEncoder:
         pairs: array,
         symbol_ids: array,
         special_ids: Mapping[str, int],
+        whole_ids: Mapping[bytes, int],
         automaton: np.ndarray,
         dtype: np.dtype,
     ) -> None:
@@ -60,6 +62,14 @@ class FastEncoder:
             self._pair_bits += 1
             self._pairs = np.full(1 << self._pair_bits, ~np.uint64(0))
             is_filled = kernels.fill_pairs(np.array(pairs), num_pairs, self._pairs, self._pair_bits, self._byte_pairs)
+        self._whole_texts = np.frombuffer(b"".join([*whole_ids, PADDING]), np.uint8)
+        self._whole_bits = len(whole_ids).bit_length() + 1
+        self._whole_tokens = zeros(4 << self._whole_bits, np.uint64)
+        kernels.fill_whole_tokens(
+            self._whole_texts, np.cumsum([0, *map(len, whole_ids)], dtype=np.int64),
+            np.fromiter(whole_ids.values(), np.uint32, len(whole_ids)), len(whole_ids),
+            self._whole_tokens, self._whole_bits,
+        )  # fmt: skip
         self._special = SpecialTokens.from_ids(special_ids)
         self.automaton = automaton
         self._dtype = dtype
@@ -144,6 +154,7 @@ class FastEncoder:
             workspace.data, ends, len(ends),
             special.texts, special.bounds, special.ids, special.num_tokens,
             self.automaton, self._byte_pairs, self._pairs, self._pair_bits, self._symbol_ids,
+            self._whole_tokens, self._whole_bits, self._whole_texts,
             cache.slots, cache.bits, cache.ids, cache.key_bytes, cache.state,
             workspace.starts, workspace.keys, workspace.work, workspace.heap, workspace.ids, id_ends,
         )  # fmt: skip

@@ -17,6 +17,7 @@ import numpy as np
 
 from lm.tokenizer.encoding.fast.constants import LOCK, MAX_IDS, NUM_IDS
 from lm.tokenizer.encoding.fast.merging import merge_long, merge_short
+from lm.tokenizer.encoding.fast.whole_tokens import find_whole_token
 from lm.tokenizer.text.fast.constants import MAX_KEY_BYTES, MAX_KEYS, NUM_KEY_BYTES, NUM_KEYS
 from lm.tokenizer.text.fast.hash_table import (
     HALF,
@@ -83,6 +84,9 @@ def encode(
     pairs: Uint64s,
     pair_bits: Int,
     symbol_ids: Uint32s,
+    whole_tokens: Uint64s,
+    whole_bits: Int,
+    whole_texts: Bytes,
     cache: Uint64s,
     cache_bits: Int,
     cached_ids: Uint32s,
@@ -104,6 +108,7 @@ def encode(
         automaton: The tables of the pattern, see `lm.tokenizer.text.fast.tables`.
         byte_pairs, pairs: See pair_table.py.
         symbol_ids: The id of each symbol.
+        whole_tokens, whole_texts: The table of whole_tokens.py and the bytes of its tokens.
         cache, cached_ids, key_bytes, state: The cache, see above. When it is full, nothing is added to it.
         starts: Scratch space for one number per byte of data, and 4 more.
         keys: Scratch space for 2 numbers for each pre-token of a group.
@@ -118,6 +123,7 @@ def encode(
             stop, special = find_special(data, at, ends[text], special_texts, special_bounds, num_special)
             count = _encode_ordinary(
                 data, at, stop, automaton, byte_pairs, pairs, pair_bits, symbol_ids,
+                whole_tokens, whole_bits, whole_texts,
                 cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap, ids, count,
             )  # fmt: skip
             if stop == ends[text]:
@@ -133,6 +139,7 @@ def encode(
 @compiled
 def _encode_ordinary(
     data, begin, end, automaton, byte_pairs, pairs, pair_bits, symbol_ids,
+    whole_tokens, whole_bits, whole_texts,
     cache, cache_bits, cached_ids, key_bytes, state, starts, keys, work, heap, ids, count,
 ):  # fmt: skip
     """Write the ids of data[begin:end], which contains no special token, from ids[count] on; return the new count."""
@@ -151,12 +158,24 @@ def _encode_ordinary(
             at = np.int64(starts[number])
             length = np.int64(starts[number + 1]) - at
             if length > _MAX_CACHED_LENGTH:
-                count = merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count)
+                whole_id = find_whole_token(whole_tokens, whole_bits, whole_texts, data, at, length)
+                if whole_id >= 0:
+                    ids[count] = whole_id
+                    count += 1
+                else:
+                    count = merge_long(data, at, length, pairs, pair_bits, symbol_ids, work, heap, ids, count)
                 continue
             first, second = keys[2 * (number - group)], keys[2 * (number - group) + 1]
             slot = find_slot(cache, cache_bits, first, second, data, at, length, key_bytes)
             if slot < 0:
-                end_of_ids = merge_short(data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count)
+                whole_id = find_whole_token(whole_tokens, whole_bits, whole_texts, data, at, length)
+                if whole_id >= 0:
+                    ids[count] = whole_id
+                    end_of_ids = count + 1
+                else:
+                    end_of_ids = merge_short(
+                        data, at, length, byte_pairs, pairs, pair_bits, symbol_ids, work, ids, count
+                    )
                 if try_lock(state, LOCK):
                     _add_to_cache(
                         data, at, length, ids, count, end_of_ids - count, first, second,

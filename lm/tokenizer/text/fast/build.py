@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Iterator
 from functools import cache, cached_property
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -24,7 +24,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from lm.atomic import atomic_write, make_folder
 from lm.errors import UserError
@@ -98,6 +97,8 @@ class Library:
         `Library`, the versions of the compilers, and the processor. It is not inside the package, which may be
         read-only, so that copies of the package with the same sources share it.
         """
+        from importlib import metadata
+
         from llvmlite import binding
         from platformdirs import user_cache_path
 
@@ -124,6 +125,8 @@ class Library:
         except UserError as error:
             print(f"the compiled kernels will not be stored: {error}", file=sys.stderr)
             return self._compile(machine)
+        from filelock import FileLock
+
         # Of several processes that start at the same time, one compiles and the others wait for it.
         with FileLock(self._path.with_name(f"{self._path.name}.lock")):
             content = _read(self._path)

@@ -14,7 +14,7 @@ from lm.tokenizer.training.fast import library
 
 _THREAD_TABLE_BITS = 16  # 2 MB, of which a thread mostly uses a small part, so that it stays in the core's cache
 _TEXT_TABLE_BITS = 17
-_KEY_BYTES = 1 << 20
+_KEY_BYTES = 1 << 21  # so that even one pre-token as long as a piece fits in
 
 
 class CountTable:
@@ -31,19 +31,25 @@ class CountTable:
         # At most half full, so that probing stays short.
         self.state[MAX_KEYS], self.state[MAX_KEY_BYTES] = 1 << bits - 1, num_key_bytes
 
-    def reserve(self, num_keys: int, num_key_bytes: int) -> None:
-        """Make space for this many more keys, and for this many more bytes of long keys."""
-        num_keys += int(self.state[NUM_KEYS])
-        num_key_bytes += int(self.state[NUM_KEY_BYTES])
-        if num_keys > self.state[MAX_KEYS] or num_key_bytes > self.state[MAX_KEY_BYTES]:
-            smaller = copy(self)
-            self._allocate(max(self.bits, num_keys.bit_length() + 1), max(len(self.key_bytes), 2 * num_key_bytes))
-            self._add(smaller)
+    def grow(self, bits: int, num_key_bytes: int) -> None:
+        """Move to other arrays, with 2^bits slots and space for this many bytes of long keys."""
+        smaller = copy(self)
+        self._allocate(bits, num_key_bytes)
+        self.add_counts(smaller)
 
     def add_counts(self, other: "CountTable") -> None:
-        """Add the counts of another table to this one."""
-        self.reserve(int(other.state[NUM_KEYS]), int(other.state[NUM_KEY_BYTES]))
-        self._add(other)
+        """Add the counts of another table to this one, which grows only when it is full: most keys may be in both."""
+        at = 0
+        while at < len(other.slots):
+            at = library.load().add_counts(
+                other.slots, other.bits, other.key_bytes, at, self.slots, self.bits, self.key_bytes, self.state
+            )
+            if at < len(other.slots):
+                state = self.state
+                if state[NUM_KEYS] == state[MAX_KEYS]:
+                    self.grow(self.bits + 1, int(state[MAX_KEY_BYTES]))
+                else:
+                    self.grow(self.bits, 2 * int(state[NUM_KEY_BYTES] + other.state[NUM_KEY_BYTES]))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the contents as arrays, for a file."""
@@ -60,11 +66,6 @@ class CountTable:
     def clear(self) -> None:
         self.slots.fill(0)
         self.state[[NUM_KEYS, NUM_KEY_BYTES]] = 0
-
-    def _add(self, other: "CountTable") -> None:
-        library.load().add_counts(
-            other.slots, other.bits, other.key_bytes, self.slots, self.bits, self.key_bytes, self.state
-        )
 
 
 def count_pre_tokens(
@@ -95,7 +96,7 @@ def count_pre_tokens(
         table = local.table
         size = source.read(*piece, local.data)
         if table.state[MAX_KEY_BYTES] < size:  # the whole piece may be one pre-token
-            table.reserve(0, size)
+            table.grow(table.bits, 2 * size)  # the next piece may be a little longer
         at = 0
         while at < size:
             at = library.load().count_pre_tokens(

@@ -66,14 +66,19 @@ def add_counts(
     source: Uint64s,
     source_bits: Int,
     source_key_bytes: Bytes,
+    begin: Int,
     table: Uint64s,
     bits: Int,
     key_bytes: Bytes,
     state: Int64s,
 ):
-    """Add the counts in `source` to those in `table`, which must have space for all of them."""
+    """Add the counts in `source`, from the number source[begin] on, to those in `table`.
+
+    Returns:
+        Where it stopped, which is before the end of `source` if `table` is full.
+    """
     end = 4 << source_bits
-    for slot in range(0, end, 4):
+    for slot in range(begin, end, 4):
         ahead = min(slot + _PREFETCH_DISTANCE, end - 4)
         if source[ahead + 1]:
             prefetch(table, np.int64(home_slot(bits, source[ahead], source[ahead + 1])) * 4)
@@ -84,9 +89,11 @@ def add_counts(
             target = find_slot(table, bits, first, second, source_key_bytes, position, length, key_bytes)
             if target < 0:
                 target = ~target
+                if state[NUM_KEYS] == state[MAX_KEYS] or state[NUM_KEY_BYTES] + length > state[MAX_KEY_BYTES]:
+                    return slot
                 _insert(table, target, first, second, source_key_bytes, position, length, key_bytes, state)
             table[target + 3] += count
-    return 0
+    return end
 
 
 @kernel

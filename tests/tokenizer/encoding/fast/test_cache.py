@@ -15,7 +15,7 @@ from lm.tokenizer.encoding.fast.constants import LOCK
 from lm.tokenizer.text.fast.constants import MAX_KEYS, NUM_KEYS
 from lm.tokenizer.tokenizer import Tokenizer
 
-MODULE = "lm.tokenizer.tokenizer"
+MODULE = "lm.tokenizer.encoding.codec"
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -46,7 +46,7 @@ def words(seed: int, num_words: int) -> str:
 def test_a_crowded_cache_is_replaced_by_a_larger_one_with_the_same_content(tokenizer: Tokenizer) -> None:
     text = words(1, 40_000)
     expected = tokenizer.encode_array(text)
-    encoder = tokenizer._fast_encoder
+    encoder = tokenizer._codec.fast_encoder
     before = encoder._cache.get()
     encoder._cache._current = larger = before.successor()
     assert larger.bits == before.bits + 1 and larger.state[NUM_KEYS] == before.state[NUM_KEYS] > 1000
@@ -57,7 +57,7 @@ def test_a_crowded_cache_is_replaced_by_a_larger_one_with_the_same_content(token
 
 def test_a_closed_cache_is_read_but_not_changed(tokenizer: Tokenizer) -> None:
     expected = tokenizer.encode_array(words(1, 1000))
-    shared = tokenizer._fast_encoder._cache
+    shared = tokenizer._codec.fast_encoder._cache
     closed = shared.get()
     library.load().close_cache(closed.state)
     try:
@@ -97,10 +97,10 @@ def test_many_threads_get_the_same_ids(
     monkeypatch.setattr(Cache.__init__, "__defaults__", (6, None))
     texts = [words(number % 3, 300) for number in range(60)]
     fresh = Tokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens)
-    expected = [list(fresh._plain_encode([text], True)) for text in texts]
+    expected = [list(fresh._codec.plain_encode([text], True)) for text in texts]
     for _ in range(3):
         shared = Tokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens)
-        shared._fast_encoder  # noqa: B018 - is built before the threads start
+        shared._codec.fast_encoder  # noqa: B018 - is built before the threads start
         barrier = Barrier(num_threads)
 
         def encode(number: int, shared: Tokenizer = shared, barrier: Barrier = barrier) -> list[list[int]]:

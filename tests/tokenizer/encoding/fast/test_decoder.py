@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lm.errors import UserError
 from lm.tokenizer.tokenizer import Tokenizer
 
-MODULE = "lm.tokenizer.tokenizer"
+MODULE = "lm.tokenizer.encoding.codec"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -18,7 +18,7 @@ from lm.tokenizer.text.fast import chunks
 from lm.tokenizer.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
-MODULE = "lm.tokenizer.tokenizer"
+MODULE = "lm.tokenizer.encoding.codec"
 
 # One is a prefix of another, one a suffix, and two overlap partly.
 OVERLAPPING = [END, END + END, "<|", "|>ba", "text|><|end", "xx", "ba ke"]

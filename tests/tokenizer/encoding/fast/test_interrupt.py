@@ -1,4 +1,4 @@
-"""Ctrl-C while a long text is being encoded ends the work at once."""
+"""Ctrl-C while a long text is being encoded, or a tokenizer is trained on it, ends the work at once."""
 
 import signal
 import subprocess
@@ -17,6 +17,7 @@ import sys, threading, time
 from pathlib import Path
 from tqdm import tqdm
 from lm.tokenizer.tokenizer import Tokenizer
+from lm.tokenizer.training.bpe import train_bpe
 
 tqdm.monitor_interval = 0  # starts no thread
 folder, method, num_threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -29,6 +30,7 @@ calls = {
     "file": lambda: sum(map(len, tokenizer.encode_file(path, num_threads))),
     "text": lambda: tokenizer.encode_array(text, num_threads=num_threads),
     "documents": lambda: tokenizer.encode_batch(texts, num_threads=num_threads),
+    "training": lambda: train_bpe(path, 1000, ["<|endoftext|>"], num_threads=num_threads),
 }
 print("ready", flush=True)
 try:
@@ -42,8 +44,8 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("num_threads", ["1", "3"])
-@pytest.mark.parametrize("method", ["file", "text", "documents"])
-def test_ctrl_c_ends_encoding_at_once(
+@pytest.mark.parametrize("method", ["file", "text", "documents", "training"])
+def test_ctrl_c_ends_the_work_at_once(
     tokenizer: Tokenizer, text: str, tmp_path: Path, method: str, num_threads: str
 ) -> None:
     tokenizer.save(tmp_path)

@@ -49,7 +49,9 @@ def test_tables_grow_with_the_number_and_the_length_of_pre_tokens(
     monkeypatch: pytest.MonkeyPatch, num_threads: int
 ) -> None:
     rng = random.Random(1)
-    words = [f" {number:x}" + "é" * (number % 40 if number % 5 == 0 else 1) for number in range(90_000)]
+    letters = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
+    words = [f" {number:x}".translate(letters) for number in range(150_000)]
+    words = [word + "é" * (number % 40 if number % 5 == 0 else 0) for number, word in enumerate(words)]
     words += words[::2] + words[::7]
     rng.shuffle(words)
     text = "".join(words)
@@ -57,4 +59,8 @@ def test_tables_grow_with_the_number_and_the_length_of_pre_tokens(
     length = len(text) // 9 if num_threads > 1 else len(text)
     monkeypatch.setattr(chunks, "_MIN_PIECE_LENGTH", length)
     monkeypatch.setattr(chunks, "_MAX_PIECE_LENGTH", length)
-    assert counts_of(count_pre_tokens(StringSource(text), automaton_tables("gpt2"), [], num_threads)) == expected
+    counts = count_pre_tokens(StringSource(text), automaton_tables("gpt2"), [], num_threads)
+    assert counts_of(counts) == expected and len(expected) == 150_000
+    loaded = CountTable.from_arrays(counts.to_arrays())
+    loaded.add_counts(counts)
+    assert counts_of(loaded) == expected + expected
