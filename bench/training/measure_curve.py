@@ -1,8 +1,8 @@
 """One training in a fresh process: `python -m bench.training.measure_curve JOB` prints its curve as a JSON object.
 
 The clock runs during the steps, including the preparation of their batches. It does not run during evaluations, and the
-first step with windows of a length, which compiles, counts as the median of the others. Each evaluation is over the whole val split, with every
-token as a target once (`lm.training.evaluation`), and uses the system's own loss.
+first step with windows of a length, which compiles, counts as the median of the others. Each evaluation is over the
+whole val split, with every token as a target once (`lm.training.evaluation`), and uses the system's own loss.
 """
 
 import json
