@@ -186,7 +186,7 @@ CHECKOUTS = ("nanogpt", "llama2c")  # the systems that are not packages
 
 
 _ATTENTIONS = {  # for the systems that have a choice
-    "cpu": {"lm": ("reference", "sdpa"), "transformers": ("sdpa", "eager")},
+    "cpu": {"lm": ("flash", "sdpa"), "transformers": ("sdpa", "eager")},
     "cuda": {"lm": ("sdpa", "flash"), "transformers": ("sdpa", "eager")},
 }
 

@@ -1,8 +1,8 @@
 """One training in a fresh process: `python -m bench.training.measure_curve JOB` prints its curve as a JSON object.
 
 The clock runs during the steps, including the preparation of their batches. It does not run during evaluations, and the
-first step, which compiles, counts as the median of the others. Each evaluation is over the whole val split, with every
-token as a target once (`lm.training.evaluation`), and uses the system's own loss.
+first step with windows of a length, which compiles, counts as the median of the others. Each evaluation is over the
+whole val split, with every token as a target once (`lm.training.evaluation`), and uses the system's own loss.
 """
 
 import json
@@ -37,8 +37,8 @@ def learning_curve(job: dict[str, Any]) -> dict[str, Any]:
     """Train a `system` for `steps` and evaluate it `points` times.
 
     The job also has `model`, `vocab_size`, `optim`, `dtype`, `compile`, `batch_size`, `attention` and `checkout`;
-    `tokens` and `val_tokens`, the paths of arrays of token ids; `val_text_bytes` and `end_of_text_id`; and for ours
-    `document_mask`.
+    `tokens` and `val_tokens`, the paths of arrays of token ids; `val_text_bytes` and `end_of_text_id`; and what
+    `TrainConfig` has to choose windows: `windows`, `short_fraction`, `short_context_length` and `document_mask`.
     """
     keep_freed_memory()  # for all systems: this compares how they learn
     config, optim = ModelConfig(**job["model"]), OptimConfig(**job["optim"])
@@ -52,11 +52,19 @@ def learning_curve(job: dict[str, Any]) -> dict[str, Any]:
         system, optim, job["dtype"], torch.device("cpu"), compiled=job["compile"], document_separator=separator
     )
     evaluate_at = {round(job["steps"] * (point + 1) / job["points"]) for point in range(job["points"])}
-    starts = window_starts(tokens, "stream", config.context_length, job["end_of_text_id"])
-    curve, spent = [], []
+    starts = window_starts(tokens, job["windows"], config.context_length, job["end_of_text_id"])
+    short_steps = round(job["short_fraction"] * job["steps"])
+    num_short = config.context_length // job["short_context_length"]  # windows in place of one
+    curve: list[dict[str, float]] = []
+    spent: list[float] = []
     for number in range(1, job["steps"] + 1):
         start = time.perf_counter()
-        inputs, targets = batch(tokens, starts, number - 1, job["batch_size"], config.context_length, seed=1)
+        if number <= short_steps:  # as in lm.training.loop
+            size, length, index = num_short * job["batch_size"], job["short_context_length"], number - 1
+        else:
+            size, length = job["batch_size"], config.context_length
+            index = number - 1 + short_steps * (num_short - 1)
+        inputs, targets = batch(tokens, starts, index, size, length, seed=1)
         step(inputs.contiguous(), targets.contiguous(), learning_rate(number, optim, job["steps"]))
         spent.append(time.perf_counter() - start)
         if number in evaluate_at:
@@ -65,7 +73,9 @@ def learning_curve(job: dict[str, Any]) -> dict[str, Any]:
             nats = _total_loss(job, system, val_tokens, config.context_length, separator)
             system.model = compiled
             bits_per_byte = nats / math.log(2) / job["val_text_bytes"]
-            seconds = sum(spent[1:]) + median(spent[1:] or spent)
+            compiling = {0, short_steps} & set(range(number))
+            others = [seconds for index, seconds in enumerate(spent) if index not in compiling]
+            seconds = sum(others) + len(compiling) * median(others or spent)
             curve.append({"step": number, "seconds": seconds, "val_bits_per_byte": bits_per_byte})
     return {
         "curve": curve,

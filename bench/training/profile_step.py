@@ -67,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="125m", help=f"{', '.join(SHAPES)}; default: 125m")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="sequences; default: 16")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default: bfloat16")
-    parser.add_argument("--attention", choices=["reference", "sdpa", "flash"], default="sdpa", help="default: sdpa")
+    parser.add_argument(
+        "--attention", choices=["reference", "sdpa", "flash", "auto"], default="auto", help="default: auto"
+    )
     parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: auto")
     add_json(parser)

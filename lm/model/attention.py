@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lm.model.cache import LayerCache
 from lm.model.config import AttentionBackend
 from lm.model.fused.flash_attention import flash_attention
+from lm.model.fused.flash_cpu import run as flash_cpu
 from lm.model.linear import Linear
 from lm.model.norms import RMSNorm
 from lm.model.positions import RotaryEmbedding
@@ -40,9 +41,11 @@ def causal_attention(
     """Attention where position t sees positions 0 to t, or only those of its document with `document_starts` (B, T).
 
     Queries are (B, H, T, K), keys and values (B, G, T, K): with G < H, groups of heads share them. The backends compute
-    the same: `reference` is the equation above, which torch.compile makes fast on a CPU; `sdpa` is PyTorch's kernel
-    (FlashAttention on CUDA, unless there are documents); `flash` is `flash_attention`.
+    the same: `reference` is the equation above; `sdpa` is PyTorch's kernel (FlashAttention on CUDA, unless there are
+    documents); `flash` is `flash_attention`; and `auto` is the fastest for the device.
     """
+    if backend == "auto":
+        backend = fastest_backend(q.device.type)
     if k.shape[-3] < q.shape[-3]:
         group = q.shape[-3] // k.shape[-3]
         k, v = k.repeat_interleave(group, dim=-3), v.repeat_interleave(group, dim=-3)
@@ -57,6 +60,12 @@ def causal_attention(
     if backend == "sdpa":
         return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return scaled_dot_product_attention(q, k, v, mask)
+
+
+@torch.compiler.assume_constant_result
+def fastest_backend(device: str) -> AttentionBackend:
+    """What `auto` means: on a CPU, `flash` if its kernels can be compiled; otherwise `sdpa`."""
+    return "flash" if device == "cpu" and flash_cpu.can_run() else "sdpa"
 
 
 def attention_to_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

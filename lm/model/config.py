@@ -9,7 +9,7 @@ Norm = Literal["rmsnorm", "layernorm", "none"]
 NormPosition = Literal["pre", "post"]
 Position = Literal["rope", "learned", "none"]
 FeedForward = Literal["swiglu", "silu", "relu_squared"]
-AttentionBackend = Literal["reference", "sdpa", "flash"]  # see `lm.model.attention.causal_attention`
+AttentionBackend = Literal["auto", "flash", "sdpa", "reference"]  # see `lm.model.attention.causal_attention`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lm.model.fused import onednn
+from lm.model.fused import products
 
 
 def matmul(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ: (..., d_in), (d_out, d_in) -> (..., d_out), computed by the library that is fastest on this processor."""
-    if onednn.is_faster(x, weight):
-        return onednn.matmul(x, weight)
+    """x Wᵀ: (..., d_in), (d_out, d_in) -> (..., d_out), computed in the way that is fastest on this processor."""
+    if products.applies(x, weight):
+        return products.matmul(x, weight)
     return x @ weight.T
 
 

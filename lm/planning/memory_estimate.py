@@ -11,7 +11,7 @@ from lm.model.canon import CanonLayer
 from lm.model.config import AttentionBackend, ModelConfig
 from lm.model.cost import parameters
 from lm.model.feed_forward import FEED_FORWARDS
-from lm.model.fused.onednn import prefers_onednn
+from lm.model.fused.products import prefers_float32, prefers_onednn
 from lm.model.norms import NORMS
 from lm.training.config import OptimizerName, Parallelism, Precision, RunConfig, RuntimeConfig
 from lm.training.loss import CHUNK_LOGITS
@@ -33,8 +33,9 @@ def training_bytes(
     """Bytes that PyTorch holds at the peak of a training step, by kind.
 
     `weights`, `optimizer` state and `gradients` are float32. Under bfloat16 autocast there are also `bfloat16_weights`,
-    a copy of each matrix. `activations` are what the forward pass saves for the backward pass. The last key names the
-    phase in which the peak occurs, and holds the temporary tensors of that phase:
+    a copy of each matrix, unless products are computed in float32 (see `lm.model.fused.products`). `activations` are
+    what the forward pass saves for the backward pass. The last key names the phase in which the peak occurs, and holds
+    the temporary tensors of that phase:
 
     - `loss`, in most cases: all activations exist, and the logits of one chunk. The only gradient is the head's, unless
       earlier micro batches have left theirs.
@@ -59,7 +60,8 @@ def training_bytes(
     num_layers = config.num_layers
 
     layer = tokens * layer_bytes_per_token(config, element, attention_backend)
-    layer_copies = 2 * matrices // num_layers if element == 2 else 0
+    has_copies = element == 2 and not (device == "cpu" and prefers_float32())
+    layer_copies = 2 * matrices // num_layers if has_copies else 0
     final_norm = NORMS[config.norm].saved_bytes_per_token(config.d_model, 4) if config.norm_position == "pre" else 0
     ends = tokens * (final_norm + 16)  # the final norm, and the ids of inputs and targets
     if config.norm_position == "post" and _stream_element(config, element) == 2:
@@ -196,10 +198,11 @@ def _loss_bytes(config: ModelConfig, vocab_size: int, tokens: int, element: int,
     head = vocab_size * config.d_model
     # A chunk begins with its logits, in float32 beside those of the product, and ends with its share of the head's
     # gradient. For that, oneDNN copies the gradient of the logits, since it accepts no transposed tensor.
-    copies = 2 if element == 2 else 0
-    transposed = 4 if element == 4 and device == "cpu" and prefers_onednn() else 0
+    product = 4 if device == "cpu" and prefers_float32() else element
+    copies = 2 if product == 2 else 0
+    transposed = 4 if product == 4 and device == "cpu" and prefers_onednn() else 0
     beginning = (4 + copies) * logits
-    end = (element + transposed) * logits + (4 + copies) * head
+    end = (product + transposed) * logits + (4 + copies) * head
     return 2 * hidden + copies * head + max(beginning, end)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm.model.fused.products import product_dtype
 from lm.model.linear import matmul
 
 # The maximum number of logits that `linear_cross_entropy` computes at once: few enough to stay in a CPU's cache, enough
@@ -43,14 +44,15 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
         weight: (V, D), the weight of the head.
         targets: (...), token ids.
 
-    Under autocast, the products are computed in its dtype; softmax, loss and the sum of the weight's gradients are in
-    float32.
+    The products are computed in autocast's dtype, or in the faster `product_dtype`; softmax, loss and the sum of the
+    weight's gradients are in float32.
     """
     device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    return _LinearCrossEntropy.apply(
-        hidden.reshape(-1, hidden.shape[-1]), weight, targets.flatten(), dtype, torch.is_grad_enabled()
-    )
+    dtype = product_dtype(hidden)
+    with torch.autocast(device, enabled=False):  # here, what is rounded is stated
+        return _LinearCrossEntropy.apply(
+            hidden.reshape(-1, hidden.shape[-1]), weight, targets.flatten(), dtype, torch.is_grad_enabled()
+        )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

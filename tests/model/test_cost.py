@@ -34,7 +34,7 @@ def test_parameters_are_those_of_the_model(small, changes):
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_flops_equal_pytorchs_count_of_the_reference(small, changes, monkeypatch):
     # PyTorch does not count oneDNN's operator.
-    monkeypatch.setattr("lm.model.fused.onednn.prefers_onednn", lambda: False)
+    monkeypatch.setattr("lm.model.fused.products.prefers_onednn", lambda: False)
     config = dataclasses.replace(small, **changes)
     model = TransformerLM(config, vocab_size=61, attention_backend="reference")
     with FlopCounterMode(display=False) as counter:

@@ -57,7 +57,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 def choose_library(monkeypatch: pytest.MonkeyPatch, onednn: bool) -> None:
-    monkeypatch.setattr("lm.model.fused.onednn.prefers_onednn", lambda: onednn)
+    monkeypatch.setattr("lm.model.fused.products.prefers_onednn", lambda: onednn)
     monkeypatch.setattr("lm.planning.memory_estimate.prefers_onednn", lambda: onednn)
 
 

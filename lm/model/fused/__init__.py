@@ -1,1 +1,1 @@
-"""What makes the layers fast: hand-written derivatives, oneDNN, FlashAttention."""
+"""What makes the layers fast: hand-written derivatives, faster products, FlashAttention."""

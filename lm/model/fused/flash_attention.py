@@ -3,7 +3,8 @@
 It computes softmax(Q Kᵀ / sqrt(d)) V without storing the (T, T) scores. Each tile of queries visits the keys tile by
 tile; when a later tile contains a larger score, the sums so far are scaled down. For the backward pass only the output
 O and the log-sum-exp L of each row are kept, and the tiles of P = exp(S - L) are computed again. The tiles in this
-module are PyTorch tensors; on CUDA, the Triton kernels in flash_kernels.py run the same algorithms.
+module are PyTorch tensors. On CUDA, the Triton kernels in flash_kernels.py run the same algorithms, and on a CPU, the
+kernels in flash_cpu/, which numba compiles.
 
 The names are the paper's. Shapes: B batch, H heads, T sequence, d d_head, r and c the number of rows in a tile of
 queries and of keys; document_starts is (B, T).
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lm.errors import UserError
+from lm.model.fused.flash_cpu import run as flash_cpu
 
 _TILE = 64  # rows
 
@@ -129,6 +131,8 @@ def _forward(Q: Tensor, K: Tensor, V: Tensor, document_starts: Tensor | None) ->
     if Q.is_cuda:
         with torch.cuda.device(Q.device):
             return _kernels().forward(Q, K, V, document_starts)
+    if flash_cpu.supports(Q):
+        return flash_cpu.forward(Q, K, V, document_starts)
     with torch.autocast(Q.device.type, enabled=False):  # autocast would round the tiles
         return tiled_forward(Q, K, V, document_starts)
 
@@ -140,6 +144,8 @@ def _backward(
     if Q.is_cuda:
         with torch.cuda.device(Q.device):
             return _kernels().backward(dO, Q, K, V, O, L, document_starts)
+    if flash_cpu.supports(Q):
+        return flash_cpu.backward(dO, Q, K, V, O, L, document_starts)
     with torch.autocast(Q.device.type, enabled=False):
         return tiled_backward(dO, Q, K, V, O, L, document_starts)
 

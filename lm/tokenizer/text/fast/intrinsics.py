@@ -157,6 +157,17 @@ def store_release(_, numbers, at, value):
 
 
 @intrinsic
+def fetch_add(_, numbers, at):
+    """Add 1 to numbers[at] and return what it was before; safe with several threads."""
+
+    def generate(context, builder, signature, arguments):
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", builder.gep(arguments[0], [arguments[1]]), one, "acq_rel")
+
+    return numbers.dtype(numbers, types.int64), generate
+
+
+@intrinsic
 def try_lock(_, numbers, at):
     """Take the lock numbers[at] if it is free, that is 0; return whether this succeeded. `store_release` frees it."""
 
@@ -228,6 +239,12 @@ def bytes_at(_, address):
 def uint16s_at(_, address):
     """Return the memory at an address as 16-bit numbers."""
     return types.CPointer(types.uint16)(address), _to_pointer
+
+
+@intrinsic
+def floats_at(_, address):
+    """Return the memory at an address as float32 numbers."""
+    return types.CPointer(types.float32)(address), _to_pointer
 
 
 @intrinsic
