@@ -9,6 +9,8 @@ from hypothesis import settings
 from lm import config
 from lm.config import Params
 from lm.model.config import ModelConfig
+from lm.model.fused import flash_cpu
+from lm.tokenizer.text.fast.build import can_load
 from lm.training.config import RunConfig, RuntimeConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -16,6 +18,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 # How long an example takes depends on what else the machine does.
 settings.register_profile("lm", deadline=None)
 settings.load_profile("lm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def attention_kernels() -> None:
+    """Compile the kernels of attention, so that no test waits for that or finds the message about it on stderr."""
+    if can_load():
+        flash_cpu.library.load()
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +71,7 @@ def runtime() -> RuntimeConfig:
         num_processes=1,
         parallelism="ddp",
         compile=False,
-        attention_backend="sdpa",
+        attention_backend="auto",
         micro_batch_size=0,
         checkpoint_activations=False,
         checkpoint_every=3,

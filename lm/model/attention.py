@@ -94,7 +94,7 @@ class MultiHeadSelfAttention(nn.Module):
         num_kv_heads: int | None = None,
         rope: RotaryEmbedding | None = None,
         qk_norm: bool = False,
-        backend: AttentionBackend = "sdpa",
+        backend: AttentionBackend = "auto",
     ) -> None:
         super().__init__()
         self.num_heads = num_heads

@@ -78,7 +78,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBackend = "sdpa") -> TransformerLM:
+def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBackend = "auto") -> TransformerLM:
     """Build the model in `folder` on the CPU, in evaluation mode.
 
     Raises:
@@ -111,7 +111,7 @@ def load_model(folder: Path, tokenizer_hash: str, attention_backend: AttentionBa
 
 
 def build_model(
-    folder: Path, config: ModelConfig, vocab_size: int, attention_backend: AttentionBackend = "sdpa"
+    folder: Path, config: ModelConfig, vocab_size: int, attention_backend: AttentionBackend = "auto"
 ) -> TransformerLM:
     """Build the model that is in `folder`, with random weights.
 

@@ -28,7 +28,7 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, rope: RotaryEmbedding | None = None, attention_backend: AttentionBackend = "sdpa"
+        self, config: ModelConfig, rope: RotaryEmbedding | None = None, attention_backend: AttentionBackend = "auto"
     ) -> None:
         super().__init__()
         self.norm_position = config.norm_position
@@ -76,7 +76,7 @@ class TransformerLM(nn.Module):
         self,
         config: ModelConfig,
         vocab_size: int,
-        attention_backend: AttentionBackend = "sdpa",
+        attention_backend: AttentionBackend = "auto",
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ def training_bytes(
     num_micro_batches: int = 1,
     optimizer: OptimizerName = "adamw",
     cautious_weight_decay: bool = False,
-    attention_backend: AttentionBackend = "sdpa",
+    attention_backend: AttentionBackend = "auto",
     checkpoint_activations: bool = False,
     device: str = "cpu",
 ) -> dict[str, int]:
