@@ -2,9 +2,10 @@
 
     python -m bench.attention [--quick] [--json FILE]
 
-The systems: `flash` is the Triton kernels (only on a GPU), `tiled` the same algorithm in PyTorch, `reference` computes
-the scores as one matrix, and `sdpa` is PyTorch's scaled_dot_product_attention. On a GPU, sdpa is restricted to its
-FlashAttention kernel in bfloat16, and to the memory-efficient one in float32, which the former does not support.
+The systems: `flash` is the kernels for Triton or, on a CPU, for numba; `tiled` is the same algorithm in PyTorch;
+`reference` computes the scores as one matrix; and `sdpa` is PyTorch's scaled_dot_product_attention. On a GPU, sdpa is
+restricted to its FlashAttention kernel in bfloat16, and to the memory-efficient one in float32, which the former does
+not support.
 
 A result is for the forward pass, or for forward and backward together, of 16,384 tokens (on a CPU 2,048) or one longer
 sequence, with heads of 2,048 dimensions in total (on a CPU 256). Its milliseconds are the median of calls after a

@@ -6,8 +6,8 @@ The text is split by documents, a BPE tokenizer with 2,048 tokens is trained on 
 on that for the same time, on this machine's CPU. The others are the Llama and the GPT-2 of transformers, and nanoGPT if
 a checkout is given. They have as many parameters as ours, within 2%. All train in float32, compiled or not, whichever
 is faster: the others with PyTorch's fused AdamW and a cosine schedule after a warmup, with each of three learning
-rates; ours with everything that helped on TinyStories (see bench/README.md), which is Muon, QK-norm, document masking
-and a late decay of the learning rate.
+rates; ours with everything that helped on TinyStories (see bench/README.md), which is Muon, QK-norm, document masking,
+a late decay of the learning rate, and short windows during the first quarter of the steps.
 
 A measurement beforehand determines how many steps fit into the time. Because a schedule ends with its training, ours is
 also trained for a part of the time. The curves show bits per byte of the whole val split over the seconds of training
@@ -127,6 +127,9 @@ def our_job() -> dict[str, Any]:
         "dtype": "float32",
         "batch_size": _BATCH_SIZE,
         "document_mask": True,
+        "windows": "stream",
+        "short_fraction": 0.25,
+        "short_context_length": 64,
         "compile": [True, False],
         "attention": attentions(OURS, "cpu"),
     }
@@ -142,7 +145,10 @@ def their_job(system: str, nanogpt: Path | None) -> dict[str, Any]:
         "dtype": "float32",
         "batch_size": _BATCH_SIZE,
         "compile": [True, False],
-        "attention": ["sdpa"],
+        "attention": attentions(system, "cpu"),
+        "windows": "stream",
+        "short_fraction": 0.0,
+        "short_context_length": _SHAPE.context_length,
     }
 
 

@@ -51,7 +51,7 @@ class KnownDevice:
 
 # A core with AVX2 has two units that each multiply and add eight float32 numbers per cycle: 32 FLOP per cycle (Intel 64
 # and IA-32 Architectures Optimization Reference Manual; Software Optimization Guide for the AMD Zen 3). With AVX2 only,
-# bfloat16 is emulated, and takes about ten times as long as float32.
+# products of bfloat16 activations are computed in float32 (lm/model/fused/products.py).
 _AVX2_CORE = 32 * 3.0e9  # FLOP/s at 3 GHz
 
 # All speeds are dense. The data sheets of the H100 and the H200 list bfloat16 with sparsity, at twice the speed; the
@@ -63,7 +63,7 @@ DEVICES = {
         title="CPU with 2 cores and AVX2",
         kind="cpu",
         float32=2 * _AVX2_CORE,
-        bfloat16=None,
+        bfloat16=2 * _AVX2_CORE,
         memory=8e9,
         bandwidth=20e9,
     ),
@@ -71,7 +71,7 @@ DEVICES = {
         title="CPU with 8 cores and AVX2",
         kind="cpu",
         float32=8 * _AVX2_CORE,
-        bfloat16=None,
+        bfloat16=8 * _AVX2_CORE,
         memory=16e9,
         bandwidth=51.2e9,
     ),

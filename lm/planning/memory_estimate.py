@@ -44,7 +44,8 @@ def training_bytes(
     - `step`, if there are few tokens and many parameters: all gradients exist, and the temporary tensors of the
       optimizer.
 
-    Neither document masks nor memory that libraries allocate without PyTorch are counted.
+    Document masks, the scratch memory of the attention kernels on a CPU (per thread, seven copies of a head's rows) and
+    memory that libraries allocate without PyTorch are not counted.
 
     Args:
         device: "cpu", "cuda" or "mps".

@@ -44,12 +44,12 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
         weight: (V, D), the weight of the head.
         targets: (...), token ids.
 
-    The products are computed in autocast's dtype, or in the faster `product_dtype`; softmax, loss and the sum of the
-    weight's gradients are in float32.
+    The products are computed in the dtype that `product_dtype` returns: autocast's, or float32 where that is faster.
+    Softmax, loss and the sum of the weight's gradients are in float32.
     """
     device = hidden.device.type
     dtype = product_dtype(hidden)
-    with torch.autocast(device, enabled=False):  # here, what is rounded is stated
+    with torch.autocast(device, enabled=False):  # every conversion is explicit from here on
         return _LinearCrossEntropy.apply(
             hidden.reshape(-1, hidden.shape[-1]), weight, targets.flatten(), dtype, torch.is_grad_enabled()
         )

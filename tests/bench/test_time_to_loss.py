@@ -6,7 +6,8 @@ import pytest
 
 from bench.common.models import SYSTEMS
 from bench.training.curves import report, seconds_to
-from bench.training.time_to_loss import MODELS, write_data
+from bench.training.measure_curve import learning_curve
+from bench.training.time_to_loss import MODELS, our_job, their_job, write_data
 from lm.corpus.config import END_OF_TEXT
 from lm.errors import UserError
 
@@ -72,3 +73,22 @@ def test_text_that_cannot_be_split_is_an_error(tmp_path: Path, text: bytes | Non
 def test_the_others_have_as_many_parameters(system: str) -> None:
     model = SYSTEMS[system](MODELS[system], 2048, "sdpa").model
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(836_448, rel=0.02)
+
+
+def test_our_training_reads_short_windows_first(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("Once upon a time, a cat sat down and slept. <|endoftext|>" * 400)
+    data = write_data(tmp_path / "text.txt", tmp_path) | {"vocab_size": 2048}
+    job = our_job() | data | {"compile": False, "attention": "auto", "steps": 4, "points": 2}
+    job |= {"model": job["model"] | {"d_model": 16, "num_layers": 1, "d_ff": 16, "context_length": 32}}
+    learned = learning_curve(job | {"short_context_length": 8})
+    first, last = learned["curve"]
+    assert first["step"] == 2 and last["step"] == 4
+    assert 0 < first["seconds"] < last["seconds"]
+    assert last["val_bits_per_byte"] < first["val_bits_per_byte"]
+
+
+@pytest.mark.parametrize("system", ["transformers", "gpt2", "nanogpt"])
+def test_the_others_read_windows_of_one_length(system: str) -> None:
+    job = their_job(system, None)
+    assert (job["windows"], job["short_fraction"]) == ("stream", 0.0)
+    assert job["short_context_length"] == MODELS[system].context_length

@@ -13,11 +13,10 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from lm.generation.kernels.elementwise import exp, fast
+from lm.generation.kernels.elementwise import fast
 from lm.generation.kernels.layout import BLOCK, FLOAT32, PANEL, round_up
-from lm.generation.kernels.memory import floats, halves
 from lm.generation.kernels.products import multiply
-from lm.tokenizer.text.fast.intrinsics import compiled, inlined
+from lm.tokenizer.text.fast.intrinsics import compiled, exp, floats_at, inlined, uint16s_at
 
 _round_up = inlined(round_up)
 
@@ -48,10 +47,10 @@ def write_key(kind, keys, position, k, d_head):
     lane = position % PANEL
     if kind == FLOAT32:
         for d in range(d_head):
-            floats(keys)[panel + d * PANEL + lane] = k[d]
+            floats_at(keys)[panel + d * PANEL + lane] = k[d]
     else:
         for d in range(d_head):
-            halves(keys)[panel + (d // 2 * PANEL + lane) * 2 + d % 2] = narrow(k[d])
+            uint16s_at(keys)[panel + (d // 2 * PANEL + lane) * 2 + d % 2] = narrow(k[d])
 
 
 @compiled
@@ -60,9 +59,9 @@ def write_value(kind, values, num_columns, position, v, d_head):
     for d in range(d_head):
         panel, lane = d // PANEL * PANEL * num_columns, d % PANEL
         if kind == FLOAT32:
-            floats(values)[panel + position * PANEL + lane] = v[d]
+            floats_at(values)[panel + position * PANEL + lane] = v[d]
         else:
-            halves(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = narrow(v[d])
+            uint16s_at(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = narrow(v[d])
 
 
 @compiled
@@ -76,9 +75,9 @@ def clear_values(kind, values, num_columns, first, d_head):
         for position in range(first, _round_up(first, BLOCK)):
             for lane in range(PANEL):
                 if kind == FLOAT32:
-                    floats(values)[panel + position * PANEL + lane] = np.float32(0)
+                    floats_at(values)[panel + position * PANEL + lane] = np.float32(0)
                 else:
-                    halves(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = np.uint16(0)
+                    uint16s_at(values)[panel + (position // 2 * PANEL + lane) * 2 + position % 2] = np.uint16(0)
 
 
 @compiled
@@ -96,13 +95,13 @@ def attend(product, kind, q, q_stride, num_rows, length, keys, values, num_colum
     multiply(product, keys, panel_stride, num_panels, head_blocks, q, q_stride, num_rows, scratch, stride)
     num_blocks = _round_up(length + num_rows - 1, BLOCK) // BLOCK
     for row in range(num_rows):
-        _softmax(floats(scratch + row * stride), length + row, num_blocks * BLOCK, d_head)
+        _softmax(floats_at(scratch + row * stride), length + row, num_blocks * BLOCK, d_head)
     sums, sums_stride = scratch + num_rows * stride, 4 * _round_up(d_head, PANEL)
     panel_stride, num_panels = PANEL * num_columns * size, _round_up(d_head, PANEL) // PANEL
     multiply(product, values, panel_stride, num_panels, num_blocks, scratch, stride, num_rows, sums, sums_stride)
     for row in range(num_rows):
         for d in range(d_head):
-            floats(out + row * out_stride)[d] = floats(sums + row * sums_stride)[d]
+            floats_at(out + row * out_stride)[d] = floats_at(sums + row * sums_stride)[d]
 
 
 @fast

@@ -1,15 +1,13 @@
-"""What a step does with vectors besides multiplying them by matrices: norms, RoPE, SiLU and exp.
+"""What a step does with vectors besides multiplying them by matrices: norms, RoPE and SiLU.
 
-Vectors are pointers to float32. A loop has nothing in it that would keep LLVM from computing many numbers at once.
+Vectors are pointers to float32. No loop contains anything that would keep LLVM from computing many numbers at once.
 """
-
-import math
 
 import numpy as np
 from numba import njit
 
 from lm.generation.kernels.plan import EPS, LAYER_NORM, NO_NORM
-from lm.tokenizer.text.fast.intrinsics import compiled
+from lm.tokenizer.text.fast.intrinsics import exp
 
 fast = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")  # sums may be computed in any order
 _EPS = np.float32(EPS)
@@ -58,23 +56,3 @@ def silu(x, count):
     """Apply SiLU in place."""
     for f in range(count):
         x[f] = x[f] / (np.float32(1) + exp(-x[f]))
-
-
-@compiled
-def exp(x):
-    """exp(x) for x from -87 to 88, in operations that the compiler can vectorize; x outside is clamped to that range.
-
-    With x = (n + f) ln 2, integer n and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
-    and 2^f is its Taylor series up to the sixth power; the seventh would be less than half a unit in the last place.
-    """
-    x = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1 / math.log(2))
-    n = np.floor(x + np.float32(0.5))
-    f = (x - n) * np.float32(math.log(2))
-    series = np.float32(1 / 720)
-    series = series * f + np.float32(1 / 120)
-    series = series * f + np.float32(1 / 24)
-    series = series * f + np.float32(1 / 6)
-    series = series * f + np.float32(1 / 2)
-    series = series * f + np.float32(1)
-    series = series * f + np.float32(1)
-    return series * np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)

@@ -16,11 +16,20 @@ from lm.generation.kernels import plan as at
 from lm.generation.kernels.attention import attend, clear_values, widen, write_key, write_value
 from lm.generation.kernels.elementwise import normalize, qk_norm, rotate, silu
 from lm.generation.kernels.layout import BLOCK, FLOAT32, INT8, PANEL, QUANTIZED_BLOCK, panel_bytes, round_up
-from lm.generation.kernels.memory import atomic_increment, floats, halves, ints, signed_bytes
 from lm.generation.kernels.products import multiply, quantize
 from lm.generation.kernels.threads import barrier, first_of, wait_for_more
 from lm.generation.kernels.tiles import MOST_ROWS
-from lm.tokenizer.text.fast.intrinsics import Int, compiled, inlined, kernel
+from lm.tokenizer.text.fast.intrinsics import (
+    Int,
+    compiled,
+    fetch_add,
+    floats_at,
+    inlined,
+    int8s_at,
+    int64s_at,
+    kernel,
+    uint16s_at,
+)
 
 _NUM_MATRICES = 7
 _round_up, _panel_bytes = inlined(round_up), compiled(panel_bytes)
@@ -37,11 +46,11 @@ def run_steps(thread: Int, address: Int):
 
     `thread` 1 to `NUM_THREADS` - 1 returns when the number of commands becomes negative. `address` is that of the plan.
     """
-    plan = ints(address)
-    commands, arrived = ints(plan[at.COMMANDS]), ints(plan[at.ARRIVED])
+    plan = int64s_at(address)
+    commands, arrived = int64s_at(plan[at.COMMANDS]), int64s_at(plan[at.ARRIVED])
     if thread == 0:
         barriers = arrived[0] // plan[at.NUM_THREADS]  # exact, because no thread is in a step now
-        atomic_increment(commands)
+        fetch_add(commands, 0)
         _step(thread, barriers, plan)
         return 0
     barriers = steps = np.int64(0)  # for the literal 0, numba would compile everything that gets it a second time
@@ -73,9 +82,9 @@ def _step(thread, barriers, plan):
     x, heads, gates, activations = plan[at.X], plan[at.HEADS], plan[at.GATES], plan[at.ACTIVATIONS]
     h = plan[at.NORMED] + 4 * thread * num_rows * x_stride  # every thread computes all norms, which saves a barrier
     projected, residual = plan[at.PROJECTED], h if plan[at.IS_POST_NORM] else x
-    arrived, matrices = ints(plan[at.ARRIVED]), ints(plan[at.MATRICES])
+    arrived, matrices = int64s_at(plan[at.ARRIVED]), int64s_at(plan[at.MATRICES])
     if thread == 0:
-        _embed(plan, floats(x), x_stride)
+        _embed(plan, floats_at(x), x_stride)
     barriers = barrier(arrived, barriers, num_threads)
     for layer in range(num_layers):
         first_matrix = layer * _NUM_MATRICES
@@ -113,10 +122,10 @@ def _step(thread, barriers, plan):
         _add(thread, plan, residual, x_stride, projected, projected_stride, x)
         barriers = barrier(arrived, barriers, num_threads)
     _norm(plan, 2 * num_layers, x, h, x_stride)
-    num_rows, outputs = plan[at.NUM_OUTPUTS], ints(plan[at.OUTPUTS])
+    num_rows, outputs = plan[at.NUM_OUTPUTS], int64s_at(plan[at.OUTPUTS])
     for row in range(num_rows):  # row outputs[row] comes after it, so nothing is overwritten that is still needed
         for d in range(d_model):
-            floats(h)[row * x_stride + d] = floats(h)[outputs[row] * x_stride + d]
+            floats_at(h)[row * x_stride + d] = floats_at(h)[outputs[row] * x_stride + d]
     inputs = _inputs(thread, plan, num_rows, h, x_stride, d_model)
     logits, vocab_size = plan[at.LOGITS], plan[at.VOCAB_SIZE]
     stride = _round_up(vocab_size, PANEL)
@@ -128,32 +137,32 @@ def _step(thread, barriers, plan):
 def _embed(plan, x, stride):
     """x = the embeddings of the tokens, plus those of their positions if the model has learned ones."""
     d_model, table = plan[at.D_MODEL], plan[at.TOKEN_EMBEDDINGS]
-    token_ids, positions = ints(plan[at.TOKEN_IDS]), ints(plan[at.POSITIONS])
+    token_ids, positions = int64s_at(plan[at.TOKEN_IDS]), int64s_at(plan[at.POSITIONS])
     num_blocks = _round_up(d_model, BLOCK) // BLOCK
     for row in range(plan[at.NUM_ROWS]):
         to, token_id = row * stride, token_ids[row]
         if plan[at.KIND] == FLOAT32:
             for d in range(d_model):
-                x[to + d] = floats(table)[token_id * d_model + d]
+                x[to + d] = floats_at(table)[token_id * d_model + d]
         elif plan[at.KIND] == INT8:
             panel = table + token_id // PANEL * _panel_bytes(INT8, num_blocks)
-            scales = halves(panel + num_blocks * PANEL * BLOCK)
+            scales = uint16s_at(panel + num_blocks * PANEL * BLOCK)
             for d in range(d_model):
-                weight = signed_bytes(panel + (d // 4 * PANEL + token_id % PANEL) * 4)[d % 4]
+                weight = int8s_at(panel + (d // 4 * PANEL + token_id % PANEL) * 4)[d % 4]
                 scale = scales[d // BLOCK * PANEL + token_id % PANEL]
                 # The weight plus 128 wraps around to the weight minus 128; the scale is a float16 without sign.
                 number = np.float32(np.int32(weight) + (np.int32(128) if weight < 0 else np.int32(-128)))
                 x[to + d] = number * (np.uint32(np.uint32(scale) << np.uint32(13)).view(np.float32) * _FLOAT16)
         else:
             for d in range(d_model):
-                x[to + d] = widen(halves(table)[token_id * d_model + d])
+                x[to + d] = widen(uint16s_at(table)[token_id * d_model + d])
         learned, place = plan[at.POSITION_EMBEDDINGS], positions[row] * d_model
         if learned and plan[at.CACHE_KIND] == FLOAT32:
             for d in range(d_model):
-                x[to + d] += floats(learned)[place + d]
+                x[to + d] += floats_at(learned)[place + d]
         elif learned:
             for d in range(d_model):
-                x[to + d] += widen(halves(learned)[place + d])
+                x[to + d] += widen(uint16s_at(learned)[place + d])
 
 
 @compiled
@@ -197,15 +206,15 @@ def _cache(thread, plan, layer, projected_stride, k_at, v_at):
         plan[at.CACHE_COLUMNS],
         plan[at.CACHE_KIND],
     )
-    texts = ints(plan[at.TEXTS])
+    texts = int64s_at(plan[at.TEXTS])
     k_norm = plan[at.QK_NORMS] + 4 * (2 * layer + 1) * d_head if plan[at.QK_NORMS] else 0
     first, last = _heads(thread, plan)
     for unit in range(first, last):
         row, kv_head = unit // num_kv_heads, unit % num_kv_heads
-        position = ints(plan[at.POSITIONS])[row]
+        position = int64s_at(plan[at.POSITIONS])[row]
         projected = plan[at.PROJECTED] + 4 * row * projected_stride
-        k = floats(projected + 4 * (k_at + kv_head * d_head))
-        v = floats(projected + 4 * (v_at + kv_head * d_head))
+        k = floats_at(projected + 4 * (k_at + kv_head * d_head))
+        v = floats_at(projected + 4 * (v_at + kv_head * d_head))
         _rotate(plan, k, k_norm, position)
         keys, values = _cached(plan, at.KEYS, layer, row, kv_head), _cached(plan, at.VALUES, layer, row, kv_head)
         write_key(kind, keys, position, k, d_head)
@@ -224,7 +233,7 @@ def _attention(thread, plan, layer, projected_stride, heads_stride):
     # Rows of a prompt attend together, those of one text at a time. A row of another step is a text of its own.
     together = MOST_ROWS if plan[at.IS_PROMPT] else 1
     scores = plan[at.SCORES] + 4 * thread * MOST_ROWS * (plan[at.CACHE_COLUMNS] + _round_up(d_head, PANEL))
-    texts, positions = ints(plan[at.TEXTS]), ints(plan[at.POSITIONS])
+    texts, positions = int64s_at(plan[at.TEXTS]), int64s_at(plan[at.POSITIONS])
     count = _round_up(plan[at.NUM_ROWS], together) // together * num_kv_heads
     for unit in range(first_of(thread, plan[at.NUM_THREADS], count), first_of(thread + 1, plan[at.NUM_THREADS], count)):
         row, kv_head = unit // num_kv_heads * together, unit % num_kv_heads
@@ -238,7 +247,7 @@ def _attention(thread, plan, layer, projected_stride, heads_stride):
                 q = plan[at.PROJECTED] + 4 * (row * projected_stride + q_head * d_head)
                 out = plan[at.HEADS] + 4 * (row * heads_stride + q_head * d_head)
                 for query in range(num_rows):
-                    _rotate(plan, floats(q + 4 * query * projected_stride), q_norm, positions[row + query])
+                    _rotate(plan, floats_at(q + 4 * query * projected_stride), q_norm, positions[row + query])
                 attend(
                     plan[at.CACHE_PRODUCT],
                     plan[at.CACHE_KIND],
@@ -267,7 +276,7 @@ def _heads(thread, plan):
 @inlined
 def _cached(plan, array, layer, row, kv_head):
     """The address in the cache where the keys or the values of a row's text and head begin."""
-    text = ints(plan[at.TEXTS])[row]
+    text = int64s_at(plan[at.TEXTS])[row]
     head = (layer * plan[at.CACHE_ROWS] + text) * plan[at.NUM_KV_HEADS] + kv_head
     size = 4 if plan[at.CACHE_KIND] == FLOAT32 else 2
     return plan[array] + head * plan[at.CACHE_COLUMNS] * _round_up(plan[at.D_HEAD], BLOCK) * size
@@ -276,11 +285,12 @@ def _cached(plan, array, layer, row, kv_head):
 @compiled
 def _norm(plan, number, source, target, stride):
     """The norm of each row of the array at `source`, written to `target`."""
-    d_model, kind = plan[at.D_MODEL], ints(plan[at.NORM_KINDS])[number]
-    weight = floats(plan[at.NORMS] + 4 * number * 2 * d_model)
-    bias = floats(plan[at.NORMS] + 4 * (number * 2 + 1) * d_model)
+    d_model, kind = plan[at.D_MODEL], int64s_at(plan[at.NORM_KINDS])[number]
+    weight = floats_at(plan[at.NORMS] + 4 * number * 2 * d_model)
+    bias = floats_at(plan[at.NORMS] + 4 * (number * 2 + 1) * d_model)
     for row in range(plan[at.NUM_ROWS]):
-        normalize(kind, floats(source + 4 * row * stride), weight, bias, floats(target + 4 * row * stride), d_model)
+        offset = 4 * row * stride
+        normalize(kind, floats_at(source + offset), weight, bias, floats_at(target + offset), d_model)
 
 
 @compiled
@@ -288,10 +298,10 @@ def _rotate(plan, head, norm, position):
     """Apply to a query or key, in place, QK norm if the model has it, and RoPE."""
     d_head = plan[at.D_HEAD]
     if norm:
-        qk_norm(head, floats(norm), d_head)
+        qk_norm(head, floats_at(norm), d_head)
     if plan[at.COS]:
         place = 4 * position * d_head
-        rotate(head, floats(plan[at.COS] + place), floats(plan[at.SIN] + place), d_head)
+        rotate(head, floats_at(plan[at.COS] + place), floats_at(plan[at.SIN] + place), d_head)
 
 
 @compiled
@@ -299,7 +309,8 @@ def _silu(thread, plan, gates, activations, stride):
     """gates = SiLU(gates), times the activations if the layer is gated, for the thread's part of the outputs."""
     first, last = _outputs(thread, plan, plan[at.D_FF])
     for row in range(plan[at.NUM_ROWS]):
-        gate, activation = floats(gates + 4 * (row * stride + first)), floats(activations + 4 * (row * stride + first))
+        offset = 4 * (row * stride + first)
+        gate, activation = floats_at(gates + offset), floats_at(activations + offset)
         silu(gate, last - first)
         if plan[at.IS_GATED]:
             for f in range(last - first):
@@ -311,8 +322,8 @@ def _add(thread, plan, residual, stride, update, update_stride, target):
     """target = residual + update, for the thread's part of the outputs; the arguments but strides are addresses."""
     first, last = _outputs(thread, plan, plan[at.D_MODEL])
     for row in range(plan[at.NUM_ROWS]):
-        old, new = floats(residual + 4 * row * stride), floats(update + 4 * row * update_stride)
-        x = floats(target + 4 * row * stride)
+        old, new = floats_at(residual + 4 * row * stride), floats_at(update + 4 * row * update_stride)
+        x = floats_at(target + 4 * row * stride)
         for d in range(first, last):
             x[d] = old[d] + new[d]
 

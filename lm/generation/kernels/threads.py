@@ -2,8 +2,7 @@
 
 from numba import types
 
-from lm.generation.kernels.memory import atomic_increment, atomic_load
-from lm.tokenizer.text.fast.intrinsics import compiled, inlined
+from lm.tokenizer.text.fast.intrinsics import compiled, fetch_add, inlined, load_acquire
 
 _MAX_SPINS = 100_000  # checks of a counter before a waiting thread yields its processor: about 100 microseconds
 _MAX_YIELDS = 120_000  # checks before a waiting worker sleeps: a few milliseconds
@@ -26,9 +25,9 @@ def barrier(arrived, barriers, num_threads):
     `arrived` points to the number of arrivals of all threads at all barriers.
     """
     barriers += 1
-    atomic_increment(arrived)
+    fetch_add(arrived, 0)
     num_pauses = 0
-    while atomic_load(arrived) < barriers * num_threads:
+    while load_acquire(arrived, 0) < barriers * num_threads:
         num_pauses = _pause(num_pauses)
     return barriers
 
@@ -37,11 +36,11 @@ def barrier(arrived, barriers, num_threads):
 def wait_for_more(commands, steps):
     """Wait until the number that `commands` points to is no longer `steps`; return it."""
     num_pauses = 0
-    while atomic_load(commands) == steps:
+    while load_acquire(commands, 0) == steps:
         num_pauses = _pause(num_pauses)
         if num_pauses > _MAX_YIELDS:  # no text is being generated: check less and less often
             _sleep(min(num_pauses - _MAX_YIELDS, _MAX_SLEEP))
-    return atomic_load(commands)
+    return load_acquire(commands, 0)
 
 
 @compiled

@@ -43,10 +43,10 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, document_starts: Tensor | N
         tensor([1., 3.])
     """
     heads, (length, d) = q.shape[:-2], q.shape[-2:]
-    Q, K, V = (x.to(v.dtype).reshape(-1, heads[-1], length, d) for x in (q, k, v))
+    Q, K, V = (x.to(v.dtype).reshape(math.prod(heads[:-1]), heads[-1], length, d) for x in (q, k, v))
     Q, K, V = (x if x.stride(-1) == 1 else x.contiguous() for x in (Q, K, V))  # the kernels read contiguous rows
     if document_starts is not None:
-        document_starts = document_starts.reshape(-1, length).contiguous()
+        document_starts = document_starts.long().expand(*heads[:-1], length).reshape(-1, length).contiguous()
     O, _ = _forward(Q, K, V, document_starts)
     return O.reshape(*heads, length, d)
 

@@ -1,4 +1,4 @@
-"""Multiplication by a weight matrix on a CPU: by the library, and in the precision, that is faster there.
+"""Multiplication by a weight matrix on a CPU, with the library and in the precision that are fastest there.
 
 - On a CPU, PyTorch multiplies float32 matrices with MKL, Intel's library. On an AMD EPYC, oneDNN, which PyTorch also
   includes, takes half the time.
@@ -22,7 +22,9 @@ def applies(x: Tensor, weight: Tensor) -> bool:
     if x.device.type != "cpu":
         return False
     dtypes = {_autocast_dtype(x), _autocast_dtype(weight)}
-    return (dtypes == {torch.float32} and prefers_onednn()) or (dtypes == {torch.bfloat16} and prefers_float32())
+    if dtypes == {torch.bfloat16}:  # weights in bfloat16 would have to be converted for each product
+        return weight.dtype == torch.float32 and prefers_float32()
+    return dtypes == {torch.float32} and prefers_onednn()
 
 
 def matmul(x: Tensor, weight: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def prefers_float32() -> bool:
 def _processor() -> str:
     """The vendor of the processor and, on Linux, its features."""
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text().partition("\n\n")[0]  # of the first core; all are alike
     except OSError:
         return platform.processor()
 

@@ -22,6 +22,7 @@ from lm.model.fused.flash_cpu.tile import TILE_ROWS, WIDE, largest, make_product
 from lm.tokenizer.text.fast.intrinsics import (
     Int,
     compiled,
+    exp,
     fetch_add,
     floats_at,
     int64s_at,
@@ -33,11 +34,9 @@ from lm.tokenizer.text.fast.intrinsics import (
 _COLUMNS, TILE, _SCORES = at.COLUMNS, at.TILE, at.SCORES_STRIDE
 _NEXT = 4 * TILE  # bytes from one vector of a row to the next
 _ROWS_AHEAD = 16
-_FAST = {"reassoc", "contract", "nsz"}  # sums may be computed in any order
-_LOWEST = np.float32(np.finfo(np.float32).min)
-
-
 _add_wide, _add_narrow = make_product(WIDE // TILE), make_product(1)
+_fast = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")  # sums may be computed in any order
+_LOWEST = np.float32(np.finfo(np.float32).min)
 
 
 @kernel
@@ -87,7 +86,7 @@ def _forward(numbers, head, scratch):
                 S_i = floats_at(S + i * _SCORES)
                 _mask(S_i, start, end, _first_key(numbers, head, first + i), first + i)
                 m_new = max(m[i], largest(S + i * _SCORES, end - start))
-                scale_down = exp(m[i] - m_new)
+                scale_down = _exp(m[i] - m_new)
                 l[i], m[i] = scale_down * l[i] + _exp_and_sum(S_i, end - start, m_new), m_new
                 if start > first_key:
                     _scale_row(floats_at(O + i * row), row // 4, scale_down)
@@ -254,25 +253,26 @@ def _mask(S_i, start, end, first, last):
         S_i[j] = np.float32(-np.inf)
 
 
-@njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _exp_and_sum(S_i, count, m):
     """Replace the scores by exp(S - m), and return their sum."""
     total = np.float32(0)
+    # In all these loops, the count is a multiple of 16, and this tells the compiler.
     for j in range(count // TILE * TILE):
-        S_i[j] = exp(S_i[j] - m)
+        S_i[j] = _exp(S_i[j] - m)
         total += S_i[j]
     return total
 
 
-@njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _exp_and_derivative(P_i, dS_i, count, L, D):
     """S becomes P = exp(S - L), and dP becomes dS = P (dP - D)."""
     for j in range(count // TILE * TILE):
-        P_i[j] = exp(P_i[j] - L)
+        P_i[j] = _exp(P_i[j] - L)
         dS_i[j] = P_i[j] * (dS_i[j] - D)
 
 
-@njit(fastmath=_FAST, error_model="numpy")
+@_fast
 def _dot(a, b, count):
     total = np.float32(0)
     for k in range(count // TILE * TILE):
@@ -292,23 +292,6 @@ def _clear(numbers, count):
         numbers[k] = np.float32(0)
 
 
-@njit(error_model="numpy")
-def exp(x):
-    """exp(x) for x up to 88, and 0 below -87, in operations that the compiler can vectorize.
-
-    With x = (n + f) ln 2, integer n and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
-    and 2^f is its Taylor series up to the sixth power; the seventh would be less than half a unit in the last place.
-    """
-    is_zero = x < np.float32(-87)
-    x = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1 / math.log(2))
-    n = np.floor(x + np.float32(0.5))
-    f = (x - n) * np.float32(math.log(2))
-    series = np.float32(1 / 720)
-    series = series * f + np.float32(1 / 120)
-    series = series * f + np.float32(1 / 24)
-    series = series * f + np.float32(1 / 6)
-    series = series * f + np.float32(1 / 2)
-    series = series * f + np.float32(1)
-    series = series * f + np.float32(1)
-    value = series * np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return np.float32(0) if is_zero else value
+@compiled
+def _exp(x):
+    return np.float32(0) if x < np.float32(-87) else exp(x)

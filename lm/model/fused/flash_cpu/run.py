@@ -1,8 +1,8 @@
 """Run the kernels on PyTorch's own threads.
 
 PyTorch computes on the threads of OpenMP, which wait for more work by spinning, so any other threads would compete with
-them for the processors. The OpenMP that PyTorch brings along on Linux is GNU's, whose `GOMP_parallel` runs a function
-of one argument on all these threads.
+them for the processors. The OpenMP that comes with PyTorch on Linux is GNU's; its `GOMP_parallel` runs a function of
+one argument on all these threads.
 """
 
 import ctypes

@@ -14,8 +14,8 @@ import numpy as np
 from lm.errors import UserError
 from lm.tokenizer.text.fast import library
 
-# The characters or bytes of a piece: large, so that handing it to a thread takes little of the time, unless the text is
-# too short to give each of several threads several of them.
+# The characters or bytes of a piece: large, so that handing it to a thread takes little of the time, unless
+# each of several threads would get only a few.
 _MIN_PIECE_LENGTH, _MAX_PIECE_LENGTH = 1 << 18, 1 << 20
 _PIECES_PER_THREAD = 8
 _NEARBY = 256  # characters or bytes; most texts may be split in any part of this length

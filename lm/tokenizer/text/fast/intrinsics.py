@@ -5,9 +5,11 @@ pointer does not know its length, so every kernel documents what it may read and
 """
 
 import inspect
+import math
 from collections.abc import Callable
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -236,6 +238,12 @@ def bytes_at(_, address):
 
 
 @intrinsic
+def int8s_at(_, address):
+    """Return the memory at an address as signed bytes."""
+    return types.CPointer(types.int8)(address), _to_pointer
+
+
+@intrinsic
 def uint16s_at(_, address):
     """Return the memory at an address as 16-bit numbers."""
     return types.CPointer(types.uint16)(address), _to_pointer
@@ -291,6 +299,26 @@ def highest_bit(_, mask):
         return builder.sub(ir.Constant(ir.IntType(64), 63), builder.ctlz(arguments[0], _ZERO_IS_UNDEFINED))
 
     return types.int64(types.uint64), generate
+
+
+@compiled
+def exp(x):
+    """exp(x) for x from -87 to 88, in operations that the compiler can vectorize; x outside is clamped to that range.
+
+    With x = (n + f) ln 2, integer n and |f| <= 1/2, exp(x) = 2^n 2^f. 2^n is written into the exponent bits of a float,
+    and 2^f is its Taylor series up to the sixth power; the seventh would be less than half a unit in the last place.
+    """
+    x = min(max(x, np.float32(-87)), np.float32(88)) * np.float32(1 / math.log(2))
+    n = np.floor(x + np.float32(0.5))
+    f = (x - n) * np.float32(math.log(2))
+    series = np.float32(1 / 720)
+    series = series * f + np.float32(1 / 120)
+    series = series * f + np.float32(1 / 24)
+    series = series * f + np.float32(1 / 6)
+    series = series * f + np.float32(1 / 2)
+    series = series * f + np.float32(1)
+    series = series * f + np.float32(1)
+    return series * np.uint32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 def _load(builder: ir.IRBuilder, pointer: ir.Value, at: ir.Value, kind: ir.Type) -> ir.Value:

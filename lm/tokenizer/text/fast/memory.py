@@ -1,6 +1,7 @@
 """Memory for the large tables of the kernels."""
 
 import mmap
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -21,6 +22,7 @@ def zeros(length: int, dtype: DTypeLike) -> np.ndarray:
     memory = mmap.mmap(
         -1, _LARGE_PAGE + -(-size // _LARGE_PAGE) * _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     )
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
     begin = -np.frombuffer(memory, np.uint8).ctypes.data % _LARGE_PAGE
     return np.frombuffer(memory, dtype, length, begin)

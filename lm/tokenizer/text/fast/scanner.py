@@ -76,7 +76,7 @@ def scan_block(data, begin, stop, end, automaton, starts):
                 # The starts after the first context that does not say it are not certain.
                 begins &= (unknown & -unknown) - _ONE
                 num_begins = count_bits(begins)
-                # Mostly there are at most six; so many are written without a branch that the processor had to guess.
+                # Mostly there are at most six, so six are always written: a branch would have to be guessed.
                 begins |= _SENTINELS
                 for number in range(6):
                     starts[count + number] = position + (lowest_bit(begins) >> 1)

@@ -25,7 +25,7 @@ from lm.tokenizer.text.fast.intrinsics import (
 
 _NO_BITS = np.uint64(0)
 _FAILED = -1
-_AHEAD = 512  # characters: the processor itself does not look further than the end of a page of memory
+_AHEAD = 512  # characters; the processor's own prefetching stops at the end of a page
 
 
 @kernel
