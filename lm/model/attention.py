@@ -5,6 +5,7 @@ K d_head.
 """
 
 import math
+import platform
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,9 @@ def causal_attention(
 
 @torch.compiler.assume_constant_result
 def fastest_backend(device: str) -> AttentionBackend:
-    """What `auto` means: on a CPU, `flash` if its kernels can be compiled; otherwise `sdpa`."""
-    return "flash" if device == "cpu" and flash_cpu.can_run() else "sdpa"
+    """What `auto` means: on an x86 CPU, `flash` if its kernels can be compiled; otherwise `sdpa`."""
+    is_x86 = platform.machine() in ("x86_64", "AMD64")  # on others, the kernels have not been measured
+    return "flash" if device == "cpu" and is_x86 and flash_cpu.can_run() else "sdpa"
 
 
 def attention_to_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 
@@ -83,6 +84,9 @@ def test_an_output_gradient_may_be_one_number_seen_everywhere():
 
 
 def test_auto_is_flash_and_without_its_kernels_sdpa(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert fastest_backend("cpu") == "sdpa"
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert fastest_backend("cpu") == "flash"
     assert fastest_backend("cuda") == "sdpa"
     Q, K, V = tensors(1, 2, 20, 8, count=3)
