@@ -78,7 +78,6 @@ def test_a_run_that_does_not_fit_the_device_is_refused_with_what_does(plan):
     ("device", "message"),
     [
         ("t4", "train.precision: Tesla T4 does not support bfloat16; use float32"),
-        ("cpu-2", "train.precision: CPU with 2 cores and AVX2 does not support bfloat16; use float32"),
         ("tpu", "--device: expected one of cpu-2, cpu-8, t4, rtx-4090, "),
     ],
 )

@@ -61,3 +61,8 @@ def test_an_unknown_device_is_refused_with_the_known_ones():
         "--device: expected one of cpu-2, cpu-8, t4, rtx-4090, l40s, a100, h100-pcie, h100-nvl, h100, h200, "
         r"got 'h\n100'"
     )
+
+
+@pytest.mark.parametrize("name", ["cpu-2", "cpu-8"])
+def test_without_fast_bfloat16_a_cpu_multiplies_in_float32(name):
+    assert DEVICES[name].peak("bfloat16") == DEVICES[name].peak("float32")
