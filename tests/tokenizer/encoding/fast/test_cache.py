@@ -100,7 +100,7 @@ def test_many_threads_get_the_same_ids(
     expected = [list(fresh._codec.plain_encode([text], True)) for text in texts]
     for _ in range(3):
         shared = Tokenizer(tokenizer.vocab, tokenizer.merges, tokenizer.special_tokens)
-        shared._codec.fast_encoder  # noqa: B018 - is built before the threads start
+        _ = shared._codec.fast_encoder  # built before the threads start
         barrier = Barrier(num_threads)
 
         def encode(number: int, shared: Tokenizer = shared, barrier: Barrier = barrier) -> list[list[int]]:
